@@ -1,0 +1,285 @@
+"""A dataset by reference: found on disk, fingerprinted, and checked against what its spec promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from massl_bench.datasets.fetch import fetch_hub, fetch_spec
+from massl_bench.datasets.fingerprint import fingerprint_files
+from massl_bench.datasets.layouts import Columns, FlatLayout, FolderLayout, Layout, SavedLayout, find_class_folders, find_layout
+from massl_bench.datasets.published import READERS
+from massl_bench.datasets.splits import ImageSplit
+from massl_bench.errors import MissingDataError, RequestError
+from massl_bench.specs import DatasetSpec, Registry
+from massl_bench.storage import sha256_of
+from massl_bench.types import DatasetKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Where datasets are looked for, and how tables without a spec are read."""
+
+    cache_dir: Path
+    data_root: Path | None = None
+    offline: bool = False
+    columns: Columns = field(default_factory=Columns)
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """Source names by role, for `folder:` and `hf:`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset that is on this machine.
+
+    Attributes:
+        name: the reference, as the user gave it.
+        spec: what it must contain; None for `folder:` and `hf:`.
+        sources: the source name of each split, by role.
+    """
+
+    name: str
+    kind: DatasetKind
+    spec: DatasetSpec | None
+    layout: Layout
+    sources: Mapping[str, str]
+    memo_dir: Path
+    revision: str | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 of the content of all files, and of how they are read."""
+        if self.layout.kind == "embedded":
+            content = sha256_of({role: self._embedded_hash(source) for role, source in self.sources.items()})
+        else:
+            content = fingerprint_files(self.layout.root, self.layout.files(), self.memo_dir)
+        columns = getattr(self.layout, "columns", Columns())
+        reading = {"kind": self.layout.kind, "sources": dict(self.sources), "columns": [columns.image, columns.label]}
+        return sha256_of({"content": content, "reading": reading})
+
+    def _embedded_hash(self, source: str) -> str:
+        split = self.layout.read(source)
+        pixels = np.stack([np.asarray(image) for image in split.encoded(range(len(split)))])
+        labels = [] if split.labels is None else split.labels.tolist()
+        return sha256_of([pixels.shape, pixels.tobytes().hex(), labels])
+
+    def num_items(self, role: str) -> int:
+        """Returns the number of items of a split: what the spec declares (and `split` checks), else what is found."""
+        if self.spec is not None:
+            return self.spec.splits[role].size
+        return len(self.split(role))
+
+    @cached_property
+    def _opened(self) -> dict[str, ImageSplit]:
+        return {}
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The class names in label order, where they are known."""
+        if self.spec is not None and self.spec.class_names is not None:
+            return self.spec.class_names
+        return self.split("train" if "train" in self.sources else next(iter(self.sources))).class_names
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes: the spec's, else the number of class names, else the labels of the training split."""
+        if self.spec is not None:
+            return self.spec.num_classes
+        if self.class_names is not None:
+            return len(self.class_names)
+        labels = self.split("train").labels
+        assert labels is not None
+        return len(np.unique(labels))
+
+    def split(self, role: str) -> ImageSplit:
+        """Returns one split, checked: size, label range, class count and class order.
+
+        Raises:
+            RequestError: The dataset has no such split, or its content is not what it must be: the text says what was
+                found, what was expected and what to do.
+        """
+        if role not in self.sources:
+            raise RequestError(f"{self.name}: no {role} split; it has: {', '.join(self.sources)}")
+        if role not in self._opened:
+            split = self.layout.read(self.sources[role])
+            self._check(role, split)
+            self._opened[role] = split
+        return self._opened[role]
+
+    def _check(self, role: str, split: ImageSplit) -> None:
+        where = f"{self.name} ({role}, {self.layout.kind} in {self.layout.root})"
+        remedy = f"see: massl-bench info {self.name}"
+        if len(split) == 0:
+            raise RequestError(f"{where}: the split is empty: at least one image is needed")
+        if self.spec is None:
+            self._check_labels(where, role, split, None)
+            return
+        expected = self.spec.splits[role].size
+        if len(split) != expected:
+            raise RequestError(
+                f"{where}: found {len(split):,} images, expected {expected:,}: an incomplete or different copy; {remedy}"
+            )
+        if split.labels is None:
+            raise RequestError(f"{where}: found no label column, expected one; {remedy}")
+        names = self.spec.class_names
+        if split.class_names is not None and names is not None and tuple(split.class_names) != names:
+            raise RequestError(
+                f"{where}: the classes are {_difference(split.class_names, names)}: the labels would mean something else; "
+                f"{remedy}"
+            )
+        self._check_labels(where, role, split, self.spec.num_classes)
+
+    def _check_labels(self, where: str, role: str, split: ImageSplit, expected: int | None) -> None:
+        labels = split.labels
+        if labels is None:
+            return
+        found = np.unique(labels)
+        # A test split without a spec may hold fewer classes than the training split, but never other ones.
+        count = expected or (len(split.class_names) if split.class_names is not None else None)
+        if count is None:
+            count = len(found) if role == "train" or "train" not in self.sources else self.num_classes
+        if found[0] < 0 or found[-1] >= count:
+            raise RequestError(
+                f"{where}: found labels from {found[0]} to {found[-1]}, expected 0 to {count - 1}; "
+                "unlabelled images carry −1 in some copies: choose a labelled split (--split test=validation)"
+            )
+        if expected is not None and len(found) != expected:
+            raise RequestError(f"{where}: found {len(found)} classes, expected {expected}; see: massl-bench info {self.name}")
+
+
+def _difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:
+    if len(found) != len(expected):
+        return f"{len(found)}, expected {len(expected)}"
+    index = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
+    return f"in another order or under other names (class {index}: found {found[index]!r}, expected {expected[index]!r})"
+
+
+def open_dataset(reference: str, registry: Registry, options: DataOptions, *, fetch: bool = False) -> Dataset:
+    """Returns the dataset of a reference: a registry name, `folder:DIR` or `hf:REPO[@REV]`.
+
+    Args:
+        reference: what `--dataset` takes.
+        registry: the known datasets.
+        options: where to look.
+        fetch: whether to download what is not on this machine.
+
+    Raises:
+        MissingDataError: It is not on this machine, and `fetch` is false or nothing could be downloaded.
+        RequestError: The name is unknown, or the directory does not hold what it should.
+    """
+    if reference.startswith("folder:"):
+        return _open_folder(reference, options)
+    if reference.startswith("hf:"):
+        return _open_hub(reference, options, fetch)
+    spec = registry.dataset(reference)
+    return _open_registered(spec, options, fetch)
+
+
+def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Dataset:
+    sources = {role: split.source for role, split in spec.splits.items()}
+    columns = Columns(options.columns.image or spec.image_column, options.columns.label or spec.label_column)
+    if spec.reader is not None and spec.reader not in READERS:
+        raise RequestError(f"dataset {spec.name}: reader {spec.reader!r} is unknown; there are: {', '.join(READERS)}")
+
+    def dataset(layout: Layout, revision: str | None = None) -> Dataset:
+        return Dataset(
+            name=spec.name,
+            kind=spec.kind,
+            spec=spec,
+            layout=layout,
+            sources=sources,
+            memo_dir=options.cache_dir,
+            revision=revision,
+        )
+
+    places = [options.data_root / spec.name, options.data_root] if options.data_root is not None else []
+    for place in places:
+        # Directly in the data root only the dataset's own layout counts: any class folders there are another dataset's.
+        if place == options.data_root and not _has_published(place, spec):
+            continue
+        layout = find_layout(place, list(sources.values()), columns, spec.reader)
+        if layout is not None:
+            return dataset(layout)
+    if not places and spec.reader is not None and READERS[spec.reader].marker is None:
+        layout = find_layout(Path(), list(sources.values()), columns, spec.reader)
+        assert layout is not None
+        return dataset(layout)
+    downloaded = fetch_spec(spec, options.cache_dir, download=fetch and not options.offline)
+    if downloaded is not None:
+        layout = find_layout(downloaded, list(sources.values()), columns, spec.reader)
+        if layout is not None:
+            return dataset(layout, spec.hub.revision if spec.hub is not None else None)
+        raise RequestError(f"{spec.name}: the download in {downloaded} has none of the known layouts; {spec.by_hand}")
+    raise _missing(spec, options)
+
+
+def _has_published(place: Path, spec: DatasetSpec) -> bool:
+    marker = READERS[spec.reader].marker if spec.reader is not None else None
+    return marker is not None and (place / marker).exists()
+
+
+def _missing(spec: DatasetSpec, options: DataOptions) -> MissingDataError:
+    if options.data_root is None:
+        looked = "no data root given (--data-root or MASSL_BENCH_DATA)"
+    else:
+        place = options.data_root / spec.name
+        if place.is_dir():
+            inside = sorted(entry.name for entry in place.iterdir())[:5]
+            looked = f"{place} holds {', '.join(inside) or 'nothing'}, which is none of the known layouts"
+        else:
+            looked = f"{place} does not exist"
+    wanted = ", ".join(f"{split.source}-*.parquet" for split in spec.splits.values())
+    advice = "" if options.offline else f"massl-bench datasets fetch {spec.name}, or "
+    return MissingDataError(
+        f"dataset {spec.name} is not there: {looked}; expected {wanted}, a saved datasets directory, class folders or its "
+        f"own layout; next: {advice}{spec.by_hand}"
+    )
+
+
+def _open_folder(reference: str, options: DataOptions) -> Dataset:
+    root = Path(reference.removeprefix("folder:")).expanduser()
+    if not root.is_dir():
+        raise RequestError(f"{reference}: no such directory; expected class folders under train/ and test/ (or val/)")
+    sources = dict(options.splits) or {"train": "train", "test": "test"}
+    layout: FolderLayout | FlatLayout | None = find_class_folders(root, list(sources.values()))
+    kind: DatasetKind = "single-label"
+    if layout is None:
+        present = [name for name in ("train", "test", "val", "validation") if (root / name).is_dir()]
+        if present:
+            raise RequestError(
+                f"{reference}: found {' and '.join(f'{name}/' for name in present)}, expected class folders with images "
+                f"under both {' and '.join(f'{source}/' for source in sources.values())} (val/ serves for test/)"
+            )
+        layout, kind, sources = FlatLayout("images", root), "unlabelled", {"all": "all"}
+        if not layout.files():
+            raise RequestError(
+                f"{reference}: no image in it; expected class folders under train/ and test/ (or val/), or images"
+            )
+    return Dataset(
+        name=reference, kind=kind, spec=None, layout=layout, sources=sources, memo_dir=options.cache_dir
+    )
+
+
+def _open_hub(reference: str, options: DataOptions, fetch: bool) -> Dataset:
+    repo, _, revision = reference.removeprefix("hf:").partition("@")
+    if repo.count("/") > 1 or not repo:
+        raise RequestError(f"{reference}: expected hf:ORG/NAME or hf:ORG/NAME@REVISION")
+    root = fetch_hub(repo, revision or None, patterns=None, download=fetch and not options.offline)
+    if root is None:
+        raise MissingDataError(f"{reference} is not in the hub's cache on this machine, and downloading was not allowed")
+    sources = dict(options.splits) or {"train": "train", "test": "test"}
+    parquet = find_layout(root, list(sources.values()), options.columns, None)
+    layout = parquet if parquet is not None else SavedLayout("hub", root, options.columns)
+    return Dataset(
+        name=reference,
+        kind="single-label",
+        spec=None,
+        layout=layout,
+        sources=sources,
+        memo_dir=options.cache_dir,
+        revision=root.name,
+    )

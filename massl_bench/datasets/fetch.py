@@ -1,0 +1,80 @@
+"""Downloads: the pinned hub repository first, then the publisher's own archive with its checksum."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from massl_bench.errors import MissingDataError, one_line
+from massl_bench.specs import ArchiveSource, DatasetSpec
+from massl_bench.storage import atomic_directory
+
+
+def fetch_hub(repo: str, revision: str | None, *, patterns: list[str] | None, download: bool) -> Path | None:
+    """Returns the local snapshot of a dataset repository, whose directory is called after its commit.
+
+    Returns:
+        None where it is not in the hub's cache and `download` is false.
+
+    Raises:
+        MissingDataError: The download failed; the text is the hub's reason.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                repo, repo_type="dataset", revision=revision, allow_patterns=patterns, local_files_only=not download
+            )
+        )
+    except LocalEntryNotFoundError as error:
+        if not download:
+            return None
+        raise MissingDataError(f"{repo} could not be downloaded from the hub: {one_line(error)}") from None
+    except Exception as error:  # the client raises its transport's errors too
+        raise MissingDataError(f"{repo} could not be downloaded from the hub: {one_line(error)}") from None
+
+
+def fetch_spec(spec: DatasetSpec, cache_dir: Path, *, download: bool) -> Path | None:
+    """Returns the directory of a registered dataset outside the data root: a hub snapshot or an unpacked archive.
+
+    Returns:
+        None where nothing is there yet and `download` is false.
+
+    Raises:
+        MissingDataError: Every source failed; the text has each source's reason.
+    """
+    unpacked = cache_dir / "datasets" / spec.name
+    if unpacked.is_dir():
+        return unpacked
+    reasons = []
+    if spec.hub is not None:
+        try:
+            root = fetch_hub(spec.hub.repo, spec.hub.revision, patterns=["*.parquet", "**/*.parquet"], download=download)
+        except MissingDataError as error:
+            reasons.append(str(error))
+        else:
+            if root is not None and any(root.rglob("*.parquet")):
+                return root
+    if not download:
+        return None
+    if spec.archive is not None:
+        try:
+            _fetch_archive(spec.archive, unpacked)
+        except (OSError, RuntimeError, ValueError) as error:  # no connection, wrong checksum, not an archive
+            reasons.append(f"{spec.archive.url}: {one_line(error)}")
+        else:
+            return unpacked
+    if not reasons:
+        return None
+    raise MissingDataError(f"dataset {spec.name} could not be fetched: {'; '.join(reasons)}; by hand: {spec.by_hand}")
+
+
+def _fetch_archive(archive: ArchiveSource, target: Path) -> None:
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    with atomic_directory(target) as partial:
+        downloads = partial / ".download"
+        download_and_extract_archive(archive.url, str(downloads), str(partial), md5=archive.md5)
+        shutil.rmtree(downloads)

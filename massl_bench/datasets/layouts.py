@@ -1,0 +1,228 @@
+"""The layouts in which a dataset may lie in a directory: how each is recognised, listed and read."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from massl_bench.datasets.published import READERS
+from massl_bench.datasets.splits import ArrowSplit, FileSplit, ImageSplit, ParquetSplit
+from massl_bench.errors import RequestError, one_line
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table of images; None where they should be guessed from their usual names."""
+
+    image: str | None = None
+    label: str | None = None
+
+    def resolve(self, where: str, found: list[str]) -> tuple[str, str | None]:
+        """Returns (image column, label column or None); only the usual names are guessed."""
+        image = self.image or next((name for name in ("image", "img") if name in found), None)
+        if image is None:
+            raise RequestError(
+                f"{where}: no column is called image or img; found: {', '.join(found)}; name it with --image-column"
+            )
+        return image, self.label or ("label" if "label" in found else None)
+
+
+@dataclass(frozen=True)
+class Layout(ABC):
+    """A dataset that was found in a directory."""
+
+    kind: str
+    root: Path
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """Returns every file that the dataset is read from, in a fixed order."""
+
+    @abstractmethod
+    def read(self, source: str) -> ImageSplit:
+        """Returns one split, by the name it has in this source."""
+
+
+@dataclass(frozen=True)
+class ParquetLayout(Layout):
+    """`<split>-*.parquet`, as the dataset hub stores it."""
+
+    split_files: Mapping[str, tuple[Path, ...]]
+    columns: Columns
+
+    def files(self) -> list[Path]:
+        return [path for _, paths in sorted(self.split_files.items()) for path in paths]
+
+    def read(self, source: str) -> ImageSplit:
+        import pyarrow.parquet as pq
+
+        files = self.split_files[source]
+        try:
+            image, label = self.columns.resolve(files[0].name, pq.read_schema(files[0]).names)
+            return ParquetSplit(files, image, label)
+        except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+            raise RequestError(f"{self.root}: the {source} parquet files cannot be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class SavedLayout(Layout):
+    """A directory written by `save_to_disk` of the `datasets` library, or anything that its `load_dataset` reads."""
+
+    columns: Columns
+
+    def files(self) -> list[Path]:
+        return sorted(path for path in self.root.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+    def read(self, source: str) -> ImageSplit:
+        import datasets
+
+        try:
+            if (self.root / "dataset_dict.json").is_file():
+                splits = datasets.load_from_disk(str(self.root))
+            else:
+                splits = datasets.load_dataset(str(self.root))
+        except Exception as error:  # the library raises errors of many kinds for a directory that it cannot read
+            raise RequestError(f"{self.root}: the datasets library cannot read it: {one_line(error)}") from None
+        if source not in splits:
+            raise RequestError(f"{self.root}: no split {source!r}; found: {', '.join(splits)}; see --split")
+        split = splits[source]
+        image, label = self.columns.resolve(self.root.name, split.column_names)
+        return ArrowSplit(split, f"{self.root.name}/{source}", image, label, self.root)
+
+
+@dataclass(frozen=True)
+class FolderLayout(Layout):
+    """`<split>/<class>/*.jpg`; classes are numbered in the sorted order of the training split's folders."""
+
+    split_folders: Mapping[str, str]
+    class_names: tuple[str, ...]
+
+    def files(self) -> list[Path]:
+        return [
+            path
+            for _, folder in sorted(self.split_folders.items())
+            for _, path in _class_files(self.root / folder)
+        ]
+
+    def read(self, source: str) -> ImageSplit:
+        folder = self.root / self.split_folders[source]
+        index = {name: number for number, name in enumerate(self.class_names)}
+        files, labels = [], []
+        for class_name, path in _class_files(folder):
+            if class_name not in index:
+                raise RequestError(
+                    f"{folder}: class folder {class_name!r} has no counterpart in the training split; "
+                    f"its classes are {_some(self.class_names)}"
+                )
+            files.append(path.relative_to(self.root).as_posix())
+            labels.append(index[class_name])
+        return FileSplit(self.root, files, np.array(labels, dtype=np.int64), self.class_names)
+
+
+@dataclass(frozen=True)
+class FlatLayout(Layout):
+    """A folder of images without classes: one unlabelled split, `all`."""
+
+    def files(self) -> list[Path]:
+        return _image_files(self.root)
+
+    def read(self, source: str) -> ImageSplit:
+        return FileSplit(self.root, [path.relative_to(self.root).as_posix() for path in self.files()], None, None)
+
+
+@dataclass(frozen=True)
+class PublishedLayout(Layout):
+    """The dataset's own layout, or data that a library embeds."""
+
+    reader: str
+
+    def files(self) -> list[Path]:
+        return READERS[self.reader].files(self.root)
+
+    def read(self, source: str) -> ImageSplit:
+        return READERS[self.reader].read(self.root, source)
+
+
+def find_layout(root: Path, sources: list[str], columns: Columns, reader: str | None) -> Layout | None:
+    """Returns the first layout that `root` holds with all the wanted splits, or None.
+
+    Args:
+        root: the dataset's directory; need not exist.
+        sources: the source names of the splits that are needed.
+        columns: of a table of images.
+        reader: the name of the reader of the dataset's own layout.
+    """
+    if reader is not None and READERS[reader].marker is None:
+        return PublishedLayout("embedded", root, reader)
+    if not root.is_dir():
+        return None
+    for folder in (root, root / "data", *sorted(path for path in root.iterdir() if path.is_dir())):
+        split_files = {source: tuple(sorted(folder.glob(f"{source}-*.parquet"))) for source in sources}
+        if all(split_files.values()):
+            return ParquetLayout("parquet", root, split_files, columns)
+    if (root / "dataset_dict.json").is_file():
+        return SavedLayout("datasets", root, columns)
+    folders = find_class_folders(root, sources)
+    if folders is not None:
+        return folders
+    marker = READERS[reader].marker if reader is not None else None
+    if reader is not None and marker is not None and (root / marker).exists():
+        missing = [path.name for path in READERS[reader].files(root) if not path.is_file()]
+        if missing:
+            raise RequestError(f"{root / marker}: incomplete: {', '.join(missing)} not found; unpack the archive again")
+        return PublishedLayout("published", root, reader)
+    return None
+
+
+def find_class_folders(root: Path, sources: list[str]) -> FolderLayout | None:
+    """Returns the class folders below `root`, or None where a split has none; `val` and `validation` serve for `test`."""
+    aliases = {"test": ("test", "val", "validation"), "validation": ("validation", "val")}
+    split_folders = {}
+    for source in sources:
+        names = aliases.get(source, (source,))
+        folder = next((name for name in names if any(_subfolders(root / name))), None)
+        if folder is None:
+            return None
+        split_folders[source] = folder
+    first = split_folders.get("train", next(iter(split_folders.values())))
+    return FolderLayout("folders", root, split_folders, tuple(_subfolders(root / first)))
+
+
+def _subfolders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _class_files(folder: Path) -> list[tuple[str, Path]]:
+    """Returns (class, file) of every image, sorted by class, then by path; an empty class folder is an error."""
+    found = []
+    for name in _subfolders(folder):
+        files = _image_files(folder / name)
+        if not files:
+            raise RequestError(
+                f"{folder / name}: no image in this class folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))}); "
+                "add its images or remove the folder"
+            )
+        found += [(name, path) for path in files]
+    return found
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(
+        Path(directory, name)
+        for directory, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (f", … ({len(names)} in all)" if len(names) > 5 else "")

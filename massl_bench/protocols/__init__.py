@@ -1,0 +1,75 @@
+"""The protocols: one module each, found by its name.
+
+A protocol module defines
+
+* `ROLES`: the splits that it needs, by role (`("train", "test")`);
+* `Params`: a strict pydantic model of its parameters, without defaults (they stand in the task's file);
+* `metric_names(params)`: the names of the metrics that it will return;
+* `check_sizes(params, num_items)`: raises `RequestError` where the splits are too small, before any work starts;
+* `run(data, params, rng)`: arrays and a generator in, scores out. Pure.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+from pydantic import ValidationError
+
+from massl_bench.errors import SpecError, unknown_name
+from massl_bench.specs import TaskSpec, first_problem
+from massl_bench.types import EvaluationData, Score, StrictModel
+
+
+class ProtocolModule(Protocol):
+    """The interface of a module in this package."""
+
+    ROLES: tuple[str, ...]
+    Params: type[StrictModel]
+
+    def metric_names(self, params: Any) -> Sequence[str]:
+        """Returns the names of the metrics that `run` returns."""
+
+    def check_sizes(self, params: Any, num_items: Mapping[str, int]) -> None:
+        """Raises `RequestError` where a split has too few items for the parameters."""
+
+    def run(self, data: EvaluationData, params: Any, rng: np.random.Generator) -> dict[str, Score]:
+        """Returns the scores by metric name."""
+
+
+def names() -> list[str]:
+    """Returns the names of all protocols."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> ProtocolModule:
+    """Returns the protocol of that name; raises `RequestError` with near names."""
+    if name not in names():
+        raise unknown_name("protocol", name, names())
+    return cast(ProtocolModule, importlib.import_module(f"{__name__}.{name}"))
+
+
+def parameters(task: TaskSpec, origin: str) -> StrictModel:
+    """Returns the checked parameters of a task.
+
+    Args:
+        task: the task, possibly with parameters replaced by the user.
+        origin: the file, or the option, that an error should name.
+
+    Raises:
+        SpecError: A parameter is missing, unknown or of the wrong type, or the headline is not among the metrics.
+    """
+    protocol = load(task.protocol)
+    try:
+        params = protocol.Params.model_validate(task.params)
+    except ValidationError as error:
+        raise SpecError(f"{origin}: params.{first_problem(error)}") from None
+    metrics = protocol.metric_names(params)
+    if task.headline not in metrics:
+        raise SpecError(
+            f"{origin}: headline {task.headline!r} is not among the metrics of these parameters: {', '.join(metrics)}"
+        )
+    return params

@@ -1,0 +1,115 @@
+"""Weighted k-nearest-neighbour classification (DINO, ICCV 2021, section 4.1; as run by MaSSL and CARP).
+
+Features are set to unit norm; each of the k most similar training items (cosine) votes for its class with
+exp(similarity / temperature); the class of the largest sum wins.
+
+Shapes: Q test items, K neighbours, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from massl_bench.errors import RequestError
+from massl_bench.metrics.classification import accuracy, rank_of_label
+from massl_bench.search import Neighbours, cosine_neighbours
+from massl_bench.types import EvaluationData, Score, StrictModel
+
+ROLES = ("train", "test")
+
+_VOTES_PER_CHUNK = 1 << 23
+"""Entries of the table of votes that are held at a time (64 MB): the table of iNaturalist would be 1.6 GB."""
+
+
+class Params(StrictModel):
+    """The parameters of the protocol."""
+
+    k: tuple[int, ...] = Field(strict=False, min_length=1)
+    """Numbers of neighbours; one search at the largest serves all."""
+    temperature: float = Field(ge=0.0125)
+    """Divides the cosine similarity before the exponential; below 1/80 the float32 exponential would overflow."""
+    bootstrap_resamples: int = Field(gt=0)
+
+    @field_validator("k")
+    @classmethod
+    def _increasing(cls, k: tuple[int, ...]) -> tuple[int, ...]:
+        if k[0] < 1 or any(low >= high for low, high in pairwise(k)):
+            raise ValueError(f"expected increasing numbers from 1, got {list(k)}")
+        return k
+
+
+def metric_names(params: Params) -> list[str]:
+    """Returns `top1@k`, `top5@k` and `mean_per_class@k` for every k."""
+    return [f"{metric}@{k}" for k in params.k for metric in ("top1", "top5", "mean_per_class")]
+
+
+def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
+    """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
+    for role in ROLES:
+        if num_items[role] == 0:
+            raise RequestError(f"knn: the {role} split is empty: at least one image is needed")
+    found = num_items["train"]
+    if params.k[-1] > found:
+        fitting = [k for k in params.k if k <= found] or [found]
+        raise RequestError(
+            f"knn: k = {params.k[-1]} asked, but the training split has {found} images; "
+            f"allowed up to {found}: --set knn.k={','.join(map(str, fitting))}"
+        )
+
+
+def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
+    """Returns top-1, top-5 (over all classes) and mean per-class accuracy for every k, with bootstrap intervals.
+
+    Raises:
+        RequestError: A split is empty, or k exceeds the number of training items.
+    """
+    train, test = data.banks["train"], data.banks["test"]
+    check_sizes(params, {"train": len(train), "test": len(test)})
+    if train.labels is None or test.labels is None or data.num_classes is None:
+        raise RequestError("knn: the train and test splits need labels")
+    neighbours = cosine_neighbours(test.features, train.features, params.k[-1], backend=data.backend)
+    rank_Qk = _ranks(neighbours, train.labels, test.labels, data.num_classes, params)
+
+    scores: dict[str, Score] = {}
+    for k, rank_Q in zip(params.k, rank_Qk.T, strict=True):
+        for top in (1, 5):
+            # With k < 5 fewer than five classes can have a vote; the official scripts look at min(5, k) of them.
+            item_accuracy, class_accuracy = accuracy(
+                rank_Q < min(top, k), test.labels, resamples=params.bootstrap_resamples, rng=rng
+            )
+            scores[f"top{top}@{k}"] = item_accuracy
+            if top == 1:
+                scores[f"mean_per_class@{k}"] = class_accuracy
+    return {name: scores[name] for name in metric_names(params)}
+
+
+def _ranks(
+    neighbours: Neighbours,
+    train_labels_N: NDArray[np.int64],
+    test_labels_Q: NDArray[np.int64],
+    num_classes: int,
+    params: Params,
+) -> NDArray[np.int64]:
+    """Returns the rank of each test item's own class for every k, int64 [Q, len(params.k)]."""
+    rank_Qk = np.empty((len(test_labels_Q), len(params.k)), dtype=np.int64)
+    chunk = max(1, _VOTES_PER_CHUNK // num_classes)
+    for start in range(0, len(test_labels_Q), chunk):
+        rows = slice(start, start + chunk)
+        # float32: float16 overflows at exp(1 / 0.07) = 1.6e6.
+        weight_QK = np.exp(neighbours.similarities_QK[rows] / np.float32(params.temperature))
+        class_QK = train_labels_N[neighbours.indices_QK[rows]]
+        num_rows = len(weight_QK)
+        cell_QK = class_QK + num_classes * np.arange(num_rows)[:, None]
+        votes_QC = np.zeros((num_rows, num_classes))
+        # The neighbours of a smaller k are the first ones of a larger k: every vote is counted once.
+        for column, (low, high) in enumerate(pairwise((0, *params.k))):
+            votes_QC += np.bincount(
+                cell_QK[:, low:high].ravel(), weight_QK[:, low:high].ravel(), minlength=votes_QC.size
+            ).reshape(votes_QC.shape)
+            rank_Qk[rows, column] = rank_of_label(votes_QC, test_labels_Q[rows])
+    return rank_Qk

@@ -1,0 +1,247 @@
+"""The registry: TOML files to types. Every error names the file and the key; a broken file is never skipped."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from massl_bench.errors import SpecError, unknown_name
+from massl_bench.storage import sha256_of
+from massl_bench.types import DatasetKind, Preprocessing, PreprocessingOverride, StrictModel
+
+Spec = TypeVar("Spec", bound=StrictModel)
+
+
+class TaskSpec(StrictModel):
+    """WHAT is measured: one protocol setting. A changed number bumps `version`."""
+
+    name: str
+    version: int = Field(ge=1)
+    protocol: str
+    """The module of `massl_bench.protocols` that computes it."""
+    kinds: tuple[DatasetKind, ...] = Field(strict=False, min_length=1)
+    """The kinds of dataset that it applies to."""
+    headline: str
+    """The metric that a leaderboard shows."""
+    seed: int = Field(ge=0)
+    params: dict[str, Any]
+    """Every number of the protocol; checked by the protocol module's `Params`."""
+    preprocessing: PreprocessingOverride | None = None
+    summary: str
+    citation: str
+
+    @property
+    def spec_hash(self) -> str:
+        """Hex sha256 of all that can move a result: everything but the texts for people."""
+        return sha256_of(self.model_dump(mode="json", exclude={"summary", "citation"}))
+
+
+class SplitSpec(StrictModel):
+    """One split of a dataset."""
+
+    size: int = Field(gt=0)
+    source: str
+    """The name that the split has in its source (`validation`, …)."""
+
+
+class HubSource(StrictModel):
+    """A dataset repository on the hub, at one pinned commit."""
+
+    repo: str
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+
+
+class ArchiveSource(StrictModel):
+    """The publisher's own archive."""
+
+    url: str
+    md5: str = Field(pattern=r"^[0-9a-f]{32}$")
+
+
+class DatasetSpec(StrictModel):
+    """One dataset: where it comes from, how it is split and what it must contain."""
+
+    name: str
+    kind: DatasetKind
+    num_classes: int = Field(gt=0)
+    class_names: tuple[str, ...] | None = Field(default=None, strict=False)
+    """In label order; where a source carries names too, the two orders must agree."""
+    splits: dict[str, SplitSpec] = Field(min_length=1)
+    """By role: `train`, `test`, …"""
+    image_column: str | None = None
+    label_column: str | None = None
+    hub: HubSource | None = None
+    archive: ArchiveSource | None = None
+    reader: str | None = None
+    """Reads the dataset's own published layout, or the data that a library embeds."""
+    metric: Literal["top1", "mean_per_class"]
+    summary: str
+    licence: str
+    citation: str
+    by_hand: str
+    """How to place the dataset without this tool."""
+
+    @model_validator(mode="after")
+    def _class_names_fit(self) -> DatasetSpec:
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(f"class_names: found {len(self.class_names)} names, expected num_classes = {self.num_classes}")
+        return self
+
+
+class SuiteCell(StrictModel):
+    """One column of a suite."""
+
+    task: str
+    dataset: str
+
+
+class SuiteSpec(StrictModel):
+    """An ordered list of cells: the columns of one leaderboard."""
+
+    name: str
+    summary: str
+    cells: tuple[SuiteCell, ...] = Field(strict=False, min_length=1)
+
+
+class ManifestSpec(StrictModel):
+    """WHICH model: everything that is needed to load one checkpoint and to feed it."""
+
+    name: str
+    file: str | None = None
+    """Relative to the manifest, or absolute."""
+    url: str | None = None
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    checkpoint_key: str | None = None
+    """Where the backbone's tensors lie inside the file, where there is more than one place."""
+    arch: str | None = None
+    preprocessing: Preprocessing | None = None
+    summary: str
+    licence: str
+    citation: str
+    training: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _some_file(self) -> ManifestSpec:
+        if self.file is None and self.url is None:
+            raise ValueError("one of file and url is needed")
+        return self
+
+
+def first_problem(error: ValidationError) -> str:
+    """Returns the first problem of a failed validation as `key: expected …, got …`."""
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    match problem["type"]:
+        case "missing":
+            text = "is missing"
+        case "extra_forbidden":
+            text = "is not a known key"
+        case "value_error":
+            text = str(problem["ctx"]["error"])
+        case _:
+            text = f"{problem['msg'].replace('Input should be', 'expected')}, got {problem['input']!r}"
+    return f"{key}: {text}" if key else text
+
+
+def read_toml(path: Path, model: type[Spec]) -> Spec:
+    """Reads one file of the registry.
+
+    Raises:
+        SpecError: The file cannot be read or is not TOML, a key is missing, unknown or of the wrong type, or the name
+            inside differs from the file's.
+    """
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+        spec = model.model_validate(content)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise SpecError(f"{path}: {first_problem(error)}") from None
+    name = getattr(spec, "name", path.stem)
+    if name != path.stem:
+        raise SpecError(f"{path}: name: expected {path.stem!r}, as the file is called, got {name!r}")
+    return spec
+
+
+def packaged_root() -> Path:
+    """Returns the directory that holds `tasks/`, `weights/` and `results/`: in the package, or the checkout around it."""
+    package = Path(__file__).resolve().parent
+    installed = package / "registry"
+    return installed if installed.is_dir() else package.parent
+
+
+class Registry:
+    """The tasks, datasets, suites and manifests that there are; a name in an earlier root hides the same in a later one.
+
+    Args:
+        include: directories laid out as this project's root (`tasks/`, `tasks/datasets/`, `tasks/suites/`), searched
+            before the packaged ones.
+        weights_dir: searched for manifests before the packaged ones.
+    """
+
+    def __init__(self, include: Sequence[Path] = (), weights_dir: Path | None = None) -> None:
+        for root in include:
+            if not (root / "tasks").is_dir():
+                raise SpecError(f"include path {root}: expected a directory with a folder tasks/ inside")
+        roots = [*include, packaged_root()]
+        self._task_dirs = [root / "tasks" for root in roots]
+        weights = [root / "weights" for root in roots]
+        self._weights_dirs = [weights_dir, *weights] if weights_dir is not None else weights
+
+    @staticmethod
+    def _files(directories: Sequence[Path]) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for directory in directories:
+            for path in sorted(directory.glob("*.toml")):
+                found.setdefault(path.stem, path)
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def tasks(self) -> dict[str, Path]:
+        """The task files by name."""
+        return self._files(self._task_dirs)
+
+    @cached_property
+    def datasets(self) -> dict[str, Path]:
+        """The dataset files by name."""
+        return self._files([directory / "datasets" for directory in self._task_dirs])
+
+    @cached_property
+    def suites(self) -> dict[str, Path]:
+        """The suite files by name."""
+        return self._files([directory / "suites" for directory in self._task_dirs])
+
+    @cached_property
+    def manifests(self) -> dict[str, Path]:
+        """The manifests of models by name."""
+        return self._files(self._weights_dirs)
+
+    def task(self, name: str) -> TaskSpec:
+        """Returns one task; raises `RequestError` with near names, `SpecError` for a malformed file."""
+        return self._load("task", name, self.tasks, TaskSpec)
+
+    def dataset(self, name: str) -> DatasetSpec:
+        """Returns one dataset; raises as `task`."""
+        return self._load("dataset", name, self.datasets, DatasetSpec, "or folder:DIR, hf:REPO")
+
+    def suite(self, name: str) -> SuiteSpec:
+        """Returns one suite; raises as `task`."""
+        return self._load("suite", name, self.suites, SuiteSpec)
+
+    def manifest(self, name: str) -> ManifestSpec:
+        """Returns one manifest; raises as `task`."""
+        return self._load("model", name, self.manifests, ManifestSpec)
+
+    @staticmethod
+    def _load(kind: str, name: str, files: dict[str, Path], model: type[Spec], hint: str = "") -> Spec:
+        if name not in files:
+            raise unknown_name(kind, name, files, hint)
+        return read_toml(files[name], model)

@@ -1,0 +1,94 @@
+"""Files and hashes: atomic writes, content hashes, canonical JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def canonical_json(value: Any) -> str:
+    """Returns `value` as JSON with one spelling only: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def sha256_of(value: Any) -> str:
+    """Returns the hex sha256 of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Returns the hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stat_signature(path: Path) -> tuple[int, int]:
+    """Returns (size, modification time in ns): what must be unchanged for a remembered hash to be trusted."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def file_safe(name: str) -> str:
+    """Returns `name` with every character outside `[A-Za-z0-9._-]` replaced by `_`; never empty, `.` or `..`."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return safe if safe.strip(".") else "_" + safe
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes `text` to `path` so that a reader sees the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yields an empty directory that becomes `path` when the block ends well, and disappears when it does not.
+
+    If another process finished the same `path` first, its directory is replaced: both have the same content key.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            # A directory cannot be replaced in one step: move the old one away first.
+            doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+            path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_memo(directory: Path, name: str) -> dict[str, Any] | None:
+    """Returns what `write_memo` stored under `name`, or None where there is nothing readable."""
+    try:
+        value = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # a memo only saves time: without it the work is done again
+    return value if isinstance(value, dict) else None
+
+
+def write_memo(directory: Path, name: str, value: dict[str, Any]) -> None:
+    """Remembers `value` under `name`; a full or read-only disk loses nothing but time."""
+    try:
+        write_atomic(directory / f"{name}.json", canonical_json(value))
+    except OSError:
+        return

@@ -1,0 +1,124 @@
+"""The values that cross module boundaries. Shapes: N items, D feature dimensions, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+DatasetKind = Literal["single-label", "multi-label", "retrieval", "copy-detection", "unlabelled"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class StrictModel(BaseModel):
+    """Base of everything that is read from a file: unknown keys and silent conversions are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Preprocessing(StrictModel):
+    """How an image becomes the input of an encoder; images are RGB, filters have PIL's (antialiased) semantics."""
+
+    resize: int = Field(gt=0)
+    """Target of the resize, in pixels."""
+    resize_mode: Literal["shortest", "squash"]
+    """`shortest`: the short side becomes `resize`, the aspect is kept; `squash`: both sides become `resize`."""
+    crop: int = Field(gt=0)
+    """Side of the centre crop, in pixels; a smaller image is padded with zeros."""
+    interpolation: Interpolation
+    mean: tuple[float, float, float] = Field(strict=False)
+    """Subtracted from the values in [0, 1], per channel; zeros for none."""
+    std: tuple[float, float, float] = Field(strict=False)
+    """Divides after the mean was subtracted; ones for none."""
+
+    def describe(self) -> str:
+        """Returns the whole chain in one line, for people."""
+        how = "short side" if self.resize_mode == "shortest" else "both sides"
+        text = f"resize {how} to {self.resize} ({self.interpolation}, antialiased), centre crop {self.crop}"
+        if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
+            return text + ", values in [0, 1]"
+        return text + f", mean {list(self.mean)}, std {list(self.std)}"
+
+
+DEFAULT_PREPROCESSING = Preprocessing(
+    resize=256, resize_mode="shortest", crop=224, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD
+)
+"""The default of the classification protocols (MaSSL, CARP and DINO evaluate at this setting)."""
+
+
+class PreprocessingOverride(StrictModel):
+    """What a task changes of the model's preprocessing; what is not named stays the model's."""
+
+    resize: int | None = Field(default=None, gt=0)
+    resize_mode: Literal["shortest", "squash"] | None = None
+    crop: int | None = Field(default=None, gt=0)
+    interpolation: Interpolation | None = None
+
+    def apply(self, base: Preprocessing) -> Preprocessing:
+        """Returns `base` with the named fields replaced."""
+        return base.model_copy(update=self.model_dump(exclude_none=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One metric of one cell; a fraction in [0, 1] unless the metric's definition says otherwise."""
+
+    value: float
+    ci95: tuple[float, float] | None = None
+    """Bootstrap 95 % interval over the test items, for a single measurement."""
+    std: float | None = None
+    """Standard deviation over `per_seed`, for what is sampled."""
+    per_seed: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureBank:
+    """The raw features of one split, in the dataset's order.
+
+    Attributes:
+        features: float32 [N, D], finite; possibly memory-mapped and read-only.
+        labels: int64 [N] class indices; int8 [N, C] with 1 present, 0 difficult, −1 absent; None without labels.
+        ids: bytes [N], UTF-8: where each item comes from (file, or file and row).
+        class_names: C names in the order of the label indices, or None where only the number is known.
+        num_classes: C, None without labels.
+        key: the content key (hex sha256) of all that could change the arrays; None for arrays that were handed in.
+        skipped: what was left out as corrupt, by `--skip-corrupt`.
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[Any] | None
+    ids: NDArray[np.bytes_]
+    class_names: tuple[str, ...] | None = None
+    num_classes: int | None = None
+    key: str | None = None
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Returns the number of items, N."""
+        return int(self.features.shape[0])
+
+
+@dataclass(frozen=True)
+class SearchBackend:
+    """An implementation of exact nearest-neighbour search; all return the same neighbours."""
+
+    name: Literal["faiss-cpu", "faiss-gpu", "torch"]
+    device: str = "cpu"
+    """`cpu` or `cuda:i`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluationData:
+    """What a protocol sees: the banks by role (`train`, `test`, …) and where the search runs."""
+
+    banks: Mapping[str, FeatureBank]
+    num_classes: int | None
+    backend: SearchBackend = SearchBackend("faiss-cpu")
+    """Where the neighbour search runs."""
