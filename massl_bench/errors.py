@@ -38,6 +38,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
         advice = f"known: {', '.join(names[:8])}, … ({len(names)} in all)"
     return RequestError(f"unknown {kind} {name!r}; {advice}{f' ({hint})' if hint else ''}")
 
+
 def one_line(error: Exception) -> str:
     """Returns an error's text in one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

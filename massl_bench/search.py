@@ -164,7 +164,9 @@ def _faiss() -> Any:
     return faiss
 
 
-def _search(queries_QD: NDArray[np.float32], rows_MD: NDArray[np.float32], k: int, backend: SearchBackend) -> Neighbours:
+def _search(
+    queries_QD: NDArray[np.float32], rows_MD: NDArray[np.float32], k: int, backend: SearchBackend
+) -> Neighbours:
     """Returns the k best of unit rows, ordered by similarity; the order and choice among equals are not defined."""
     if backend.name == "torch" or (backend.name == "faiss-gpu" and k > _FAISS_GPU_MAX_K):
         return _search_torch(queries_QD, rows_MD, k, backend.device)

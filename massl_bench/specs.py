@@ -89,7 +89,9 @@ class DatasetSpec(StrictModel):
     @model_validator(mode="after")
     def _class_names_fit(self) -> DatasetSpec:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise ValueError(f"class_names: found {len(self.class_names)} names, expected num_classes = {self.num_classes}")
+            raise ValueError(
+                f"class_names: found {len(self.class_names)} names, expected num_classes = {self.num_classes}"
+            )
         return self
 
 

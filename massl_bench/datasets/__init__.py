@@ -2,6 +2,15 @@
 
 from massl_bench.datasets.dataset import DataOptions, Dataset, open_dataset
 from massl_bench.datasets.layouts import Columns
-from massl_bench.datasets.splits import EncodedImage, ImageSplit, decode_rgb
+from massl_bench.datasets.splits import EncodedImage, ImageSplit, corrupt_images, decode_rgb
 
-__all__ = ["Columns", "DataOptions", "Dataset", "EncodedImage", "ImageSplit", "decode_rgb", "open_dataset"]
+__all__ = [
+    "Columns",
+    "DataOptions",
+    "Dataset",
+    "EncodedImage",
+    "ImageSplit",
+    "corrupt_images",
+    "decode_rgb",
+    "open_dataset",
+]

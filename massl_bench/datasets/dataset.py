@@ -11,7 +11,15 @@ import numpy as np
 
 from massl_bench.datasets.fetch import fetch_hub, fetch_spec
 from massl_bench.datasets.fingerprint import fingerprint_files
-from massl_bench.datasets.layouts import Columns, FlatLayout, FolderLayout, Layout, SavedLayout, find_class_folders, find_layout
+from massl_bench.datasets.layouts import (
+    Columns,
+    FlatLayout,
+    FolderLayout,
+    Layout,
+    SavedLayout,
+    find_class_folders,
+    find_layout,
+)
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.splits import ImageSplit
 from massl_bench.errors import MissingDataError, RequestError
@@ -148,14 +156,18 @@ class Dataset:
                 "unlabelled images carry −1 in some copies: choose a labelled split (--split test=validation)"
             )
         if expected is not None and len(found) != expected:
-            raise RequestError(f"{where}: found {len(found)} classes, expected {expected}; see: massl-bench info {self.name}")
+            raise RequestError(
+                f"{where}: found {len(found)} classes, expected {expected}; see: massl-bench info {self.name}"
+            )
 
 
 def _difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:
     if len(found) != len(expected):
         return f"{len(found)}, expected {len(expected)}"
     index = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
-    return f"in another order or under other names (class {index}: found {found[index]!r}, expected {expected[index]!r})"
+    return (
+        f"in another order or under other names (class {index}: found {found[index]!r}, expected {expected[index]!r})"
+    )
 
 
 def open_dataset(reference: str, registry: Registry, options: DataOptions, *, fetch: bool = False) -> Dataset:
@@ -259,9 +271,7 @@ def _open_folder(reference: str, options: DataOptions) -> Dataset:
             raise RequestError(
                 f"{reference}: no image in it; expected class folders under train/ and test/ (or val/), or images"
             )
-    return Dataset(
-        name=reference, kind=kind, spec=None, layout=layout, sources=sources, memo_dir=options.cache_dir
-    )
+    return Dataset(name=reference, kind=kind, spec=None, layout=layout, sources=sources, memo_dir=options.cache_dir)
 
 
 def _open_hub(reference: str, options: DataOptions, fetch: bool) -> Dataset:
@@ -270,7 +280,9 @@ def _open_hub(reference: str, options: DataOptions, fetch: bool) -> Dataset:
         raise RequestError(f"{reference}: expected hf:ORG/NAME or hf:ORG/NAME@REVISION")
     root = fetch_hub(repo, revision or None, patterns=None, download=fetch and not options.offline)
     if root is None:
-        raise MissingDataError(f"{reference} is not in the hub's cache on this machine, and downloading was not allowed")
+        raise MissingDataError(
+            f"{reference} is not in the hub's cache on this machine, and downloading was not allowed"
+        )
     sources = dict(options.splits) or {"train": "train", "test": "test"}
     parquet = find_layout(root, list(sources.values()), options.columns, None)
     layout = parquet if parquet is not None else SavedLayout("hub", root, options.columns)

@@ -51,7 +51,9 @@ def fetch_spec(spec: DatasetSpec, cache_dir: Path, *, download: bool) -> Path | 
     reasons = []
     if spec.hub is not None:
         try:
-            root = fetch_hub(spec.hub.repo, spec.hub.revision, patterns=["*.parquet", "**/*.parquet"], download=download)
+            root = fetch_hub(
+                spec.hub.repo, spec.hub.revision, patterns=["*.parquet", "**/*.parquet"], download=download
+            )
         except MissingDataError as error:
             reasons.append(str(error))
         else:

@@ -16,7 +16,9 @@ from massl_bench.storage import read_memo, sha256_file, sha256_of, stat_signatur
 def fingerprint_files(root: Path, files: Sequence[Path], memo_dir: Path) -> str:
     """Returns the hex sha256 over the names (relative to `root`) and contents of `files`."""
     names = [path.relative_to(root).as_posix() for path in files]
-    signature = sha256_of([[str(root.resolve()), name, *stat_signature(path)] for name, path in zip(names, files, strict=True)])
+    signature = sha256_of(
+        [[str(root.resolve()), name, *stat_signature(path)] for name, path in zip(names, files, strict=True)]
+    )
     remembered = read_memo(memo_dir / "fingerprints", signature)
     if remembered is not None and isinstance(remembered.get("sha256"), str):
         return str(remembered["sha256"])

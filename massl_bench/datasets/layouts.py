@@ -106,9 +106,7 @@ class FolderLayout(Layout):
 
     def files(self) -> list[Path]:
         return [
-            path
-            for _, folder in sorted(self.split_folders.items())
-            for _, path in _class_files(self.root / folder)
+            path for _, folder in sorted(self.split_folders.items()) for _, path in _class_files(self.root / folder)
         ]
 
     def read(self, source: str) -> ImageSplit:

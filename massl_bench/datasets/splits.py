@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from massl_bench.errors import RequestError
+from massl_bench.errors import RequestError, one_line
+
+_CHECKED_TOGETHER = 256
 
 EncodedImage = bytes | Path | NDArray[np.uint8]
 """A file's content, a file, or pixels [H, W, 3]."""
@@ -56,6 +59,26 @@ class ImageSplit(ABC):
     def ids(self, count: int) -> NDArray[np.bytes_]:
         """Returns the locations of the first `count` items as UTF-8 bytes [count]."""
         return np.array([self.locate(index).encode() for index in range(count)], dtype=np.bytes_)
+
+
+def corrupt_images(split: ImageSplit, progress: Callable[[int], None] = lambda _: None) -> list[str]:
+    """Decodes every image of a split; returns where the damaged ones lie, with the reason."""
+
+    def problem(encoded: EncodedImage) -> str | None:
+        try:
+            decode_rgb(encoded)
+        except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
+            return one_line(error)
+        return None
+
+    problems = []
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(split), _CHECKED_TOGETHER):
+            indices = range(start, min(start + _CHECKED_TOGETHER, len(split)))
+            found = zip(indices, pool.map(problem, split.encoded(indices)), strict=True)
+            problems += [f"{split.locate(index)}: corrupt image: {text}" for index, text in found if text is not None]
+            progress(len(indices))
+    return problems
 
 
 class ArraySplit(ImageSplit):

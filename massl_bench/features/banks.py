@@ -1,0 +1,103 @@
+"""From the cache or from the images: the bank of one split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from massl_bench.datasets import Dataset
+from massl_bench.errors import CellError
+from massl_bench.features.cache import BankKey, FeatureCache
+from massl_bench.features.options import ExtractionOptions
+from massl_bench.models import ModelCard
+from massl_bench.types import FeatureBank, Preprocessing
+
+if TYPE_CHECKING:
+    from massl_bench.models.encoder import Encoder
+
+ProgressFactory = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""(label, number of images) to a context that yields a function to call with each number of images done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """Where messages and progress go."""
+
+    say: Callable[[str], None] = lambda _: None
+    progress: ProgressFactory = lambda _label, _total: nullcontext(lambda _: None)
+
+
+def bank_key(
+    card: ModelCard,
+    preprocessing: Preprocessing,
+    dataset: Dataset,
+    role: str,
+    limit: int | None,
+    options: ExtractionOptions,
+) -> BankKey:
+    """Returns the content key of a bank; nothing of the model or the images is opened for it."""
+    return BankKey(
+        weights_sha256=card.weights_sha256,
+        architecture=card.architecture,
+        pooling=card.pooling,
+        preprocessing=preprocessing,
+        dataset_fingerprint=dataset.fingerprint,
+        split=role,
+        limit=limit,
+        precision=options.precision,
+    )
+
+
+def load_or_extract(
+    cache: FeatureCache,
+    key: BankKey,
+    encoder: Callable[[], Encoder],
+    dataset: Dataset,
+    options: ExtractionOptions,
+    reporting: Reporting,
+) -> FeatureBank:
+    """Returns the bank of `key`, extracting it where the cache does not hold it undamaged.
+
+    Args:
+        cache: where banks are kept.
+        key: what is wanted.
+        encoder: called only where features have to be extracted; returns the encoder on its device.
+        dataset: where the images are.
+        options: of the extraction.
+        reporting: where messages and progress go.
+
+    Raises:
+        CellError: Extraction failed; nothing of the bank is left in the cache.
+        RequestError: The dataset is not what it must be.
+    """
+    bank, damage = cache.read(key)
+    if damage is not None:
+        reporting.say(f"damaged cache entry, extracting again: {damage}")
+    if bank is not None and (options.skip_corrupt or not bank.skipped):
+        return bank
+    # Only here: a run whose features are all cached imports no torch.
+    from massl_bench.features.extraction import extract
+
+    split = dataset.split(key.split)
+    loaded = encoder()
+    count = len(split) if key.limit is None else min(key.limit, len(split))
+    with cache.writer(key, loaded.card.embed_dim) as writer:
+        with reporting.progress(f"{loaded.card.name} on {dataset.name}/{key.split}", count) as progress:
+            kept, skipped = extract(
+                loaded, split, key.preprocessing, options, writer=writer, limit=key.limit, progress=progress
+            )
+        writer.finish(
+            labels=split.labels[kept] if split.labels is not None else None,
+            ids=split.ids(count)[kept],
+            class_names=dataset.class_names,
+            num_classes=dataset.num_classes if split.labels is not None else None,
+            skipped=skipped,
+            model=loaded.card.name,
+            dataset=dataset.name,
+        )
+    bank, damage = cache.read(key)
+    if bank is None:
+        raise CellError(f"the bank that was just written cannot be read: {damage}")
+    return bank

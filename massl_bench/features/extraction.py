@@ -1,0 +1,166 @@
+"""Images through an encoder. Shapes: B images of a batch, S side of the crop, D feature dimensions.
+
+On a GPU, worker processes decode ahead while the device computes. On the CPU decoding and the network would only compete
+for the same cores, so they take turns: a batch is decoded by one thread a core, then the network has all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from massl_bench.datasets import EncodedImage, ImageSplit, decode_rgb
+from massl_bench.errors import CellError, one_line
+from massl_bench.features.cache import BankWriter
+from massl_bench.features.options import ExtractionOptions, Precision
+from massl_bench.models.encoder import Encoder
+from massl_bench.transforms import apply_preprocessing
+from massl_bench.types import Preprocessing
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class _Batch:
+    """The images of consecutive items that could be decoded."""
+
+    pixels_B3SS: Tensor
+    kept: list[int]
+    problems: list[tuple[int, str]] = field(default_factory=list)
+
+    def pin_memory(self) -> _Batch:
+        """Lets the loader pin the pixels (it calls this by name)."""
+        self.pixels_B3SS = self.pixels_B3SS.pin_memory()
+        return self
+
+
+class _PreparedImages(Dataset[Any]):
+    """Decodes and crops whole batches, with one thread a core."""
+
+    def __init__(self, split: ImageSplit, preprocessing: Preprocessing, num_threads: int) -> None:
+        self._split, self._preprocessing, self._num_threads = split, preprocessing, num_threads
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}
+
+    def __getitems__(self, indices: list[int]) -> _Batch:
+        encoded = self._split.encoded(indices)
+        if self._num_threads > 1 and self._pool is None:
+            self._pool = ThreadPoolExecutor(self._num_threads)
+        run: Callable[..., Iterator[Any]] = map if self._pool is None else self._pool.map
+        side = self._preprocessing.crop
+        pixels_B3SS = np.empty((len(indices), 3, side, side), dtype=np.uint8)
+        kept: list[int] = []
+        problems = []
+        for index, prepared in zip(indices, run(self._prepare, encoded), strict=True):
+            if isinstance(prepared, str):
+                problems.append((index, prepared))
+            else:
+                pixels_B3SS[len(kept)] = prepared
+                kept.append(index)
+        return _Batch(torch.from_numpy(pixels_B3SS[: len(kept)]), kept, problems)
+
+    def _prepare(self, encoded: EncodedImage) -> NDArray[np.uint8] | str:
+        """Returns the cropped image, or why it could not be decoded."""
+        try:
+            return apply_preprocessing(decode_rgb(encoded), self._preprocessing)
+        except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
+            return one_line(error)
+
+
+def extract(
+    encoder: Encoder,
+    split: ImageSplit,
+    preprocessing: Preprocessing,
+    options: ExtractionOptions,
+    *,
+    writer: BankWriter,
+    limit: int | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> tuple[list[int], list[str]]:
+    """Writes the features of a split, in its order.
+
+    Args:
+        encoder: on the device where it should run.
+        split: the images.
+        preprocessing: what is done to them; its mean and std must be the encoder's.
+        options: batch size, workers, precision, and what happens to corrupt images.
+        writer: takes the features of each batch, float32 [B, D].
+        limit: only the first items.
+        progress: called with the number of images done since the last call.
+
+    Returns:
+        (indices of the items that were written, descriptions of those skipped as corrupt).
+
+    Raises:
+        CellError: An image cannot be decoded (and is not to be skipped), or a feature is not finite; names the item.
+    """
+    count = len(split) if limit is None else min(limit, len(split))
+    on_gpu = encoder.device.type == "cuda"
+    cores = os.cpu_count() or 1
+    num_workers = options.num_workers if options.num_workers is not None else (cores if on_gpu else 0)
+    loader = DataLoader(
+        _PreparedImages(split, preprocessing, 1 if num_workers else cores),
+        batch_sampler=_consecutive(count, options.batch_size),
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        pin_memory=on_gpu,
+        prefetch_factor=4 if num_workers else None,
+    )
+    kept: list[int] = []
+    skipped: list[str] = []
+    with _numerics(options.precision, encoder.device.type):
+        for batch in loader:
+            for index, problem in batch.problems:
+                where = f"{split.locate(index)}: corrupt image: {problem}"
+                if not options.skip_corrupt:
+                    raise CellError(f"{where}; repair or remove it, or count it out with --skip-corrupt")
+                skipped.append(where)
+            if batch.kept:
+                images = encoder.normalise(batch.pixels_B3SS.to(encoder.device, non_blocking=on_gpu))
+                features_BD = encoder(images).cpu().numpy()
+                finite_B = np.isfinite(features_BD).all(axis=1)
+                if not finite_B.all():
+                    first = split.locate(batch.kept[int(np.flatnonzero(~finite_B)[0])])
+                    raise CellError(
+                        f"{first}: {int((~finite_B).sum())} of {len(finite_B)} features in its batch are not finite; "
+                        f"check the weights{'' if options.precision == 'fp32' else ', or use --precision fp32'}"
+                    )
+                writer.append(features_BD)
+                kept += batch.kept
+            progress(len(batch.kept) + len(batch.problems))
+    if not kept:
+        raise CellError(f"no image could be decoded; the first: {skipped[0]}")
+    return kept, skipped
+
+
+def _consecutive(count: int, batch_size: int) -> list[list[int]]:
+    """Returns the batches: every item exactly once, in order, the last batch possibly smaller."""
+    return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
+
+
+def _as_it_is(batch: _Batch) -> _Batch:
+    return batch
+
+
+@contextmanager
+def _numerics(precision: Precision, device_type: str) -> Iterator[None]:
+    """Sets TF32 and autocast to what `precision` says, and back: neither is on for fp32, whatever torch's defaults."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        with torch.autocast(device_type, dtype=_AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -1,0 +1,19 @@
+"""How features are extracted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionOptions:
+    """Only `precision` can change a feature (and is a part of its key); the rest is about speed and damaged images."""
+
+    precision: Precision = "fp32"
+    batch_size: int = 64
+    num_workers: int | None = None
+    """Worker processes; None: none on the CPU, one a core on a GPU."""
+    skip_corrupt: bool = False

@@ -1,0 +1,98 @@
+"""Which records enter a table: the latest complete one of the task's current version for each weights, task and dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from massl_bench.errors import RequestError
+from massl_bench.results import ResultRecord, find_records, read_record, results_dirs
+from massl_bench.specs import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One record, with where it lies."""
+
+    path: Path
+    record: ResultRecord
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        """(task, dataset)."""
+        return self.record.identity.task.name, self.record.identity.dataset.name
+
+    @property
+    def weights(self) -> str:
+        """Hex sha256 of the weights."""
+        return self.record.identity.model.weights_sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaderboard:
+    """What a table shows.
+
+    Attributes:
+        cells: the columns, (task, dataset), in order.
+        rows: the records that enter, one for each weights and cell.
+        apart: records that do not enter, each with the reason.
+        suite: the suite's name where the columns are a suite's.
+    """
+
+    cells: Sequence[tuple[str, str]]
+    rows: Sequence[Row]
+    apart: Sequence[tuple[Row, str]]
+    suite: str | None = None
+
+
+def collect(results_dir: Path, registry: Registry, suite: str | None = None) -> Leaderboard:
+    """Reads every record of the user's and the packaged results.
+
+    Args:
+        results_dir: the user's results.
+        registry: says each task's current version and numbers.
+        suite: restricts the columns to a suite's cells, in its order.
+
+    Raises:
+        RequestError: A record cannot be read (the text names file and key), or the suite is unknown.
+    """
+    wanted = [(cell.task, cell.dataset) for cell in registry.suite(suite).cells] if suite is not None else None
+    candidates: dict[tuple[str, tuple[str, str]], Row] = {}
+    apart: list[tuple[Row, str]] = []
+    for directory in results_dirs(results_dir):
+        for path in find_records(directory):
+            row = Row(path=path, record=read_record(path))
+            if wanted is not None and row.cell not in wanted:
+                continue
+            reason = _why_apart(row.record, registry)
+            if reason is not None:
+                apart.append((row, reason))
+                continue
+            # One row for each weights: the same file under two names is one model.
+            key = (row.weights, row.cell)
+            if key not in candidates or row.record.created_at > candidates[key].record.created_at:
+                candidates[key] = row
+    rows = sorted(candidates.values(), key=lambda row: (row.record.identity.model.name, row.cell))
+    cells = wanted if wanted is not None else sorted({row.cell for row in rows})
+    return Leaderboard(cells=cells, rows=rows, apart=apart, suite=suite)
+
+
+def _why_apart(record: ResultRecord, registry: Registry) -> str | None:
+    """Returns why a record does not enter a table, or None where it does."""
+    if record.departures:
+        return f"departs from its task: {', '.join(record.departures)}"
+    if not record.complete:
+        return "partial"
+    task = record.identity.task
+    try:
+        current = registry.task(task.name)
+    except RequestError as error:
+        if task.name in registry.tasks:
+            raise  # a broken task file is never passed over
+        return f"stale: {error}"
+    if task.version != current.version:
+        return f"stale: version {task.version} of {task.name}, the current one is {current.version}"
+    if task.spec_sha256 != current.spec_hash:
+        return f"stale: measured with other numbers than {task.name} version {task.version} has here"
+    return None

@@ -1,0 +1,120 @@
+"""The formats of a leaderboard: Markdown for people; csv and JSON, one line a record, for machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from massl_bench.leaderboard.rows import Leaderboard, Row
+
+
+def _long(board: Leaderboard) -> list[dict[str, Any]]:
+    """Returns one flat dictionary for each record, values as fractions."""
+    lines = []
+    for row in board.rows:
+        identity, headline = row.record.identity, row.record.headline
+        low, high = headline.ci95 or (None, None)
+        lines.append(
+            {
+                "model": identity.model.name,
+                "architecture": identity.model.architecture,
+                "task": identity.task.name,
+                "version": identity.task.version,
+                "dataset": identity.dataset.name,
+                "metric": identity.task.headline,
+                "value": headline.value,
+                "ci95_low": low,
+                "ci95_high": high,
+                "std": headline.std,
+                "weights_sha256": identity.model.weights_sha256,
+                "dataset_fingerprint": identity.dataset.fingerprint,
+                "created_at": row.record.created_at,
+                "record": str(row.path),
+            }
+        )
+    return lines
+
+
+_COLUMNS = [
+    "model", "architecture", "task", "version", "dataset", "metric", "value", "ci95_low", "ci95_high", "std",
+    "weights_sha256", "dataset_fingerprint", "created_at", "record",
+]  # fmt: skip
+
+
+def to_csv(board: Leaderboard) -> str:
+    """Returns one line a record, values as fractions at full precision."""
+    return pd.DataFrame(_long(board), columns=_COLUMNS).to_csv(index=False)
+
+
+def to_json(board: Leaderboard) -> dict[str, Any]:
+    """Returns the records that enter, and those that do not with the reason."""
+    return {
+        "suite": board.suite,
+        "rows": _long(board),
+        "apart": [{"record": str(row.path), "reason": reason} for row, reason in board.apart],
+    }
+
+
+def to_markdown(board: Leaderboard) -> str:
+    """Returns a table with one row a model and one column a cell, in percent, with half the 95 % interval's width.
+
+    The best value of a column is bold where there is more than one. With a suite, a last column has the mean; it is
+    empty, with the count of cells, where one is missing. What does not enter the table is listed below it.
+    """
+    if not board.rows:
+        table = "No complete record of a current task version yet."
+    else:
+        table = _wide(board)
+    return "\n\n".join([table, *_apart(board)]) + "\n"
+
+
+def _wide(board: Leaderboard) -> str:
+    # One line for each weights, under the name of their latest record.
+    latest = sorted(board.rows, key=lambda row: row.record.created_at)
+    names = {row.weights: row.record.identity.model.name for row in latest}
+    models = sorted(names, key=lambda weights: (names[weights], weights))
+    titles = {}
+    for task, dataset in board.cells:
+        metrics = {row.record.identity.task.headline for row in board.rows if row.cell == (task, dataset)}
+        titles[task, dataset] = " ".join([f"{task} {dataset}", *sorted(metrics)])
+    values = {(row.weights, row.cell): row for row in board.rows}
+    best = {
+        cell: max((r.record.headline.value for r in board.rows if r.cell == cell), default=None) for cell in board.cells
+    }
+    counts = {cell: sum(row.cell == cell for row in board.rows) for cell in board.cells}
+    lines = []
+    for model in models:
+        # Two weights under one name are told apart by their hash.
+        shared = list(names.values()).count(names[model]) > 1
+        line = {"model": f"{names[model]} ({model[:8]})" if shared else names[model]}
+        for cell in board.cells:
+            row = values.get((model, cell))
+            text = _percent(row) if row is not None else "–"
+            bold = row is not None and counts[cell] > 1 and row.record.headline.value == best[cell]
+            line[titles[cell]] = f"**{text}**" if bold else text
+        if board.suite is not None:
+            present = [values[model, cell].record.headline.value for cell in board.cells if (model, cell) in values]
+            complete = len(present) == len(board.cells)
+            mean = f"{100 * sum(present) / len(present):.2f}" if complete else "–"
+            line[f"mean ({board.suite})"] = f"{mean} ({len(present)}/{len(board.cells)})"
+        lines.append(line)
+    align = ("left", *["right"] * (len(lines[0]) - 1))
+    table: str = pd.DataFrame(lines).to_markdown(index=False, colalign=align, disable_numparse=True)
+    return table
+
+
+def _percent(row: Row) -> str:
+    headline = row.record.headline
+    value = f"{100 * headline.value:.2f}"
+    if headline.ci95 is not None:
+        low, high = headline.ci95
+        return f"{value} ± {50 * (high - low):.2f}"
+    return f"{value} ± {100 * headline.std:.2f}" if headline.std is not None else value
+
+
+def _apart(board: Leaderboard) -> list[str]:
+    if not board.apart:
+        return []
+    lines = [f"- {row.path}: {reason}" for row, reason in board.apart]
+    return ["Not in the table:", "\n".join(lines)]

@@ -1,0 +1,280 @@
+"""Checkpoint files: read without executing anything, recognised by their layout, loaded exactly or not at all.
+
+The architecture is inferred from the tensors' shapes. The number of heads is not in them: it is width / 64 (as in MaSSL,
+DINO and DeiT) unless `--arch` says otherwise; what the file says of itself (`args`) is not trusted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from massl_bench.errors import RequestError, one_line, unknown_name
+from massl_bench.models.encoder import Encoder, num_parameters
+from massl_bench.models.model import ModelCard
+from massl_bench.models.vit import MasslVisionTransformer
+from massl_bench.storage import sha256_file
+from massl_bench.types import DEFAULT_PREPROCESSING
+
+Tensors = dict[str, Tensor]
+
+_HEAD_WIDTH = 64
+"""Width of an attention head in every ViT of MaSSL, DINO and DeiT."""
+
+_CONTAINERS = ("teacher", "state_dict", "model", "student")
+"""Keys under which trainers keep their weights; evaluation uses the teacher where there is one."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The tensors of a backbone, found in a checkpoint."""
+
+    tensors: Tensors
+    layout: str
+    """Where they were found, for people."""
+
+
+def build_checkpoint(file: Path, reference: str, arch: str | None = None, checkpoint_key: str | None = None) -> Encoder:
+    """Returns the encoder of a checkpoint file.
+
+    Args:
+        file: a file of torch (`.pth`, `.pt`, …) or safetensors.
+        reference: what the user gave, for messages.
+        arch: a timm architecture, where the shapes do not tell everything.
+        checkpoint_key: which of the file's sets of weights, where the choice is not the teacher's.
+
+    Raises:
+        RequestError: The file cannot be read safely, holds no backbone of a known layout, or its tensors are not exactly
+            those of the architecture.
+    """
+    where = f"model {reference}"
+    backbone = find_backbone(read_checkpoint(file), where, checkpoint_key)
+    network, architecture, pooling = build_network(backbone.tensors, arch, where)
+    load_exactly(network, backbone.tensors, where)
+    sha256 = sha256_file(file)
+    card = ModelCard(
+        name=f"{file.stem}-{sha256[:8]}",
+        reference=reference,
+        architecture=architecture,
+        pooling=pooling,
+        embed_dim=int(network.num_features),
+        num_parameters=num_parameters(network),
+        weights_sha256=sha256,
+        weights_hash_of="file",
+        weights_origin=f"{file.name} ({backbone.layout})",
+        preprocessing=DEFAULT_PREPROCESSING,
+        preprocessing_origin="the default (a checkpoint has none of its own)",
+    )
+    return Encoder(network, card, files=[file])
+
+
+def read_checkpoint(file: Path) -> Any:
+    """Returns the content of a checkpoint: tensors and plain containers, and `argparse.Namespace` as trainers write it.
+
+    Raises:
+        RequestError: The file is not a checkpoint, or it contains anything else; nothing of it was executed.
+    """
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise RequestError(f"{file}: not a safetensors file: {one_line(error)}") from None
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        hidden = re.search(r"(?:GLOBAL|Unsupported (?:class|global)[: ]+)\s*([\w.]+)", str(error))
+        if hidden:
+            raise RequestError(
+                f"{file}: refused: it would run {hidden.group(1)} when loaded, and only tensors and plain values are read; "
+                "nothing was executed; save it again as a state dict, or as safetensors"
+            ) from None
+        raise RequestError(f"{file}: not a checkpoint of torch: {one_line(error)}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RequestError(f"{file}: not a checkpoint of torch: {one_line(error)}") from None
+
+
+def read_tensors(file: Path) -> Tensors:
+    """Returns a file's state dict: a plain one, or the one under a trainer's usual key."""
+    content = read_checkpoint(file)
+    tensors = _tensors(content)
+    if tensors is None and isinstance(content, Mapping):
+        tensors = next((found for key in _CONTAINERS if (found := _tensors(content.get(key))) is not None), None)
+    if tensors is None:
+        raise RequestError(f"{file}: no state dict in it; found {_summary(content)}")
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _tensors(value: Any) -> Tensors | None:
+    """Returns `value` as a state dict, or None where it is not one."""
+    if isinstance(value, Mapping) and value and all(isinstance(item, Tensor) for item in value.values()):
+        return dict(value)
+    return None
+
+
+def _summary(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return type(content).__name__
+    keys = ", ".join(str(key) for key in list(content)[:8])
+    return f"the keys {keys}" if keys else "nothing"
+
+
+def find_backbone(content: Any, where: str, checkpoint_key: str | None = None) -> Backbone:
+    """Returns the backbone's tensors under timm's names.
+
+    Known layouts: the MaSSL (and DINO) trainer's `{student, teacher, …}` with `backbone.` and `head.`; a plain state dict
+    of a backbone, also under `state_dict` or `model`, with or without `module.` and `backbone.`.
+
+    Raises:
+        RequestError: No such tensors; the text names what was found.
+    """
+    plain = _tensors(content)
+    candidates: dict[str, Any] = {"": plain} if plain is not None else {}
+    if isinstance(content, Mapping) and plain is None:
+        candidates = {key: content[key] for key in _CONTAINERS if key in content}
+        if checkpoint_key is not None:
+            if checkpoint_key not in content:
+                raise RequestError(f"{where}: no key {checkpoint_key!r}; found {_summary(content)}")
+            candidates = {checkpoint_key: content[checkpoint_key]}
+    for key, value in candidates.items():
+        tensors = _tensors(value)
+        if tensors is None:
+            continue
+        stripped = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+        inside = f"key {key}" if key else "state dict"
+        if any(name.startswith("backbone.") for name in stripped):
+            # The projector is a part of pretraining, not of the representation: these names and no others are left out.
+            rest = sorted(name for name in stripped if not name.startswith(("backbone.", "head.")))
+            if rest:
+                raise RequestError(f"{where}: unexpected tensors beside backbone and head: {_list(rest)}")
+            return Backbone(
+                {n.removeprefix("backbone."): t for n, t in stripped.items() if n.startswith("backbone.")},
+                f"{inside}, backbone",
+            )
+        return Backbone(stripped, inside)
+    raise RequestError(
+        f"{where}: no backbone in this checkpoint: found {_summary(content)}; expected a state dict, or one under "
+        f"{', '.join(_CONTAINERS)}"
+    )
+
+
+def build_network(tensors: Tensors, arch: str | None, where: str) -> tuple[Any, str, str]:
+    """Returns (network with random weights, architecture, pooling) for the shapes of a backbone's tensors."""
+    if arch is not None:
+        import timm
+
+        if not timm.is_model(arch):
+            raise unknown_name("timm architecture", arch, timm.list_models())
+        heads = getattr(getattr(timm.create_model(arch, num_classes=0), "blocks", [None])[0], "attn", None)
+        if "patch_embed.proj.weight" in tensors and heads is not None:
+            return _build_vit(tensors, heads.num_heads, where)
+        return timm.create_model(arch, num_classes=0), arch, "pooled map"
+    if "patch_embed.proj.weight" in tensors:
+        return _build_vit(tensors, None, where)
+    if "layer4.0.conv1.weight" in tensors:
+        return _build_resnet(tensors, where)
+    raise RequestError(
+        f"{where}: the architecture cannot be inferred from its tensors ({_list(sorted(tensors))}); known: ViT and ResNet in "
+        "timm's names; name another one with --arch"
+    )
+
+
+def _build_vit(tensors: Tensors, num_heads: int | None, where: str) -> tuple[MasslVisionTransformer, str, str]:
+    try:
+        width, _, patch, patch_width = tensors["patch_embed.proj.weight"].shape
+        num_tokens = tensors["pos_embed"].shape[1] - 1
+        depth = 1 + max(int(m[1]) for name in tensors if (m := re.match(r"blocks\.(\d+)\.", name)))
+        hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0]
+        qkv_bias = "blocks.0.attn.qkv.bias" in tensors
+    except (KeyError, ValueError, IndexError) as error:
+        raise RequestError(f"{where}: not a ViT in timm's names: {one_line(error)} is missing") from None
+    grid = round(num_tokens**0.5)
+    if patch != patch_width or grid * grid != num_tokens:
+        raise RequestError(
+            f"{where}: contradicting shapes: patches of {patch} × {patch_width}, {num_tokens} position embeddings; expected "
+            "square patches on a square grid"
+        )
+    if num_heads is None:
+        if width % _HEAD_WIDTH:
+            raise RequestError(
+                f"{where}: width {width} is not a multiple of {_HEAD_WIDTH}, so the number of heads is unknown: give --arch"
+            )
+        num_heads = width // _HEAD_WIDTH
+    network = MasslVisionTransformer(
+        img_size=grid * patch,
+        patch_size=patch,
+        embed_dim=width,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_ratio=hidden / width,
+        qkv_bias=qkv_bias,
+    )
+    size = {192: "tiny", 384: "small", 768: "base", 1024: "large"}.get(width) if depth in (12, 24) else None
+    name = f"vit_{size}_patch{patch}" if size else f"vit_width{width}_depth{depth}_heads{num_heads}_patch{patch}"
+    return network, name, "class token after the final norm"
+
+
+def _build_resnet(tensors: Tensors, where: str) -> tuple[Any, str, str]:
+    import timm
+
+    bottleneck = "layer1.0.conv3.weight" in tensors
+    depths = tuple(
+        1 + max(int(m[1]) for name in tensors if (m := re.match(rf"layer{stage}\.(\d+)\.", name)))
+        for stage in range(1, 5)
+    )
+    known = {
+        (False, (2, 2, 2, 2)): "resnet18",
+        (False, (3, 4, 6, 3)): "resnet34",
+        (True, (3, 4, 6, 3)): "resnet50",
+        (True, (3, 4, 23, 3)): "resnet101",
+        (True, (3, 8, 36, 3)): "resnet152",
+    }
+    if (bottleneck, depths) not in known:
+        raise RequestError(f"{where}: a ResNet with {depths} blocks is not a known one; name it with --arch")
+    name = known[bottleneck, depths]
+    return timm.create_model(name, num_classes=0), name, "pooled map"
+
+
+def load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Loads `tensors` into `network`: every tensor of the network filled, none left over, every shape equal.
+
+    Raises:
+        RequestError: The sets of names or shapes differ; the text lists what is missing, unexpected or misshapen.
+    """
+    wanted = network.state_dict()
+    # Older checkpoints lack batch norm's counter, which no forward pass in evaluation reads.
+    missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in tensors if name not in wanted]
+    misshapen = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    problems = [
+        f"{len(names)} {kind} ({_list(names)})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise RequestError(f"{where}: its tensors are not those of the architecture: {'; '.join(problems)}")
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise RequestError(f"{where}: tensors with values that are not finite: {_list(broken)}")
+    counters = {name: value for name, value in wanted.items() if name not in tensors}
+    network.load_state_dict({**tensors, **counters}, strict=True)
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f", … {len(names)} in all" if len(names) > 4 else "")

@@ -1,0 +1,72 @@
+"""The encoder: normalised images in, features out. Shapes: B images, D feature dimensions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from massl_bench.models.model import ModelCard
+
+
+class Encoder:
+    """A frozen network with its identity.
+
+    Args:
+        network: maps float32 [B, 3, H, W] to [B, D].
+        card: what it is.
+        files: the weights' files, whose change makes a remembered card invalid.
+        reproducible: whether building it again gives the same tensors although they come from no file.
+    """
+
+    def __init__(
+        self, network: nn.Module, card: ModelCard, *, files: Sequence[Path] = (), reproducible: bool = False
+    ) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.card = card
+        self.files = tuple(files)
+        self.reproducible = reproducible
+        self._mean = torch.tensor(card.preprocessing.mean).view(3, 1, 1)
+        self._std = torch.tensor(card.preprocessing.std).view(3, 1, 1)
+
+    def with_card(self, card: ModelCard) -> Encoder:
+        """Returns the same network under another card (another name, another preprocessing)."""
+        return Encoder(self.network, card, files=self.files, reproducible=self.reproducible)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return self._mean.device
+
+    def to(self, device: str) -> Encoder:
+        """Moves the network to `device` and returns the encoder."""
+        self.network.to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        return self
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Returns uint8 images [B, 3, H, W] as float32: values in [0, 1], minus the mean, divided by the std."""
+        return images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Returns the features, float32 [B, D], of normalised images, float32 [B, 3, H, W] on the encoder's device."""
+        with torch.inference_mode():
+            features: Tensor = self.network(images)
+        return features.float()
+
+
+def tensors_sha256(network: nn.Module) -> str:
+    """Returns the hex sha256 over the names, shapes and values of all tensors of a network."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Returns the number of parameters of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())

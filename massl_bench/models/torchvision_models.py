@@ -1,0 +1,109 @@
+"""Encoders from torchvision: its own weights, or a local state dict. Features are what enters the last linear layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models import WeightsEnum
+
+from massl_bench.errors import MissingDataError, RequestError, one_line, unknown_name
+from massl_bench.models.checkpoints import load_exactly, read_tensors
+from massl_bench.models.encoder import Encoder, num_parameters
+from massl_bench.models.model import ModelCard
+from massl_bench.storage import sha256_file
+from massl_bench.types import DEFAULT_PREPROCESSING, Preprocessing
+
+_HEADS = ("fc", "classifier", "heads", "head")
+
+
+def build_torchvision(name: str, file: Path | None, reference: str, download: bool) -> Encoder:
+    """Returns the encoder of `torchvision:NAME` (its default weights) or `torchvision:NAME@FILE`.
+
+    Raises:
+        RequestError: The name is unknown, the file's tensors are not exactly the network's, or the network does not end
+            in a linear layer.
+        MissingDataError: The weights are not on this machine and could not, or may not, be downloaded.
+    """
+    known = models.list_models(module=models)
+    if name not in known:
+        raise unknown_name("torchvision model", name, known)
+    if file is None:
+        weights = models.get_model_weights(name).DEFAULT
+        file = _download(weights, reference, download)
+        preprocessing, origin = _own_preprocessing(weights, reference), f"the weights' transforms() ({weights})"
+        weights_origin, label = str(weights.url), reference
+    else:
+        preprocessing, origin = DEFAULT_PREPROCESSING, "the default (a local file has none of its own)"
+        weights_origin, label = file.name, f"torchvision:{name}@{file.stem}"
+    network = models.get_model(name, weights=None)
+    load_exactly(network, read_tensors(file), f"model {reference}")
+    embed_dim = _remove_last_linear(network, reference)
+    card = ModelCard(
+        name=label,
+        reference=reference,
+        architecture=name,
+        pooling="input of the last linear layer",
+        embed_dim=embed_dim,
+        num_parameters=num_parameters(network),
+        weights_sha256=sha256_file(file),
+        weights_hash_of="file",
+        weights_origin=weights_origin,
+        preprocessing=preprocessing,
+        preprocessing_origin=origin,
+        licence="BSD-3-Clause (torchvision); the training data has terms of its own",
+    )
+    return Encoder(network, card, files=[file])
+
+
+def _download(weights: WeightsEnum, reference: str, download: bool) -> Path:
+    """Returns the file of torchvision's weights in torch's own cache."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+    if file.is_file():
+        return file
+    if not download:
+        raise MissingDataError(
+            f"model {reference}: its weights are not on this machine, and --offline was given: {weights.url}"
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(weights.url, str(file), hash_prefix=file.stem.rpartition("-")[2], progress=False)
+    except (OSError, RuntimeError) as error:
+        raise MissingDataError(f"model {reference}: {weights.url} could not be downloaded: {one_line(error)}") from None
+    return file
+
+
+def _own_preprocessing(weights: WeightsEnum, reference: str) -> Preprocessing:
+    transform = weights.transforms()
+    try:
+        (resize,), (crop,) = transform.resize_size, transform.crop_size
+        return Preprocessing(
+            resize=resize,
+            resize_mode="shortest",
+            crop=crop,
+            interpolation=transform.interpolation.value,
+            mean=tuple(transform.mean),
+            std=tuple(transform.std),
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise RequestError(
+            f"model {reference}: its transforms() are not a resize and a crop: {one_line(error)}"
+        ) from None
+
+
+def _remove_last_linear(network: nn.Module, reference: str) -> int:
+    """Replaces the last linear layer by the identity; returns the number of its inputs."""
+    for head_name in _HEADS:
+        head = getattr(network, head_name, None)
+        if isinstance(head, nn.Linear):
+            setattr(network, head_name, nn.Identity())
+            return head.in_features
+        if isinstance(head, nn.Sequential):
+            for name, layer in reversed(list(head.named_children())):
+                if isinstance(layer, nn.Linear):
+                    setattr(head, name, nn.Identity())
+                    return layer.in_features
+    raise RequestError(f"model {reference}: it does not end in a linear layer, so it has no agreed feature")

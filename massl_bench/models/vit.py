@@ -1,0 +1,74 @@
+"""The ViT of MaSSL (and DINO): timm's, with the published interpolation of position embeddings."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class MasslVisionTransformer(VisionTransformer):  # type: ignore[misc]  # timm has no type information
+    """A ViT whose feature is the class token after the final norm, at any input size that is a multiple of the patch.
+
+    Args:
+        img_size: side of the images that the position embeddings were learnt for, in pixels.
+        patch_size: side of a patch, in pixels.
+        embed_dim: width D.
+        depth: number of blocks.
+        num_heads: number of attention heads.
+        mlp_ratio: hidden width of the MLPs over D.
+        qkv_bias: whether queries, keys and values have a bias.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int,
+        patch_size: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+    ) -> None:
+        super().__init__(
+            img_size=img_size,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            num_classes=0,
+            global_pool="token",
+            dynamic_img_size=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        )
+
+    def _pos_embed(self, patches: Tensor) -> Tensor:
+        """Returns the tokens [B, 1 + h·w, D] of a patch map [B, h, w, D]: class token first, positions added."""
+        batch, rows, columns, width = patches.shape
+        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), patches.reshape(batch, rows * columns, width)], dim=1)
+        positions: Tensor = self.pos_drop(tokens + self._positions(rows, columns))
+        return positions
+
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        """Returns the position embeddings [1, 1 + rows·columns, D] of a patch grid.
+
+        As the official code computes them: bicubic, without antialiasing, with the scale factor (side + 0.1) / grid
+        given to the interpolation (the 0.1 guards against rounding, and shifts the sampling points: features at other
+        sizes than the trained one depend on it).
+        """
+        grid_rows, grid_columns = self.patch_embed.grid_size
+        positions: Tensor = self.pos_embed
+        if (rows, columns) == (grid_rows, grid_columns):
+            return positions
+        width = positions.shape[-1]
+        learnt = positions[:, 1:].reshape(1, grid_rows, grid_columns, width).permute(0, 3, 1, 2)
+        resized = functional.interpolate(
+            learnt, scale_factor=((rows + 0.1) / grid_rows, (columns + 0.1) / grid_columns), mode="bicubic"
+        )
+        return torch.cat([positions[:, :1], resized.permute(0, 2, 3, 1).reshape(1, rows * columns, width)], dim=1)

@@ -1,0 +1,388 @@
+"""From a request to planned cells: everything that can be known before work starts, and nothing written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from massl_bench import protocols, results, search
+from massl_bench.datasets import DataOptions, Dataset, open_dataset
+from massl_bench.devices import resolve_device
+from massl_bench.errors import MasslBenchError, MissingDataError, RequestError
+from massl_bench.features import (
+    BankKey,
+    ExtractionOptions,
+    FeatureCache,
+    HandedFeatures,
+    Reporting,
+    bank_key,
+    read_features_file,
+)
+from massl_bench.models import Model, ModelOptions, open_model
+from massl_bench.results import ResultRecord
+from massl_bench.specs import Registry, TaskSpec
+from massl_bench.storage import sha256_of
+from massl_bench.types import Preprocessing, SearchBackend, StrictModel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What the user asked for."""
+
+    cells: Sequence[tuple[str, str]]
+    """(task, dataset) in order."""
+    models: Sequence[str]
+    from_suite: bool = False
+    """Whether the cells come from a suite: data that is missing then fails its cell, and the others go on."""
+    features_file: Path | None = None
+    """In place of models and datasets."""
+    name: str | None = None
+    """The model's name in the results, where not its own."""
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Parameters by task (`--set`)."""
+    seed: int | None = None
+    limit: Mapping[str, int] = field(default_factory=dict)
+    """First items only, by split; the key `""` stands for every split."""
+    device: str = "auto"
+    data: DataOptions
+    extraction: ExtractionOptions = field(default_factory=ExtractionOptions)
+    results_dir: Path
+    arch: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTask:
+    """A task with the user's changes, checked."""
+
+    spec: TaskSpec
+    params: StrictModel
+    departures: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """A cell that can run, or the reason why it cannot."""
+
+    task: PlannedTask
+    dataset_reference: str
+    model: Model | None
+    """None for features that were handed in."""
+    dataset: Dataset | None
+    problem: MasslBenchError | None = None
+    """Why the dataset is not there; a `MissingDataError` may be cured by a download."""
+    setup_seconds: float = 0.0
+    data_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPlan:
+    """What running a cell will do."""
+
+    task: str
+    dataset: str
+    model: str
+    status: Literal["finished", "cached", "extract", "download", "missing"]
+    """`finished`: the record is there; `cached`: all features are; `extract`: images go through the model; `download`: the
+    data is fetched first; `missing`: the cell will fail."""
+    record: Path | None
+    detail: str
+
+
+class Planner:
+    """Resolves the names of one request, checks what they stand for, and gives each cell its identity."""
+
+    def __init__(self, request: RunRequest, registry: Registry, reporting: Reporting) -> None:
+        self.request = request
+        self._registry = registry
+        self._reporting = reporting
+        self.cache = FeatureCache(request.data.cache_dir)
+        self._datasets: dict[str, Dataset | MasslBenchError] = {}
+
+    @cached_property
+    def backend(self) -> SearchBackend:
+        """Where neighbours are searched."""
+        backend, reason = search.resolve_backend(self.device)
+        if reason is not None:
+            self._reporting.say(reason)
+        return backend
+
+    @cached_property
+    def device(self) -> str:
+        """Where encoders run."""
+        return resolve_device(self.request.device)
+
+    @cached_property
+    def handed(self) -> HandedFeatures:
+        """The features that were handed in."""
+        assert self.request.features_file is not None
+        return read_features_file(self.request.features_file)
+
+    def plan(self) -> list[PlannedCell]:
+        """Returns the cells, checked as far as they can be before work starts; writes nothing but memos of hashes.
+
+        Raises:
+            RequestError: The request cannot be carried out.
+        """
+        search.check_installation()
+        resolve_device(self.request.device)
+        tasks = {name: self._plan_task(name) for name, _ in self.request.cells}
+        unused = set(self.request.overrides) - set(tasks)
+        if unused:
+            raise RequestError(
+                f"--set {min(unused)}.…: the task is not a part of this run; its tasks: {', '.join(tasks)}"
+            )
+        if self.request.features_file is not None:
+            return [self._plan_handed(tasks[task]) for task, _ in self.request.cells]
+        # Datasets first: that is quick, and a typo there should not wait for a model to load.
+        for task, dataset in self.request.cells:
+            self.open_dataset(dataset)
+            self.check_kind(tasks[task], dataset)
+        cells = []
+        for reference in self.request.models:
+            seconds, model = timed(lambda reference=reference: self._open_model(reference))
+            for task, dataset in self.request.cells:
+                cell = self._plan_cell(tasks[task], dataset, model)
+                cells.append(replace(cell, setup_seconds=seconds))
+                seconds = 0.0
+        return cells
+
+    def _plan_task(self, name: str) -> PlannedTask:
+        spec = self._registry.task(name)
+        origin = str(self._registry.tasks[name])
+        protocols.parameters(spec, origin)
+        departures = []
+        changes = dict(self.request.overrides.get(name, {}))
+        if changes:
+            departures = [f"--set {name}.{key}={value}" for key, value in sorted(changes.items())]
+            origin = "--set " + ", ".join(f"{name}.{key}" for key in sorted(changes))
+            headline = changes.pop("headline", spec.headline)
+            unknown = sorted(set(changes) - set(spec.params))
+            if unknown:
+                raise RequestError(
+                    f"--set {name}.{unknown[0]}: {name} has the parameters {', '.join(spec.params)} and headline"
+                )
+            spec = spec.model_copy(update={"params": {**spec.params, **changes}, "headline": headline})
+        if self.request.seed is not None and self.request.seed != spec.seed:
+            departures.append(f"--seed {self.request.seed}")
+            spec = spec.model_copy(update={"seed": self.request.seed})
+        return PlannedTask(spec=spec, params=protocols.parameters(spec, origin), departures=tuple(departures))
+
+    def _open_model(self, reference: str) -> Model:
+        options = ModelOptions(
+            cache_dir=self.request.data.cache_dir, arch=self.request.arch, download=not self.request.data.offline
+        )
+        model = open_model(reference, self._registry, options)
+        if self.request.name is not None:
+            model = replace(model, card=model.card.model_copy(update={"name": self.request.name}))
+        return model
+
+    def open_dataset(self, reference: str, *, fetch: bool = False) -> Dataset | MasslBenchError:
+        """Returns the dataset, or the reason why it is not there; each is looked for once."""
+        known = self._datasets.get(reference)
+        if known is None or (fetch and not isinstance(known, Dataset)):
+            try:
+                known = open_dataset(reference, self._registry, self.request.data, fetch=fetch)
+            except MissingDataError as error:
+                known = error
+                if self.request.data.offline and not self.request.from_suite:
+                    raise
+            self._datasets[reference] = known
+        return known
+
+    def check_kind(self, task: PlannedTask, reference: str) -> None:
+        """Raises `RequestError` where the task does not apply to the dataset."""
+        dataset = self._datasets[reference]
+        if isinstance(dataset, Dataset):
+            kind = dataset.kind
+        elif reference in self._registry.datasets:
+            kind = self._registry.dataset(reference).kind
+        else:
+            return  # known when it has been downloaded
+        if kind not in task.spec.kinds:
+            fitting = [name for name in self._registry.tasks if kind in self._registry.task(name).kinds]
+            raise RequestError(
+                f"task {task.spec.name} needs a {' or '.join(task.spec.kinds)} dataset, and {reference} is {kind}; "
+                f"tasks that apply: {', '.join(fitting) or 'none yet'}"
+            )
+
+    def _plan_cell(self, task: PlannedTask, reference: str, model: Model) -> PlannedCell:
+        found = self.open_dataset(reference)
+        if isinstance(found, MasslBenchError):
+            return PlannedCell(task=task, dataset_reference=reference, model=model, dataset=None, problem=found)
+        cell = PlannedCell(task=task, dataset_reference=reference, model=model, dataset=found)
+        try:
+            seconds, _ = timed(lambda: self.check_cell(cell))
+        except RequestError as error:
+            if not self.request.from_suite:
+                raise
+            return replace(cell, problem=error)
+        return replace(cell, data_seconds=seconds)
+
+    def check_cell(self, cell: PlannedCell) -> None:
+        """Checks sizes against parameters, and the splits that will have to be read against their spec."""
+        assert cell.dataset is not None
+        protocol = protocols.load(cell.task.spec.protocol)
+        for role in protocol.ROLES:
+            if role not in cell.dataset.sources:
+                raise RequestError(
+                    f"{cell.dataset.name}: task {cell.task.spec.name} needs the splits {', '.join(protocol.ROLES)}; "
+                    f"it has {', '.join(cell.dataset.sources)}"
+                )
+            if self.key(cell, role) not in self.cache:
+                cell.dataset.split(role)
+        protocol.check_sizes(cell.task.params, {role: self._count(cell.dataset, role) for role in protocol.ROLES})
+
+    def _plan_handed(self, task: PlannedTask) -> PlannedCell:
+        kind = self.handed.kind
+        if kind not in task.spec.kinds:
+            raise RequestError(
+                f"task {task.spec.name} needs {' or '.join(task.spec.kinds)} features; the file's are {kind}"
+            )
+        sizes = {role: len(bank) for role, bank in self.handed.banks.items()}
+        protocols.load(task.spec.protocol).check_sizes(task.params, sizes)
+        return PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None)
+
+    def _limit(self, dataset: Dataset, role: str) -> int | None:
+        """Returns the limit of a split, or None where it takes nothing away."""
+        limit = self.request.limit.get(role, self.request.limit.get(""))
+        return limit if limit is not None and limit < dataset.num_items(role) else None
+
+    def _count(self, dataset: Dataset, role: str) -> int:
+        limit = self._limit(dataset, role)
+        return dataset.num_items(role) if limit is None else limit
+
+    def _preprocessing(self, cell: PlannedCell) -> Preprocessing | None:
+        if cell.model is None:
+            return None
+        override = cell.task.spec.preprocessing
+        base = cell.model.card.preprocessing
+        return base if override is None else override.apply(base)
+
+    def key(self, cell: PlannedCell, role: str) -> BankKey:
+        """Returns the content key of one of the cell's banks."""
+        assert cell.dataset is not None
+        assert cell.model is not None
+        preprocessing = self._preprocessing(cell)
+        assert preprocessing is not None
+        limit = self._limit(cell.dataset, role)
+        return bank_key(cell.model.card, preprocessing, cell.dataset, role, limit, self.request.extraction)
+
+    def identity(self, cell: PlannedCell, skipped: Mapping[str, Sequence[str]]) -> results.Identity:
+        """Returns what a record of the cell must agree with; `skipped` are the corrupt items left out, by split."""
+        spec = cell.task.spec
+        task = results.TaskIdentity(
+            name=spec.name,
+            version=spec.version,
+            spec_sha256=spec.spec_hash,
+            protocol=spec.protocol,
+            params=cell.task.params.model_dump(mode="json"),
+            headline=spec.headline,
+            seed=spec.seed,
+        )
+        if cell.model is None:
+            sha256 = self.handed.sha256
+            model = results.ModelIdentity(
+                name=self.request.name or "features",
+                architecture="unknown",
+                pooling="unknown",
+                embed_dim=self.handed.banks["train"].features.shape[1],
+                weights_sha256=sha256,
+                weights_hash_of="features",
+            )
+            fingerprint, limit = sha256, {}
+            keys = {role: sha256_of([sha256, role]) for role in self.handed.banks}
+        else:
+            assert cell.dataset is not None
+            card = cell.model.card
+            model = results.ModelIdentity(
+                **card.model_dump(
+                    include={"name", "architecture", "pooling", "embed_dim", "weights_sha256", "weights_hash_of"}
+                )
+            )
+            fingerprint = cell.dataset.fingerprint
+            roles = protocols.load(spec.protocol).ROLES
+            limits = {role: self._limit(cell.dataset, role) for role in roles}
+            limit = {role: count for role, count in limits.items() if count is not None}
+            keys = {role: self.key(cell, role).digest for role in roles}
+        return results.Identity(
+            model=model,
+            task=task,
+            dataset=results.DatasetIdentity(
+                name=cell.dataset_reference,
+                fingerprint=fingerprint,
+                limit=limit,
+                skipped={role: list(items) for role, items in skipped.items() if items},
+            ),
+            preprocessing=self._preprocessing(cell),
+            precision=self.request.extraction.precision if cell.model is not None else "unknown",
+            feature_keys=keys,
+            backend=self.backend.name,
+        )
+
+    def departures(self, cell: PlannedCell, identity: results.Identity) -> list[str]:
+        """Returns how the run departs from its task."""
+        departures = list(cell.task.departures)
+        departures += [f"--limit {role}={count}" for role, count in sorted(identity.dataset.limit.items())]
+        if identity.precision not in ("fp32", "unknown"):
+            departures.append(f"--precision {identity.precision}")
+        departures += [
+            f"{len(items)} corrupt {role} images skipped" for role, items in identity.dataset.skipped.items()
+        ]
+        return departures
+
+    def finished(self, cell: PlannedCell) -> tuple[Path, ResultRecord | None]:
+        """Returns where the cell's record belongs, and the record where one of the same identity is there."""
+        identity = self.identity(cell, {})
+        path = results.record_path(self.request.results_dir, identity, self.departures(cell, identity))
+        if self.request.force or not path.is_file():
+            return path, None
+        record = results.read_record(path)
+        return path, record if record.identity_sha256 == identity.digest else None
+
+    def describe(self, cell: PlannedCell) -> CellPlan:
+        """Returns what running the cell will do, for `--dry-run`."""
+        name = self.model_name(cell)
+
+        def plan(status: Any, record: Path | None, detail: str) -> CellPlan:
+            return CellPlan(
+                task=cell.task.spec.name,
+                dataset=cell.dataset_reference,
+                model=name,
+                status=status,
+                record=record,
+                detail=detail,
+            )
+
+        if cell.problem is not None:
+            can_fetch = isinstance(cell.problem, MissingDataError) and not self.request.data.offline
+            return plan("download" if can_fetch else "missing", None, str(cell.problem))
+        path, record = self.finished(cell)
+        if record is not None:
+            return plan("finished", path, "the record is there; --force runs it again")
+        if cell.model is None:
+            return plan("cached", path, "features from the file")
+        roles = protocols.load(cell.task.spec.protocol).ROLES
+        to_do = [role for role in roles if self.key(cell, role) not in self.cache]
+        if not to_do:
+            return plan("cached", path, "features from the cache, no model is loaded")
+        assert cell.dataset is not None
+        images = ", ".join(f"{role} {self._count(cell.dataset, role):,}" for role in to_do)
+        return plan("extract", path, f"images through the model on {self.device}: {images}")
+
+    def model_name(self, cell: PlannedCell) -> str:
+        """Returns the model's name in the results."""
+        return cell.model.card.name if cell.model is not None else self.request.name or "features"
+
+
+def timed(call: Callable[[], T]) -> tuple[float, T]:
+    """Returns (seconds, value) of a call."""
+    start = time.perf_counter()
+    value = call()
+    return time.perf_counter() - start, value

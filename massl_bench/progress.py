@@ -1,0 +1,69 @@
+"""What a run says while it works, on stderr: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from massl_bench.features import Reporting
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def say(text: str) -> None:
+    """Writes one line to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def reporting() -> Reporting:
+    """Returns the reporting that suits stderr."""
+    return Reporting(say=say, progress=_bar if sys.stderr.isatty() else _lines)
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Images per second, over the last half minute."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def _lines(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    start = time.monotonic()
+    done, last = 0, start
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        if done < total and now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            rate = done / (now - start)
+            minutes, seconds = divmod(round((total - done) / rate), 60)
+            say(f"{label}: {done:,}/{total:,} images, {rate:,.0f} images/s, {minutes}:{seconds:02} left")
+
+    yield advance
+    if done == total:
+        seconds = time.monotonic() - start
+        say(f"{label}: {total:,} images in {seconds:.1f} s, {total / max(seconds, 1e-9):,.0f} images/s")

@@ -1,0 +1,262 @@
+"""The result record: everything that is needed to stand behind one number, in one JSON file for each cell."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from massl_bench.errors import RequestError
+from massl_bench.specs import first_problem, packaged_root
+from massl_bench.storage import file_safe, sha256_of, write_atomic
+from massl_bench.types import Preprocessing, Score, StrictModel
+
+SCHEMA_VERSION = 1
+
+_PACKAGES = ("massl-bench", "torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "pillow")
+
+
+class ModelIdentity(StrictModel):
+    """Which weights, under which architecture."""
+
+    name: str
+    architecture: str
+    pooling: str
+    embed_dim: int
+    weights_sha256: str
+    weights_hash_of: Literal["file", "tensors", "nothing", "features"]
+
+
+class TaskIdentity(StrictModel):
+    """Which protocol, with which numbers."""
+
+    name: str
+    version: int
+    spec_sha256: str
+    protocol: str
+    params: dict[str, Any]
+    headline: str
+    seed: int
+
+
+class DatasetIdentity(StrictModel):
+    """Which data: content, and which part of it."""
+
+    name: str
+    fingerprint: str
+    limit: dict[str, int]
+    """The first items only, by split; empty for whole splits."""
+    skipped: dict[str, list[str]]
+    """Items left out as corrupt, by split."""
+
+
+class Identity(StrictModel):
+    """What must be the same for two records to be of the same measurement."""
+
+    model: ModelIdentity
+    task: TaskIdentity
+    dataset: DatasetIdentity
+    preprocessing: Preprocessing | None
+    """None for features that were handed in."""
+    precision: str
+    feature_keys: dict[str, str]
+    """Content key of the bank of each split."""
+    backend: str
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the identity."""
+        return sha256_of(self.model_dump(mode="json"))
+
+
+class Metric(StrictModel):
+    """A score, as a file holds it."""
+
+    value: float = Field(allow_inf_nan=False)
+    ci95: tuple[float, float] | None = Field(default=None, strict=False)
+    std: float | None = None
+    per_seed: tuple[float, ...] | None = Field(default=None, strict=False)
+
+
+class Timings(StrictModel):
+    """Seconds."""
+
+    setup: float
+    """Imports, device probing, opening the model."""
+    data: float
+    """Finding, fingerprinting and checking the dataset."""
+    extract: float
+    """Features, or reading them from the cache."""
+    protocol: float
+    """From features in memory to scores, intervals included."""
+    total: float
+
+
+class Environment(StrictModel):
+    """Where it ran. Two runs of one identity may differ in all of it."""
+
+    python: str
+    platform: str
+    device: str
+    packages: dict[str, str]
+    git_commit: str | None
+
+
+class ResultRecord(StrictModel):
+    """One cell: one model, one task, one dataset."""
+
+    schema_version: Literal[1]
+    identity: Identity
+    identity_sha256: str
+    departures: list[str]
+    """How the run departs from the task (`--set`, `--limit`, `--seed`, skipped images); such a run enters no leaderboard."""
+    complete: bool
+    """Whether all items of all splits were measured."""
+    metrics: dict[str, Metric]
+    curves: dict[str, dict[str, float]]
+    """For a metric with a parameter (`top1@k`): its value by the parameter."""
+    selection_split: str | None
+    """Where hyper-parameters were selected; None where nothing was."""
+    num_items: dict[str, int]
+    num_classes: int | None
+    model_reference: str
+    model_licence: str
+    weights_origin: str
+    preprocessing_origin: str
+    dataset_layout: str
+    dataset_revision: str | None
+    environment: Environment
+    timings: Timings
+    peak_memory_mb: dict[str, float]
+    """Of this process: `host`, and `device` where one was used."""
+    argv: list[str]
+    created_at: str
+
+    @property
+    def headline(self) -> Metric:
+        """The task's headline metric."""
+        return self.metrics[self.identity.task.headline]
+
+
+def record_path(results_dir: Path, identity: Identity, departures: list[str]) -> Path:
+    """Returns `<results_dir>/<model>/<task>/<dataset>.json`, with `@<8 hex of the identity>` for a departing run."""
+    suffix = f"@{identity.digest[:8]}" if departures else ""
+    folder = results_dir / file_safe(identity.model.name) / file_safe(identity.task.name)
+    return folder / f"{file_safe(identity.dataset.name)}{suffix}.json"
+
+
+def curves(metrics: dict[str, Score]) -> dict[str, dict[str, float]]:
+    """Returns the values of `name@parameter` metrics, grouped by name."""
+    grouped: dict[str, dict[str, float]] = {}
+    for name, score in metrics.items():
+        metric, at, parameter = name.partition("@")
+        if at:
+            grouped.setdefault(metric, {})[parameter] = score.value
+    return grouped
+
+
+def write_record(path: Path, record: ResultRecord) -> None:
+    """Writes a record with sorted keys, atomically."""
+    text = json.dumps(record.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_atomic(path, text + "\n")
+
+
+def read_record(path: Path) -> ResultRecord:
+    """Reads and validates a record.
+
+    Raises:
+        RequestError: Not a record of a known schema version, or changed by hand: the text names file and key.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: not a result record: {error}") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RequestError(f"{path}: schema_version: expected {SCHEMA_VERSION}, got {version!r}")
+    try:
+        record = ResultRecord.model_validate(content)
+    except ValidationError as error:
+        raise RequestError(f"{path}: {first_problem(error)}") from None
+    if record.identity.digest != record.identity_sha256:
+        raise RequestError(f"{path}: identity_sha256: does not match the identity: the record was changed by hand")
+    if record.identity.task.headline not in record.metrics:
+        raise RequestError(f"{path}: metrics: the headline {record.identity.task.headline!r} is missing")
+    return record
+
+
+def find_records(directory: Path) -> list[Path]:
+    """Returns every record file below a results directory, sorted."""
+    return sorted(directory.glob("*/*/*.json"))
+
+
+def results_dirs(own: Path) -> list[Path]:
+    """Returns the directories that records are read from: the user's, then the packaged one."""
+    packaged = packaged_root() / "results"
+    return [own] if own.resolve() == packaged.resolve() else [own, packaged]
+
+
+def json_schema() -> dict[str, Any]:
+    """Returns the JSON Schema of a record."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ResultRecord.model_json_schema()}
+
+
+def environment(device: str) -> Environment:
+    """Returns what a record says of the machine."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device=device,
+        packages=packages,
+        git_commit=_git_commit(),
+    )
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the checkout that the package runs from, with `+` where files were changed; None elsewhere."""
+    root = packaged_root()
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changes else "")
+
+
+def peak_memory_mb(device: str) -> dict[str, float]:
+    """Returns the peak resident memory of this process so far and, on a GPU, the peak that torch allocated, in MB."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such count
+        return {}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = {"host": round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)}
+    if device.startswith("cuda") and "torch" in sys.modules:
+        import torch
+
+        memory["device"] = round(torch.cuda.max_memory_allocated(device) / (1 << 20), 1)
+    return memory
+
+
+def now() -> str:
+    """Returns the current time, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,197 @@
+"""The only orchestration: planned cells become records.
+
+One cell after the other; a cell that fails leaves nothing behind, and the others go on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from massl_bench import protocols, results
+from massl_bench.errors import CellError, MasslBenchError, MissingDataError, one_line
+from massl_bench.features import Reporting, load_or_extract
+from massl_bench.models import Model
+from massl_bench.planning import PlannedCell, Planner, timed
+from massl_bench.results import ResultRecord
+from massl_bench.types import EvaluationData, FeatureBank
+
+if TYPE_CHECKING:
+    from massl_bench.models.encoder import Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a cell."""
+
+    task: str
+    dataset: str
+    model: str
+    status: Literal["done", "finished", "failed"]
+    path: Path | None = None
+    record: ResultRecord | None = None
+    error: str | None = None
+
+
+class Runner:
+    """Runs the cells of one request."""
+
+    def __init__(self, planner: Planner, reporting: Reporting) -> None:
+        self._planner = planner
+        self._reporting = reporting
+        self._encoder: tuple[Model, Encoder] | None = None
+
+    def run(self, cells: Sequence[PlannedCell]) -> Iterator[Outcome]:
+        """Runs the cells in order; yields an outcome for each as it is done."""
+        if any(self._needs_torch(cell) for cell in cells):
+            import torch  # noqa: F401  # before faiss: the other order has been seen to crash
+        for cell in cells:
+            names = {
+                "task": cell.task.spec.name,
+                "dataset": cell.dataset_reference,
+                "model": self._planner.model_name(cell),
+            }
+            try:
+                cell = self._fetched(cell)
+                path, record = self._planner.finished(cell)
+                if record is not None:
+                    yield Outcome(**names, status="finished", path=path, record=record)
+                    continue
+                path, record = self._run_cell(cell)
+            except MasslBenchError as error:
+                yield Outcome(**names, status="failed", error=str(error))
+            except Exception as error:
+                if os.environ.get("MASSL_BENCH_TRACEBACK"):
+                    raise
+                text = f"unexpected {type(error).__name__}: {one_line(error)}; MASSL_BENCH_TRACEBACK=1 shows where"
+                yield Outcome(**names, status="failed", error=text)
+            else:
+                yield Outcome(**names, status="done", path=path, record=record)
+
+    def _needs_torch(self, cell: PlannedCell) -> bool:
+        if cell.model is None or cell.dataset is None or cell.problem is not None:
+            return cell.model is not None
+        roles = protocols.load(cell.task.spec.protocol).ROLES
+        return any(self._planner.key(cell, role) not in self._planner.cache for role in roles)
+
+    def _fetched(self, cell: PlannedCell) -> PlannedCell:
+        """Returns the cell with its dataset, downloaded where that is what was missing; raises where it stays missing."""
+        if cell.problem is None:
+            return cell
+        if not isinstance(cell.problem, MissingDataError) or self._planner.request.data.offline:
+            raise cell.problem
+        self._reporting.say(f"downloading {cell.dataset_reference}")
+        seconds, found = timed(lambda: self._planner.open_dataset(cell.dataset_reference, fetch=True))
+        if isinstance(found, MasslBenchError):
+            raise found
+        cell = replace(cell, dataset=found, problem=None, data_seconds=seconds)
+        self._planner.check_kind(cell.task, cell.dataset_reference)
+        self._planner.check_cell(cell)
+        return cell
+
+    def _run_cell(self, cell: PlannedCell) -> tuple[Path, ResultRecord]:
+        clock = _Clock(setup=cell.setup_seconds, data=cell.data_seconds)
+        banks, num_classes = self._banks(cell, clock)
+        spec = cell.task.spec
+        protocol = protocols.load(spec.protocol)
+        with clock.measure("setup"):
+            data = EvaluationData(banks=banks, num_classes=num_classes, backend=self._planner.backend)
+        sizes = {role: len(bank) for role, bank in banks.items()}
+        protocol.check_sizes(cell.task.params, sizes)  # again: corrupt images may have been left out
+        with clock.measure("protocol"):
+            metrics = protocol.run(data, cell.task.params, np.random.default_rng(spec.seed))
+        broken = [name for name, score in metrics.items() if not np.isfinite(score.value)]
+        if broken:
+            raise CellError(f"{spec.name}: {broken[0]} is not a finite number")
+        identity = self._planner.identity(cell, {role: bank.skipped for role, bank in banks.items()})
+        departures = self._planner.departures(cell, identity)
+        card = cell.model.card if cell.model is not None else None
+        override = " and the task's override" if spec.preprocessing is not None else ""
+        record = ResultRecord(
+            schema_version=results.SCHEMA_VERSION,
+            identity=identity,
+            identity_sha256=identity.digest,
+            departures=departures,
+            complete=not identity.dataset.limit and not identity.dataset.skipped,
+            metrics={name: results.Metric(**vars(score)) for name, score in metrics.items()},
+            curves=results.curves(metrics),
+            selection_split=None,
+            num_items=sizes,
+            num_classes=num_classes,
+            model_reference=card.reference if card is not None else str(self._planner.request.features_file),
+            model_licence=card.licence if card is not None else "unknown",
+            weights_origin=card.weights_origin if card is not None else "features that were handed in",
+            preprocessing_origin=card.preprocessing_origin + override if card is not None else "unknown",
+            dataset_layout=cell.dataset.layout.kind if cell.dataset is not None else "npz",
+            dataset_revision=cell.dataset.revision if cell.dataset is not None else None,
+            environment=results.environment(self._planner.device),
+            timings=clock.timings(),
+            peak_memory_mb=results.peak_memory_mb(self._planner.device),
+            argv=sys.argv[1:],
+            created_at=results.now(),
+        )
+        path = results.record_path(self._planner.request.results_dir, identity, departures)
+        try:
+            results.write_record(path, record)
+        except OSError as error:
+            raise CellError(f"{path}: the record could not be written: {error.strerror or error}") from None
+        return path, record
+
+    def _banks(self, cell: PlannedCell, clock: _Clock) -> tuple[Mapping[str, FeatureBank], int | None]:
+        if cell.model is None:
+            return self._planner.handed.banks, self._planner.handed.num_classes
+        assert cell.dataset is not None
+        banks = {}
+        for role in protocols.load(cell.task.spec.protocol).ROLES:
+            with clock.measure("extract"):
+                banks[role] = load_or_extract(
+                    self._planner.cache,
+                    self._planner.key(cell, role),
+                    lambda: self._loaded(cell, clock),
+                    cell.dataset,
+                    self._planner.request.extraction,
+                    self._reporting,
+                )
+        return banks, next(iter(banks.values())).num_classes
+
+    def _loaded(self, cell: PlannedCell, clock: _Clock) -> Encoder:
+        """Returns the encoder on its device; the last one is kept, as the next cells mostly want it again."""
+        assert cell.model is not None
+        if self._encoder is None or self._encoder[0] is not cell.model:
+            self._encoder = None  # frees the memory of the one before
+            seconds, encoder = timed(lambda: cell.model.encoder(self._planner.device))  # type: ignore[union-attr]
+            clock.move("extract", "setup", seconds)
+            self._encoder = (cell.model, encoder)
+        return self._encoder[1]
+
+
+class _Clock:
+    """Seconds by phase."""
+
+    def __init__(self, **seconds: float) -> None:
+        self._seconds = {"setup": 0.0, "data": 0.0, "extract": 0.0, "protocol": 0.0, **seconds}
+
+    @contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[phase] += time.perf_counter() - start
+
+    def move(self, source: str, target: str, seconds: float) -> None:
+        """Counts `seconds` that are being measured under `source` for `target` instead."""
+        self._seconds[source] -= seconds
+        self._seconds[target] += seconds
+
+    def timings(self) -> results.Timings:
+        rounded = {phase: round(seconds, 4) for phase, seconds in self._seconds.items()}
+        return results.Timings(**rounded, total=round(sum(self._seconds.values()), 4))
