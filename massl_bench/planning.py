@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -146,7 +146,7 @@ class Planner:
             self.check_kind(tasks[task], dataset)
         cells = []
         for reference in self.request.models:
-            seconds, model = timed(lambda reference=reference: self._open_model(reference))
+            seconds, model = timed(partial(self._open_model, reference))
             for task, dataset in self.request.cells:
                 cell = self._plan_cell(tasks[task], dataset, model)
                 cells.append(replace(cell, setup_seconds=seconds))

@@ -18,7 +18,7 @@ from massl_bench.specs import first_problem, packaged_root
 from massl_bench.storage import file_safe, sha256_of, write_atomic
 from massl_bench.types import Preprocessing, Score, StrictModel
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 _PACKAGES = ("massl-bench", "torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "pillow")
 

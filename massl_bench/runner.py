@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from massl_bench.models.encoder import Encoder
 
 
+Status = Literal["done", "finished", "failed"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What became of a cell."""
@@ -35,7 +38,7 @@ class Outcome:
     task: str
     dataset: str
     model: str
-    status: Literal["done", "finished", "failed"]
+    status: Status
     path: Path | None = None
     record: ResultRecord | None = None
     error: str | None = None
@@ -54,27 +57,34 @@ class Runner:
         if any(self._needs_torch(cell) for cell in cells):
             import torch  # noqa: F401  # before faiss: the other order has been seen to crash
         for cell in cells:
-            names = {
-                "task": cell.task.spec.name,
-                "dataset": cell.dataset_reference,
-                "model": self._planner.model_name(cell),
-            }
-            try:
-                cell = self._fetched(cell)
-                path, record = self._planner.finished(cell)
-                if record is not None:
-                    yield Outcome(**names, status="finished", path=path, record=record)
-                    continue
-                path, record = self._run_cell(cell)
-            except MasslBenchError as error:
-                yield Outcome(**names, status="failed", error=str(error))
-            except Exception as error:
-                if os.environ.get("MASSL_BENCH_TRACEBACK"):
-                    raise
-                text = f"unexpected {type(error).__name__}: {one_line(error)}; MASSL_BENCH_TRACEBACK=1 shows where"
-                yield Outcome(**names, status="failed", error=text)
-            else:
-                yield Outcome(**names, status="done", path=path, record=record)
+            yield self._outcome(cell)
+
+    def _outcome(self, cell: PlannedCell) -> Outcome:
+        def outcome(status: Status, path: Path | None, record: ResultRecord | None, error: str | None) -> Outcome:
+            return Outcome(
+                task=cell.task.spec.name,
+                dataset=cell.dataset_reference,
+                model=self._planner.model_name(cell),
+                status=status,
+                path=path,
+                record=record,
+                error=error,
+            )
+
+        try:
+            ready = self._fetched(cell)
+            path, record = self._planner.finished(ready)
+            if record is not None:
+                return outcome("finished", path, record, None)
+            path, record = self._run_cell(ready)
+        except MasslBenchError as error:
+            return outcome("failed", None, None, str(error))
+        except Exception as error:  # a defect of ours or of a library ends its cell, not the others
+            if os.environ.get("MASSL_BENCH_TRACEBACK"):
+                raise
+            text = f"unexpected {type(error).__name__}: {one_line(error)}; MASSL_BENCH_TRACEBACK=1 shows where"
+            return outcome("failed", None, None, text)
+        return outcome("done", path, record, None)
 
     def _needs_torch(self, cell: PlannedCell) -> bool:
         if cell.model is None or cell.dataset is None or cell.problem is not None:

@@ -26,6 +26,8 @@ _DATABASE_CHUNK_BYTES = 1 << 30
 _SIMILARITY_CHUNK_BYTES = 1 << 28
 """Size of a block of similarities, where one is written out."""
 
+_DEFAULT_BACKEND = SearchBackend("faiss-cpu")
+
 _FAISS_GPU_MAX_K = 2048
 
 _GPU_PROBE = """
@@ -52,7 +54,7 @@ def cosine_neighbours(
     database_ND: NDArray[np.float32],
     k: int,
     *,
-    backend: SearchBackend = SearchBackend("faiss-cpu"),
+    backend: SearchBackend = _DEFAULT_BACKEND,
 ) -> Neighbours:
     """Returns the k database rows of largest cosine similarity for every query. Exact.
 
@@ -73,7 +75,8 @@ def cosine_neighbours(
         raise RequestError(f"k = {k} neighbours asked of {num_rows} database rows; allowed: 1 to {num_rows}")
     if queries_QD.shape[1] != database_ND.shape[1]:
         raise RequestError(
-            f"queries have {queries_QD.shape[1]} dimensions, the database {database_ND.shape[1]}: features of two models?"
+            f"queries have {queries_QD.shape[1]} dimensions, the database {database_ND.shape[1]}: "
+            "features of two models?"
         )
     unit_queries_QD = unit_rows(queries_QD)
     # One neighbour more than asked shows whether a tie straddles the k-th place.
@@ -145,8 +148,8 @@ def check_installation() -> None:
     if len(wheels) > 1:
         names = sorted(wheels)
         raise RequestError(
-            f"{len(names)} FAISS wheels are installed ({', '.join(f'{n} {wheels[n]}' for n in names)}) and overwrite each "
-            f"other; keep one: pip uninstall -y {' '.join(names)} && pip install {_preferred(names)}"
+            f"{len(names)} FAISS wheels are installed ({', '.join(f'{n} {wheels[n]}' for n in names)}) and overwrite "
+            f"each other; keep one: pip uninstall -y {' '.join(names)} && pip install {_preferred(names)}"
         )
     if not wheels:
         raise RequestError("FAISS is not installed; pip install faiss-gpu (Linux x86-64) or faiss-cpu (elsewhere)")

@@ -125,7 +125,7 @@ class ManifestSpec(StrictModel):
     summary: str
     licence: str
     citation: str
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _some_file(self) -> ManifestSpec:
@@ -174,14 +174,14 @@ def read_toml(path: Path, model: type[Spec]) -> Spec:
 
 
 def packaged_root() -> Path:
-    """Returns the directory that holds `tasks/`, `weights/` and `results/`: in the package, or the checkout around it."""
+    """Returns what holds `tasks/`, `weights/` and `results/`: a directory of the package, or the checkout around it."""
     package = Path(__file__).resolve().parent
     installed = package / "registry"
     return installed if installed.is_dir() else package.parent
 
 
 class Registry:
-    """The tasks, datasets, suites and manifests that there are; a name in an earlier root hides the same in a later one.
+    """The tasks, datasets, suites and manifests that there are; an earlier root hides the same name in a later one.
 
     Args:
         include: directories laid out as this project's root (`tasks/`, `tasks/datasets/`, `tasks/suites/`), searched

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import override
 
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.splits import ArrowSplit, FileSplit, ImageSplit, ParquetSplit
@@ -57,9 +58,11 @@ class ParquetLayout(Layout):
     split_files: Mapping[str, tuple[Path, ...]]
     columns: Columns
 
+    @override
     def files(self) -> list[Path]:
         return [path for _, paths in sorted(self.split_files.items()) for path in paths]
 
+    @override
     def read(self, source: str) -> ImageSplit:
         import pyarrow.parquet as pq
 
@@ -77,9 +80,11 @@ class SavedLayout(Layout):
 
     columns: Columns
 
+    @override
     def files(self) -> list[Path]:
         return sorted(path for path in self.root.rglob("*") if path.is_file() and not path.name.startswith("."))
 
+    @override
     def read(self, source: str) -> ImageSplit:
         import datasets
 
@@ -104,11 +109,13 @@ class FolderLayout(Layout):
     split_folders: Mapping[str, str]
     class_names: tuple[str, ...]
 
+    @override
     def files(self) -> list[Path]:
         return [
             path for _, folder in sorted(self.split_folders.items()) for _, path in _class_files(self.root / folder)
         ]
 
+    @override
     def read(self, source: str) -> ImageSplit:
         folder = self.root / self.split_folders[source]
         index = {name: number for number, name in enumerate(self.class_names)}
@@ -128,9 +135,11 @@ class FolderLayout(Layout):
 class FlatLayout(Layout):
     """A folder of images without classes: one unlabelled split, `all`."""
 
+    @override
     def files(self) -> list[Path]:
         return _image_files(self.root)
 
+    @override
     def read(self, source: str) -> ImageSplit:
         return FileSplit(self.root, [path.relative_to(self.root).as_posix() for path in self.files()], None, None)
 
@@ -141,9 +150,11 @@ class PublishedLayout(Layout):
 
     reader: str
 
+    @override
     def files(self) -> list[Path]:
         return READERS[self.reader].files(self.root)
 
+    @override
     def read(self, source: str) -> ImageSplit:
         return READERS[self.reader].read(self.root, source)
 
@@ -218,7 +229,7 @@ def _image_files(folder: Path) -> list[Path]:
         Path(directory, name)
         for directory, _, names in os.walk(folder, followlinks=True)
         for name in names
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from typing_extensions import override
 
 from massl_bench.errors import RequestError, one_line
 
@@ -89,12 +90,15 @@ class ArraySplit(ImageSplit):
     ) -> None:
         self._name, self._pixels, self.labels, self.class_names = name, pixels, labels, class_names
 
+    @override
     def __len__(self) -> int:
         return len(self._pixels)
 
+    @override
     def encoded(self, indices: Sequence[int]) -> list[EncodedImage]:
         return [self._pixels[index] for index in indices]
 
+    @override
     def locate(self, index: int) -> str:
         return f"{self._name}, row {index}"
 
@@ -111,12 +115,15 @@ class FileSplit(ImageSplit):
     ) -> None:
         self._root, self._files, self.labels, self.class_names = root, list(files), labels, class_names
 
+    @override
     def __len__(self) -> int:
         return len(self._files)
 
+    @override
     def encoded(self, indices: Sequence[int]) -> list[EncodedImage]:
         return [self._root / self._files[index] for index in indices]
 
+    @override
     def locate(self, index: int) -> str:
         return self._files[index]
 
@@ -147,9 +154,11 @@ class ParquetSplit(ImageSplit):
             self.labels, self.class_names = label_indices(np.concatenate(labels), names, label_column)
         self._held: tuple[int, Any] | None = None
 
+    @override
     def __len__(self) -> int:
         return int(self._first_rows[-1])
 
+    @override
     def encoded(self, indices: Sequence[int]) -> list[EncodedImage]:
         images: list[EncodedImage] = []
         for index in indices:
@@ -167,6 +176,7 @@ class ParquetSplit(ImageSplit):
             self._held = (group, table[self._image_column])
         return self._held[1]
 
+    @override
     def locate(self, index: int) -> str:
         number = int(np.searchsorted(self._file_first_rows, index, side="right")) - 1
         return f"{self._files[number].name}, row {index - int(self._file_first_rows[number])}"
@@ -193,13 +203,16 @@ class ArrowSplit(ImageSplit):
             images = images.cast_column(image_column, ImageFeature(decode=False))
         self._images = images.with_format("arrow")
 
+    @override
     def __len__(self) -> int:
         return len(self._images)
 
+    @override
     def encoded(self, indices: Sequence[int]) -> list[EncodedImage]:
         values = self._images[list(indices)][self._image_column].to_pylist()
         return [encoded_value(value, self._root) for value in values]
 
+    @override
     def locate(self, index: int) -> str:
         return f"{self._name}, row {index}"
 

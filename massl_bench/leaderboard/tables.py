@@ -62,10 +62,7 @@ def to_markdown(board: Leaderboard) -> str:
     The best value of a column is bold where there is more than one. With a suite, a last column has the mean; it is
     empty, with the count of cells, where one is missing. What does not enter the table is listed below it.
     """
-    if not board.rows:
-        table = "No complete record of a current task version yet."
-    else:
-        table = _wide(board)
+    table = _wide(board) if board.rows else "No complete record of a current task version yet."
     return "\n\n".join([table, *_apart(board)]) + "\n"
 
 

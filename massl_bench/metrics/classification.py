@@ -19,7 +19,8 @@ def rank_of_label(scores_NC: NDArray[np.floating], labels_N: NDArray[np.int64]) 
     """
     own_N1 = np.take_along_axis(scores_NC, labels_N[:, None], axis=1)
     tied_before_NC = (scores_NC == own_N1) & (np.arange(scores_NC.shape[1]) < labels_N[:, None])
-    return ((scores_NC > own_N1) | tied_before_NC).sum(axis=1, dtype=np.int64)
+    rank_N: NDArray[np.int64] = ((scores_NC > own_N1) | tied_before_NC).sum(axis=1, dtype=np.int64)
+    return rank_N
 
 
 def accuracy(

@@ -234,7 +234,7 @@ def _build_resnet(tensors: Tensors, where: str) -> tuple[Any, str, str]:
         1 + max(int(m[1]) for name in tensors if (m := re.match(rf"layer{stage}\.(\d+)\.", name)))
         for stage in range(1, 5)
     )
-    known = {
+    known: dict[tuple[bool, tuple[int, ...]], str] = {
         (False, (2, 2, 2, 2)): "resnet18",
         (False, (3, 4, 6, 3)): "resnet34",
         (True, (3, 4, 6, 3)): "resnet50",

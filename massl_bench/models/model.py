@@ -168,7 +168,7 @@ def _open_manifest(manifest: ManifestSpec, path: Path, options: ModelOptions) ->
                 f"model {manifest.name}: {file} has sha256 {found}, its manifest {path} says {manifest.sha256}"
             )
         encoder = build_checkpoint(file, manifest.name, manifest.arch, manifest.checkpoint_key)
-        changes = {"name": manifest.name, "licence": manifest.licence}
+        changes: dict[str, object] = {"name": manifest.name, "licence": manifest.licence}
         if manifest.preprocessing is not None:
             changes |= {"preprocessing": manifest.preprocessing, "preprocessing_origin": "the model's manifest"}
         return encoder.with_card(encoder.card.model_copy(update=changes))

@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from torch import nn
 
 from massl_bench.errors import MissingDataError, RequestError, one_line, unknown_name
@@ -58,7 +58,7 @@ def build_timm(prefix: str, name: str, reference: str, download: bool) -> Encode
 
 
 def _build_random(name: str, reference: str) -> Encoder:
-    options = {}
+    options: dict[str, Any] = {}
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
         options["img_size"] = DEFAULT_PREPROCESSING.crop
@@ -142,7 +142,7 @@ def _weights_file(config: dict[str, Any]) -> Path | None:
 
 def timm_preprocessing(network: nn.Module, reference: str) -> Preprocessing:
     """Returns the preprocessing that a timm model asks for, as timm's own evaluation transform applies it."""
-    config = resolve_data_config({}, model=network)
+    config = resolve_data_config({}, model=network)  # type: ignore[no-untyped-call]
     _, height, width = config["input_size"]
     if height != width or config["crop_mode"] not in ("center", "squash"):
         raise RequestError(

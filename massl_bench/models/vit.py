@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class MasslVisionTransformer(VisionTransformer):  # type: ignore[misc]  # timm has no type information
+class MasslVisionTransformer(VisionTransformer):
     """A ViT whose feature is the class token after the final norm, at any input size that is a multiple of the patch.
 
     Args:
@@ -51,6 +51,7 @@ class MasslVisionTransformer(VisionTransformer):  # type: ignore[misc]  # timm h
     def _pos_embed(self, patches: Tensor) -> Tensor:
         """Returns the tokens [B, 1 + h·w, D] of a patch map [B, h, w, D]: class token first, positions added."""
         batch, rows, columns, width = patches.shape
+        assert self.cls_token is not None
         tokens = torch.cat([self.cls_token.expand(batch, -1, -1), patches.reshape(batch, rows * columns, width)], dim=1)
         positions: Tensor = self.pos_drop(tokens + self._positions(rows, columns))
         return positions
@@ -63,7 +64,8 @@ class MasslVisionTransformer(VisionTransformer):  # type: ignore[misc]  # timm h
         sizes than the trained one depend on it).
         """
         grid_rows, grid_columns = self.patch_embed.grid_size
-        positions: Tensor = self.pos_embed
+        positions = self.pos_embed
+        assert positions is not None
         if (rows, columns) == (grid_rows, grid_columns):
             return positions
         width = positions.shape[-1]

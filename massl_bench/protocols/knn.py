@@ -8,7 +8,7 @@ Shapes: Q test items, K neighbours, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
