@@ -370,7 +370,7 @@ def demo(
     print(f"\n{table}")
     say(
         f"written to {directory}. Next, your own data and weights:\n"
-        "  massl-bench run --task knn --dataset folder:DIR --model CHECKPOINT    (DIR/train/CLASS/*.jpg, DIR/test/CLASS/*.jpg)\n"
+        "  massl-bench run --task knn --dataset folder:DIR --model CHECKPOINT    (images in DIR/{train,test}/CLASS/)\n"
         "  massl-bench list datasets    massl-bench info knn    massl-bench doctor"
     )
 
@@ -565,7 +565,8 @@ def _for_datasets(
         failed |= bool(problems)
         state = f"{len(problems)} corrupt images" if problems else "there" if fetch else "ok"
         print(
-            f"{name}: {state}; {dataset.layout.kind} in {dataset.layout.root}; {sizes}; fingerprint {dataset.fingerprint[:16]}"
+            f"{name}: {state}; {dataset.layout.kind} in {dataset.layout.root}; {sizes}; fingerprint "
+            f"{dataset.fingerprint[:16]}"
         )
     if failed:
         raise typer.Exit(1)

@@ -89,7 +89,8 @@ class CellPlan:
     dataset: str
     model: str
     status: Literal["finished", "cached", "extract", "download", "missing"]
-    """`finished`: the record is there; `cached`: all features are; `extract`: images go through the model; `download`: the
+    """`finished`: the record is there; `cached`: all features are; `extract`: images go through the model; `download`:
+    the
     data is fetched first; `missing`: the cell will fail."""
     record: Path | None
     detail: str

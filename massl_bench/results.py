@@ -116,7 +116,7 @@ class ResultRecord(StrictModel):
     identity: Identity
     identity_sha256: str
     departures: list[str]
-    """How the run departs from the task (`--set`, `--limit`, `--seed`, skipped images); such a run enters no leaderboard."""
+    """How the run departs from its task (`--set`, `--limit`, …); a run that departs enters no leaderboard."""
     complete: bool
     """Whether all items of all splits were measured."""
     metrics: dict[str, Metric]
@@ -226,7 +226,7 @@ def environment(device: str) -> Environment:
 
 
 def _git_commit() -> str | None:
-    """Returns the commit of the checkout that the package runs from, with `+` where files were changed; None elsewhere."""
+    """Returns the commit of the checkout that the package runs from (`+`: with changes); None elsewhere."""
     root = packaged_root()
     if not (root / ".git").exists():
         return None

@@ -93,7 +93,7 @@ class Runner:
         return any(self._planner.key(cell, role) not in self._planner.cache for role in roles)
 
     def _fetched(self, cell: PlannedCell) -> PlannedCell:
-        """Returns the cell with its dataset, downloaded where that is what was missing; raises where it stays missing."""
+        """Returns the cell with its dataset, downloaded where need be; raises where it stays missing."""
         if cell.problem is None:
             return cell
         if not isinstance(cell.problem, MissingDataError) or self._planner.request.data.offline:

@@ -129,14 +129,16 @@ class Dataset:
         expected = self.spec.splits[role].size
         if len(split) != expected:
             raise RequestError(
-                f"{where}: found {len(split):,} images, expected {expected:,}: an incomplete or different copy; {remedy}"
+                f"{where}: found {len(split):,} images, expected {expected:,}: an incomplete or different copy; "
+                f"{remedy}"
             )
         if split.labels is None:
             raise RequestError(f"{where}: found no label column, expected one; {remedy}")
         names = self.spec.class_names
         if split.class_names is not None and names is not None and tuple(split.class_names) != names:
             raise RequestError(
-                f"{where}: the classes are {_difference(split.class_names, names)}: the labels would mean something else; "
+                f"{where}: the classes are {_difference(split.class_names, names)}: the labels would mean something "
+                "else; "
                 f"{remedy}"
             )
         self._check_labels(where, role, split, self.spec.num_classes)
@@ -247,7 +249,8 @@ def _missing(spec: DatasetSpec, options: DataOptions) -> MissingDataError:
     wanted = ", ".join(f"{split.source}-*.parquet" for split in spec.splits.values())
     advice = "" if options.offline else f"massl-bench datasets fetch {spec.name}, or "
     return MissingDataError(
-        f"dataset {spec.name} is not there: {looked}; expected {wanted}, a saved datasets directory, class folders or its "
+        f"dataset {spec.name} is not there: {looked}; expected {wanted}, a saved datasets directory, class folders "
+        "or its "
         f"own layout; next: {advice}{spec.by_hand}"
     )
 
@@ -263,7 +266,8 @@ def _open_folder(reference: str, options: DataOptions) -> Dataset:
         present = [name for name in ("train", "test", "val", "validation") if (root / name).is_dir()]
         if present:
             raise RequestError(
-                f"{reference}: found {' and '.join(f'{name}/' for name in present)}, expected class folders with images "
+                f"{reference}: found {' and '.join(f'{name}/' for name in present)}, expected class folders with "
+                "images "
                 f"under both {' and '.join(f'{source}/' for source in sources.values())} (val/ serves for test/)"
             )
         layout, kind, sources = FlatLayout("images", root), "unlabelled", {"all": "all"}

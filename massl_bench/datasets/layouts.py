@@ -191,7 +191,7 @@ def find_layout(root: Path, sources: list[str], columns: Columns, reader: str | 
 
 
 def find_class_folders(root: Path, sources: list[str]) -> FolderLayout | None:
-    """Returns the class folders below `root`, or None where a split has none; `val` and `validation` serve for `test`."""
+    """Returns the class folders below `root`, or None where a split has none; `val` serves for `test`."""
     aliases = {"test": ("test", "val", "validation"), "validation": ("validation", "val")}
     split_folders = {}
     for source in sources:

@@ -1,6 +1,7 @@
 """The feature cache: one directory a bank, named by its content key, written atomically and verified when read.
 
-A bank is `features.npy` (float32 [N, D], memory-mappable), `labels.npy`, `ids.npy` and `meta.json` with a sha256 of each.
+A bank is `features.npy` (float32 [N, D], memory-mappable), `labels.npy`, `ids.npy` and `meta.json` with a sha256 of
+each.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ class FeatureCache:
                 yield BankWriter(key, directory, file, dim)
         except OSError as error:
             raise CellError(
-                f"the feature cache {self.root} could not be written: {error.strerror or error}; free some space, or choose "
+                f"the feature cache {self.root} could not be written: {error.strerror or error}; free some space, or "
+                "choose "
                 "another place with --cache-dir or MASSL_BENCH_CACHE"
             ) from None
 

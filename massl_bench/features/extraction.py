@@ -1,6 +1,7 @@
 """Images through an encoder. Shapes: B images of a batch, S side of the crop, D feature dimensions.
 
-On a GPU, worker processes decode ahead while the device computes. On the CPU decoding and the network would only compete
+On a GPU, worker processes decode ahead while the device computes. On the CPU decoding and the network would only
+compete
 for the same cores, so they take turns: a batch is decoded by one thread a core, then the network has all of them.
 """
 

@@ -49,7 +49,8 @@ def read_features_file(path: Path) -> HandedFeatures:
     missing = [name for name in wanted if name not in arrays]
     if missing:
         raise RequestError(
-            f"--features {path}: {', '.join(missing)} missing; found {', '.join(arrays) or 'nothing'}; expected {', '.join(wanted)}"
+            f"--features {path}: {', '.join(missing)} missing; found {', '.join(arrays) or 'nothing'}; expected "
+            f"{', '.join(wanted)}"
         )
     classes = np.unique(_labels(path, "train_labels", arrays))
     if arrays["train_features"].ndim == 2 and arrays["test_features"].ndim == 2:
@@ -81,7 +82,8 @@ def _features(path: Path, name: str, arrays: dict[str, NDArray[Any]]) -> NDArray
     found = arrays[name]
     if found.ndim != 2 or not np.issubdtype(found.dtype, np.floating) or 0 in found.shape:
         raise RequestError(
-            f"--features {path}: {name}: expected numbers [N, D] of a floating type, found {found.dtype} {list(found.shape)}"
+            f"--features {path}: {name}: expected numbers [N, D] of a floating type, found {found.dtype} "
+            f"{list(found.shape)}"
         )
     features = found.astype(np.float32)
     broken_N = ~np.isfinite(features).all(axis=1)

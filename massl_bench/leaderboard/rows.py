@@ -1,4 +1,4 @@
-"""Which records enter a table: the latest complete one of the task's current version for each weights, task and dataset."""
+"""Which records enter a table: the latest complete one of a task's current version, for each weights and dataset."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Checkpoint files: read without executing anything, recognised by their layout, loaded exactly or not at all.
 
-The architecture is inferred from the tensors' shapes. The number of heads is not in them: it is width / 64 (as in MaSSL,
+The architecture is inferred from the tensors' shapes. The number of heads is not in them: it is width / 64 (as in
+MaSSL,
 DINO and DeiT) unless `--arch` says otherwise; what the file says of itself (`args`) is not trusted.
 """
 
@@ -53,7 +54,8 @@ def build_checkpoint(file: Path, reference: str, arch: str | None = None, checkp
         checkpoint_key: which of the file's sets of weights, where the choice is not the teacher's.
 
     Raises:
-        RequestError: The file cannot be read safely, holds no backbone of a known layout, or its tensors are not exactly
+        RequestError: The file cannot be read safely, holds no backbone of a known layout, or its tensors are not
+        exactly
             those of the architecture.
     """
     where = f"model {reference}"
@@ -98,7 +100,8 @@ def read_checkpoint(file: Path) -> Any:
         hidden = re.search(r"(?:GLOBAL|Unsupported (?:class|global)[: ]+)\s*([\w.]+)", str(error))
         if hidden:
             raise RequestError(
-                f"{file}: refused: it would run {hidden.group(1)} when loaded, and only tensors and plain values are read; "
+                f"{file}: refused: it would run {hidden.group(1)} when loaded, and only tensors and plain values are "
+                "read; "
                 "nothing was executed; save it again as a state dict, or as safetensors"
             ) from None
         raise RequestError(f"{file}: not a checkpoint of torch: {one_line(error)}") from None
@@ -134,7 +137,8 @@ def _summary(content: Any) -> str:
 def find_backbone(content: Any, where: str, checkpoint_key: str | None = None) -> Backbone:
     """Returns the backbone's tensors under timm's names.
 
-    Known layouts: the MaSSL (and DINO) trainer's `{student, teacher, …}` with `backbone.` and `head.`; a plain state dict
+    Known layouts: the MaSSL (and DINO) trainer's `{student, teacher, …}` with `backbone.` and `head.`; a plain state
+    dict
     of a backbone, also under `state_dict` or `model`, with or without `module.` and `backbone.`.
 
     Raises:
@@ -186,7 +190,8 @@ def build_network(tensors: Tensors, arch: str | None, where: str) -> tuple[Any, 
     if "layer4.0.conv1.weight" in tensors:
         return _build_resnet(tensors, where)
     raise RequestError(
-        f"{where}: the architecture cannot be inferred from its tensors ({_list(sorted(tensors))}); known: ViT and ResNet in "
+        f"{where}: the architecture cannot be inferred from its tensors ({_list(sorted(tensors))}); known: ViT and "
+        "ResNet in "
         "timm's names; name another one with --arch"
     )
 
@@ -203,13 +208,15 @@ def _build_vit(tensors: Tensors, num_heads: int | None, where: str) -> tuple[Mas
     grid = round(num_tokens**0.5)
     if patch != patch_width or grid * grid != num_tokens:
         raise RequestError(
-            f"{where}: contradicting shapes: patches of {patch} × {patch_width}, {num_tokens} position embeddings; expected "
+            f"{where}: contradicting shapes: patches of {patch} × {patch_width}, {num_tokens} position embeddings; "
+            "expected "
             "square patches on a square grid"
         )
     if num_heads is None:
         if width % _HEAD_WIDTH:
             raise RequestError(
-                f"{where}: width {width} is not a multiple of {_HEAD_WIDTH}, so the number of heads is unknown: give --arch"
+                f"{where}: width {width} is not a multiple of {_HEAD_WIDTH}, so the number of heads is unknown: give "
+                "--arch"
             )
         num_heads = width // _HEAD_WIDTH
     network = MasslVisionTransformer(

@@ -78,7 +78,7 @@ class Model:
 
 
 def open_model(reference: str, registry: Registry, options: ModelOptions) -> Model:
-    """Returns the model of a reference: a manifest's name, a checkpoint, `timm:`, `hf-hub:`, `torchvision:`, `random:`, `pixels`.
+    """Returns the model of a reference, in any of the forms that `--model` takes.
 
     Raises:
         RequestError: The name is unknown, the checkpoint cannot be read safely, or its tensors do not fit.

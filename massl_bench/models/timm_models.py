@@ -146,7 +146,8 @@ def timm_preprocessing(network: nn.Module, reference: str) -> Preprocessing:
     _, height, width = config["input_size"]
     if height != width or config["crop_mode"] not in ("center", "squash"):
         raise RequestError(
-            f"model {reference}: its data config asks for a {height} × {width} input and crop mode {config['crop_mode']!r}; "
+            f"model {reference}: its data config asks for a {height} × {width} input and crop mode "
+            f"{config['crop_mode']!r}; "
             "supported: square inputs, center and squash"
         )
     return Preprocessing(
