@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_LONGEST_NAME = 150
+
 
 def canonical_json(value: Any) -> str:
     """Returns `value` as JSON with one spelling only: sorted keys, no spaces, no NaN."""
@@ -39,6 +41,8 @@ def stat_signature(path: Path) -> tuple[int, int]:
 def file_safe(name: str) -> str:
     """Returns `name` with every character outside `[A-Za-z0-9._-]` replaced by `_`; never empty, `.` or `..`."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    if len(safe) > _LONGEST_NAME:  # file systems stop at 255 bytes
+        safe = f"{safe[:_LONGEST_NAME]}-{sha256_of(name)[:8]}"
     return safe if safe.strip(".") else "_" + safe
 
 
@@ -75,6 +79,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def default_cache_dir() -> Path:
+    """Returns `MASSL_BENCH_CACHE`, or the user's cache directory."""
+    import platformdirs
+
+    return Path(os.environ.get("MASSL_BENCH_CACHE") or platformdirs.user_cache_dir("massl-bench"))
 
 
 def read_memo(directory: Path, name: str) -> dict[str, Any] | None:

@@ -100,6 +100,29 @@ class FeatureBank:
     key: str | None = None
     skipped: tuple[str, ...] = ()
 
+    @classmethod
+    def from_arrays(cls, features: NDArray[Any], labels: NDArray[Any] | None = None) -> FeatureBank:
+        """Returns a bank of arrays that were made elsewhere.
+
+        Args:
+            features: [N, D], any floating type, finite; kept as float32.
+            labels: class indices from 0, [N], or [N, C] with 1 present, 0 difficult, −1 absent.
+
+        Raises:
+            ValueError: The shapes do not fit, or a feature is not finite.
+        """
+        values = np.ascontiguousarray(features, dtype=np.float32)
+        if values.ndim != 2 or not np.isfinite(values).all():
+            raise ValueError(f"features: expected finite numbers [N, D], found shape {list(values.shape)}")
+        if labels is not None and len(labels) != len(values):
+            raise ValueError(f"labels: expected {len(values)}, found {len(labels)}")
+        num_classes = None
+        if labels is not None:
+            labels = np.asarray(labels)
+            num_classes = labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=-1)) + 1
+        ids = np.array([str(row).encode() for row in range(len(values))], dtype=np.bytes_)
+        return cls(features=values, labels=labels, ids=ids, num_classes=num_classes)
+
     def __len__(self) -> int:
         """Returns the number of items, N."""
         return int(self.features.shape[0])

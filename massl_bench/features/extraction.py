@@ -131,7 +131,7 @@ def extract(
     num_workers = options.num_workers if options.num_workers is not None else (cores if on_gpu else 0)
     loader = DataLoader(
         _PreparedImages(split, preprocessing, 1 if num_workers else cores),
-        batch_sampler=_consecutive(count, options.batch_size),
+        batch_sampler=_consecutive(count, options.batch_size or (256 if on_gpu else 32)),
         num_workers=num_workers,
         collate_fn=_as_it_is,
         pin_memory=on_gpu,

@@ -13,7 +13,8 @@ class ExtractionOptions:
     """Only `precision` can change a feature (and is a part of its key); the rest is about speed and damaged images."""
 
     precision: Precision = "fp32"
-    batch_size: int = 64
+    batch_size: int | None = None
+    """Images at a time; None: 32 on the CPU, 256 on a GPU."""
     num_workers: int | None = None
     """Worker processes; None: none on the CPU, one a core on a GPU."""
     skip_corrupt: bool = False

@@ -52,12 +52,13 @@ def load(name: str) -> ProtocolModule:
     return cast(ProtocolModule, importlib.import_module(f"{__name__}.{name}"))
 
 
-def parameters(task: TaskSpec, origin: str) -> StrictModel:
+def parameters(task: TaskSpec, origin: str, *, check_headline: bool = True) -> StrictModel:
     """Returns the checked parameters of a task.
 
     Args:
         task: the task, possibly with parameters replaced by the user.
         origin: the file, or the option, that an error should name.
+        check_headline: whether the headline must be among the metrics.
 
     Raises:
         SpecError: A parameter is missing, unknown or of the wrong type, or the headline is not among the metrics.
@@ -68,7 +69,7 @@ def parameters(task: TaskSpec, origin: str) -> StrictModel:
     except ValidationError as error:
         raise SpecError(f"{origin}: params.{first_problem(error)}") from None
     metrics = protocol.metric_names(params)
-    if task.headline not in metrics:
+    if check_headline and task.headline not in metrics:
         raise SpecError(
             f"{origin}: headline {task.headline!r} is not among the metrics of these parameters: {', '.join(metrics)}"
         )

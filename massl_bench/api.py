@@ -1,0 +1,116 @@
+"""The Python interface: load an encoder, extract features, evaluate them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from massl_bench import protocols
+from massl_bench.datasets import DataOptions, open_dataset
+from massl_bench.errors import RequestError
+from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
+from massl_bench.models import ModelOptions, open_model
+from massl_bench.models.encoder import Encoder
+from massl_bench.search import resolve_backend
+from massl_bench.specs import Registry
+from massl_bench.storage import default_cache_dir
+from massl_bench.types import EvaluationData, FeatureBank, Score
+
+
+def load_encoder(
+    model: str,
+    *,
+    device: str = "cpu",
+    arch: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+) -> Encoder:
+    """Returns an encoder: a callable from normalised images, float32 [B, 3, H, W], to features, float32 [B, D].
+
+    Args:
+        model: what the command line's `--model` takes: a checkpoint, a manifest's name, `timm:NAME`, `pixels`, …
+        device: `cpu` or `cuda:i`.
+        arch: a timm architecture, for a checkpoint whose shapes leave it open.
+        cache_dir: where hashes are remembered; None for the user's cache directory.
+        offline: never download.
+
+    Raises:
+        RequestError: The name is unknown, or the checkpoint is not safe or does not fit; nothing is guessed.
+    """
+    options = ModelOptions(cache_dir=_cache_dir(cache_dir), arch=arch, download=not offline)
+    return open_model(model, Registry(weights_dir=Path("weights")), options).encoder(device)
+
+
+def extract(
+    encoder: Encoder,
+    dataset: str,
+    *,
+    data_root: str | Path | None = None,
+    limit: int | None = None,
+    cache_dir: str | Path | None = None,
+    options: ExtractionOptions | None = None,
+) -> dict[str, FeatureBank]:
+    """Returns the banks of all splits of a dataset by role, from the cache where they are there.
+
+    Args:
+        encoder: from `load_encoder`; features are computed on its device.
+        dataset: a registry name, `folder:DIR` or `hf:REPO[@REV]`.
+        data_root: directory with one folder for each dataset.
+        limit: only the first items of each split.
+        cache_dir: None for the user's cache directory.
+        options: batch size, workers, precision.
+
+    Raises:
+        RequestError: The dataset is not there, or not what it must be.
+        CellError: An image or a feature is broken, or the cache cannot be written.
+    """
+    cache_path = _cache_dir(cache_dir)
+    places = DataOptions(cache_dir=cache_path, data_root=Path(data_root) if data_root is not None else None)
+    found = open_dataset(dataset, Registry(), places, fetch=True)
+    chosen = options if options is not None else ExtractionOptions()
+    cache = FeatureCache(cache_path)
+    banks = {}
+    for role in found.sources:
+        key = bank_key(encoder.card, encoder.card.preprocessing, found, role, limit, chosen)
+        banks[role] = load_or_extract(cache, key, lambda: encoder, found, chosen, Reporting())
+    return banks
+
+
+def evaluate(
+    task: str,
+    banks: Mapping[str, FeatureBank],
+    *,
+    params: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    device: str = "cpu",
+) -> dict[str, Score]:
+    """Returns the scores of a task on banks that were extracted, or made with `FeatureBank.from_arrays`.
+
+    Args:
+        task: a name of the registry, as in `knn`.
+        banks: by role, as in `{"train": …, "test": …}`.
+        params: parameters that replace the task's own.
+        seed: in place of the task's own.
+        device: where neighbours are searched.
+
+    Raises:
+        RequestError: The task is unknown, a bank is missing, or the parameters do not fit the banks.
+    """
+    spec = Registry().task(task)
+    if params:
+        spec = spec.model_copy(update={"params": {**spec.params, **params}})
+    protocol = protocols.load(spec.protocol)
+    missing = [role for role in protocol.ROLES if role not in banks]
+    if missing:
+        raise RequestError(f"{task}: needs the banks {', '.join(protocol.ROLES)}; missing: {', '.join(missing)}")
+    counts = [bank.num_classes for bank in banks.values() if bank.num_classes is not None]
+    data = EvaluationData(banks=dict(banks), num_classes=max(counts, default=None), backend=resolve_backend(device)[0])
+    rng = np.random.default_rng(spec.seed if seed is None else seed)
+    return protocol.run(data, protocols.parameters(spec, f"task {task}", check_headline=False), rng)
+
+
+def _cache_dir(cache_dir: str | Path | None) -> Path:
+    return Path(cache_dir) if cache_dir is not None else default_cache_dir()
