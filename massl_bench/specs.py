@@ -146,7 +146,8 @@ def first_problem(error: ValidationError) -> str:
         case "value_error":
             text = str(problem["ctx"]["error"])
         case _:
-            text = f"{problem['msg'].replace('Input should be', 'expected')}, got {problem['input']!r}"
+            expected = problem["msg"].replace("Input should be", "expected").replace("valid tuple", "list")
+            text = f"{expected}, got {problem['input']!r}"
     return f"{key}: {text}" if key else text
 
 

@@ -202,7 +202,7 @@ def _build_vit(tensors: Tensors, num_heads: int | None, where: str) -> tuple[Mas
         num_tokens = tensors["pos_embed"].shape[1] - 1
         depth = 1 + max(int(m[1]) for name in tensors if (m := re.match(r"blocks\.(\d+)\.", name)))
         hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0]
-        qkv_bias = "blocks.0.attn.qkv.bias" in tensors
+        qkv_bias = any(name.endswith("attn.qkv.bias") for name in tensors)
     except (KeyError, ValueError, IndexError) as error:
         raise RequestError(f"{where}: not a ViT in timm's names: {one_line(error)} is missing") from None
     grid = round(num_tokens**0.5)

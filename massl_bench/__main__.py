@@ -1,0 +1,5 @@
+"""`python -m massl_bench`."""
+
+from massl_bench.cli import main
+
+main()

@@ -1,0 +1,92 @@
+"""What many tests share: a private cache, small datasets, and the command line in this process."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything reads them: no test reaches the network, or the user's own data and cache.
+os.environ["HF_HUB_OFFLINE"] = "1"
+REAL_DATA = os.environ.pop("MASSL_BENCH_DATA", None)
+os.environ.pop("MASSL_BENCH_CACHE", None)
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from massl_bench import cli
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def golden() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture(autouse=True)
+def _private_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASSL_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.chdir(tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The directory of real datasets, where the machine has one."""
+    if REAL_DATA is None:
+        pytest.skip("MASSL_BENCH_DATA is not set: no real data on this machine")
+    return Path(REAL_DATA)
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one error line; asserts that there is just one, and no traceback."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+@pytest.fixture
+def run_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Runs the command line in this process: run_cli("list", "tasks")."""
+
+    def run(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["massl-bench", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main()
+        captured = capfd.readouterr()
+        code = exit_info.value.code
+        return Answer(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+def write_image(path: Path, seed: int, size: tuple[int, int] = (12, 10), shade: int = 0) -> None:
+    """Writes a small picture of coloured noise; `shade` (0-255) is its mean brightness where given."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 60, (size[1], size[0], 3)) + shade * 195 // 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Class folders of two classes that any encoder tells apart: 6 training and 3 test images each, dark and light."""
+    root = tmp_path / "pictures"
+    for split, count in (("train", 6), ("test", 3)):
+        for shade, name in ((0, "dark"), (255, "light")):
+            for number in range(count):
+                write_image(root / split / name / f"{number}.png", seed=len(split) * 1000 + shade + number, shade=shade)
+    return root

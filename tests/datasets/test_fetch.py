@@ -1,0 +1,94 @@
+"""Downloads, from a real server on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Answer
+from tests.datasets.test_layouts import tiny_registry, write_cifar
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A directory, and the address under which it is served."""
+    root = tmp_path / "served"
+    root.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root)))
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield root, f"http://127.0.0.1:{http.server_port}"
+    http.shutdown()
+
+
+def make_archive(root: Path, tmp_path: Path) -> str:
+    write_cifar(tmp_path / "archive")
+    with tarfile.open(root / "tiny.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "archive" / "cifar-10-batches-py", "cifar-10-batches-py")
+    return hashlib.md5((root / "tiny.tar.gz").read_bytes()).hexdigest()
+
+
+def test_fetch_then_use_offline(
+    server: tuple[Path, str], tmp_path: Path, run_cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    root, address = server
+    md5 = make_archive(root, tmp_path)
+    tiny_registry(tmp_path, archive=f'{{ url = "{address}/tiny.tar.gz", md5 = "{md5}" }}')
+    include = ("--include-path", tmp_path / "registry")
+    fetched = run_cli("datasets", "fetch", "tiny", *include)
+    assert fetched.code == 0, fetched.err
+    assert "tiny: there; published in" in fetched.out
+    checked = run_cli("datasets", "check", "tiny", "--offline", *include)
+    assert checked.code == 0, checked.err
+    assert "tiny: ok; published" in checked.out
+    assert "train 6, test 3" in checked.out
+
+
+def test_a_wrong_checksum_leaves_nothing(
+    server: tuple[Path, str], tmp_path: Path, run_cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    root, address = server
+    make_archive(root, tmp_path)
+    tiny_registry(tmp_path, archive=f'{{ url = "{address}/tiny.tar.gz", md5 = "{"0" * 32}" }}')
+    answer = run_cli(
+        "datasets", "fetch", "tiny", "--include-path", tmp_path / "registry", "--cache-dir", tmp_path / "c"
+    )
+    assert answer.code == 1
+    assert "could not be fetched" in answer.error
+    assert "by hand: ask the publisher" in answer.error
+    assert [path for path in (tmp_path / "c").rglob("*") if path.is_file()] == []
+
+
+def test_a_dead_link(tmp_path: Path, run_cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    tiny_registry(tmp_path, archive=f'{{ url = "http://127.0.0.1:9/tiny.tar.gz", md5 = "{"0" * 32}" }}')
+    answer = run_cli("datasets", "fetch", "tiny", "--include-path", tmp_path / "registry")
+    assert answer.code == 1
+    assert "127.0.0.1:9" in answer.error
+
+
+def test_check_names_a_corrupt_image(image_folder: Path, run_cli: Callable[..., Answer]) -> None:
+    (image_folder / "train" / "dark" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    answer = run_cli("datasets", "check", f"folder:{image_folder}")
+    assert answer.code == 1
+    assert "train/dark/3.png: corrupt image" in answer.error
+    assert "1 corrupt images" in answer.out
+
+
+def test_unknown_names_are_found_before_anything_else(run_cli: Callable[..., Answer]) -> None:
+    answer = run_cli("datasets", "check", "digits", "cifar11")
+    assert answer.code == 2
+    assert "did you mean" in answer.error
+    assert answer.out == ""

@@ -1,0 +1,331 @@
+"""Every layout of the data root, on small copies in the real format; and what is said where a copy is wrong."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets as hub_datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from massl_bench.datasets import Columns, DataOptions, Dataset, decode_rgb, open_dataset
+from massl_bench.datasets.published import read_plain_pickle
+from massl_bench.errors import MissingDataError, RequestError
+from massl_bench.specs import Registry
+from tests.conftest import write_image
+
+NAMES = ["airplane", "automobile", "bird"]
+
+
+def tiny_registry(root: Path, **changes: str) -> Registry:
+    """A registry with the dataset `tiny`: three classes, 6 training and 3 test images, CIFAR's own layout."""
+    lines = {
+        "name": '"tiny"',
+        "kind": '"single-label"',
+        "num_classes": "3",
+        "class_names": str(NAMES).replace("'", '"'),
+        "image_column": '"img"',
+        "label_column": '"label"',
+        "reader": '"cifar10"',
+        "metric": '"top1"',
+        "summary": '"s"',
+        "licence": '"l"',
+        "citation": '"c"',
+        "by_hand": '"ask the publisher"',
+        "splits": '{ train = { size = 6, source = "train" }, test = { size = 3, source = "test" } }',
+        **changes,
+    }
+    folder = root / "registry" / "tasks" / "datasets"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tiny.toml").write_text("".join(f"{key} = {value}\n" for key, value in lines.items() if value))
+    return Registry([root / "registry"])
+
+
+def pixels(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+TRAIN, TEST = pixels(6, 1), pixels(3, 2)
+LABELS = {"train": [0, 1, 2, 0, 1, 2], "test": [2, 1, 0]}
+
+
+def write_parquet(root: Path, labels: dict[str, list[int]] = LABELS, names: list[str] | None = None) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    for split, images in (("train", TRAIN), ("test", TEST)):
+        count = len(labels[split])
+        rows = {"img": [{"bytes": png(image), "path": None} for image in images[:count]], "label": labels[split]}
+        table = pa.table(rows)
+        if names is not None:
+            features = hub_datasets.Features(
+                {"img": hub_datasets.Image(), "label": hub_datasets.ClassLabel(names=names)}
+            )
+            table = hub_datasets.Dataset.from_dict(rows, features=features).data.table
+        pieces = [table.slice(0, count // 2), table.slice(count // 2)]  # two files, one row group a row
+        for number, piece in enumerate(pieces):
+            pq.write_table(piece, root / f"{split}-{number:05}-of-00002.parquet", row_group_size=1)
+
+
+def write_cifar(root: Path) -> None:
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+
+    def planes(images: np.ndarray) -> np.ndarray:
+        return images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+
+    batches = {f"data_batch_{n + 1}": (TRAIN[n : n + 1], LABELS["train"][n : n + 1]) for n in range(4)}
+    batches["data_batch_5"] = TRAIN[4:], LABELS["train"][4:]
+    batches["test_batch"] = TEST, LABELS["test"]
+    for name, (images, labels) in batches.items():
+        (folder / name).write_bytes(pickle.dumps({"data": planes(images), "labels": labels}, protocol=2))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": NAMES}, protocol=2))
+
+
+def write_folders(root: Path) -> None:
+    for split, images in (("train", TRAIN), ("val", TEST)):
+        for number, (image, label) in enumerate(zip(images, LABELS["test" if split == "val" else split], strict=True)):
+            path = root / split / NAMES[label] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    (root / "train" / "bird" / "notes.txt").write_text("not an image")
+
+
+def write_saved(root: Path) -> None:
+    features = hub_datasets.Features({"img": hub_datasets.Image(), "label": hub_datasets.ClassLabel(names=NAMES)})
+    splits = {
+        split: hub_datasets.Dataset.from_dict(
+            {"img": [{"bytes": png(image), "path": None} for image in images], "label": LABELS[split]},
+            features=features,
+        )
+        for split, images in (("train", TRAIN), ("test", TEST))
+    }
+    hub_datasets.DatasetDict(splits).save_to_disk(str(root))
+
+
+WRITERS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "parquet": (write_parquet, "parquet"),
+    "published": (write_cifar, "cifar-10-batches-py"),
+    "folders": (write_folders, "folders"),
+    "datasets": (write_saved, "saved"),
+}
+
+
+def options(root: Path, **changes: Any) -> DataOptions:
+    return DataOptions(cache_dir=root / "cache", data_root=root / "data", offline=True, **changes)
+
+
+def content(dataset: Dataset, role: str) -> list[tuple[int, bytes]]:
+    split = dataset.split(role)
+    assert split.labels is not None
+    images = [decode_rgb(encoded).tobytes() for encoded in split.encoded(range(len(split)))]
+    return sorted(zip(split.labels.tolist(), images, strict=True))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_layout_gives_the_same_images_and_labels(kind: str, tmp_path: Path) -> None:
+    WRITERS[kind][0](tmp_path / "data" / "tiny")
+    dataset = open_dataset("tiny", tiny_registry(tmp_path), options(tmp_path))
+    assert dataset.layout.kind == kind
+    for role, images in (("train", TRAIN), ("test", TEST)):
+        expected = sorted((label, image.tobytes()) for label, image in zip(LABELS[role], images, strict=True))
+        assert content(dataset, role) == expected
+    assert dataset.class_names == tuple(NAMES)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_the_fingerprint_follows_the_content(kind: str, tmp_path: Path) -> None:
+    root = tmp_path / "data" / "tiny"
+    WRITERS[kind][0](root)
+    registry = tiny_registry(tmp_path)
+    before = open_dataset("tiny", registry, options(tmp_path)).fingerprint
+    assert open_dataset("tiny", registry, options(tmp_path)).fingerprint == before
+    file = next(
+        path for path in open_dataset("tiny", registry, options(tmp_path)).layout.files() if path.stat().st_size
+    )
+    changed = bytearray(file.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    file.write_bytes(changed)
+    os.utime(file, ns=(1, 1))
+    assert open_dataset("tiny", registry, options(tmp_path)).fingerprint != before
+
+
+def test_parquet_rows_are_located_and_order_is_kept(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data" / "tiny")
+    split = open_dataset("tiny", tiny_registry(tmp_path), options(tmp_path)).split("train")
+    assert [split.locate(i) for i in (0, 2, 3, 5)] == [
+        "train-00000-of-00002.parquet, row 0",
+        "train-00000-of-00002.parquet, row 2",
+        "train-00001-of-00002.parquet, row 0",
+        "train-00001-of-00002.parquet, row 2",
+    ]
+    assert decode_rgb(split.encoded([4])[0]).tobytes() == TRAIN[4].tobytes()
+    assert split.ids(2).tolist() == [b"train-00000-of-00002.parquet, row 0", b"train-00000-of-00002.parquet, row 1"]
+
+
+def test_the_archive_may_lie_directly_in_the_data_root(tmp_path: Path) -> None:
+    write_cifar(tmp_path / "data")
+    assert open_dataset("tiny", tiny_registry(tmp_path), options(tmp_path)).layout.kind == "published"
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels", "names", "message"),
+    [
+        ({}, {"train": [0, 1, 2, 0], "test": [2, 1, 0]}, None, "found 4 images, expected 6"),
+        ({}, {"train": [0, 1, 1, 0, 1, 0], "test": [2, 1, 0]}, None, "found 2 classes, expected 3"),
+        ({}, {"train": [1, 2, 3, 1, 2, 3], "test": [2, 1, 0]}, None, "found labels from 1 to 3, expected 0 to 2"),
+        ({}, {"train": [0, 1, 2, 0, 1, 2], "test": [-1, -1, -1]}, None, "found labels from -1 to -1"),
+        ({}, LABELS, ["bird", "airplane", "automobile"], "class 0: found 'bird', expected 'airplane'"),
+        ({"label_column": '"fine_label"'}, LABELS, None, "no label column 'fine_label'; found: img, label"),
+        ({"image_column": '"jpg"'}, LABELS, None, "no image column 'jpg'"),
+    ],
+)
+def test_a_wrong_copy_is_refused(
+    changes: dict[str, str], labels: dict[str, list[int]], names: list[str] | None, message: str, tmp_path: Path
+) -> None:
+    write_parquet(tmp_path / "data" / "tiny", labels, names)
+    dataset = open_dataset("tiny", tiny_registry(tmp_path, **changes), options(tmp_path))
+    with pytest.raises(RequestError, match=message):
+        [dataset.split(role) for role in ("train", "test")]
+
+
+def test_a_damaged_parquet_file(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data" / "tiny")
+    (tmp_path / "data" / "tiny" / "test-00001-of-00002.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(RequestError, match="the test parquet files cannot be read"):
+        open_dataset("tiny", tiny_registry(tmp_path), options(tmp_path)).split("test")
+
+
+def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
+    registry = tiny_registry(tmp_path)
+    with pytest.raises(MissingDataError, match=r"does not exist; expected train-\*\.parquet.*ask the publisher"):
+        open_dataset("tiny", registry, options(tmp_path))
+    (tmp_path / "data" / "tiny" / "junk").mkdir(parents=True)
+    with pytest.raises(MissingDataError, match="holds junk, which is none of the known layouts"):
+        open_dataset("tiny", registry, options(tmp_path))
+    with pytest.raises(MissingDataError, match="no data root given"):
+        open_dataset("tiny", registry, DataOptions(cache_dir=tmp_path, offline=True))
+
+
+def test_an_incomplete_archive(tmp_path: Path) -> None:
+    write_cifar(tmp_path / "data" / "tiny")
+    (tmp_path / "data" / "tiny" / "cifar-10-batches-py" / "data_batch_3").unlink()
+    with pytest.raises(RequestError, match="incomplete: data_batch_3 not found"):
+        open_dataset("tiny", tiny_registry(tmp_path), options(tmp_path))
+
+
+def test_a_pickle_with_code_is_refused_unexecuted(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    path = tmp_path / "batch"
+    path.write_bytes(pickle.dumps({"data": Trap()}))
+    with pytest.raises(RequestError, match=r"it contains \w+\.system"):
+        read_plain_pickle(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_folder_dataset(image_folder: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(f"folder:{image_folder}", Registry(), options(tmp_path))
+    assert (dataset.kind, dataset.num_classes, dataset.class_names) == ("single-label", 2, ("dark", "light"))
+    split = dataset.split("test")
+    assert split.labels is not None
+    assert split.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert split.locate(4) == "test/light/1.png"
+
+
+def test_folder_problems(image_folder: Path, tmp_path: Path) -> None:
+    reference, registry = f"folder:{image_folder}", Registry()
+    write_image(image_folder / "test" / "unseen" / "0.png", seed=1)
+    with pytest.raises(RequestError, match="'unseen' has no counterpart in the training split"):
+        open_dataset(reference, registry, options(tmp_path)).split("test")
+    (image_folder / "test" / "unseen" / "0.png").unlink()
+    with pytest.raises(RequestError, match="unseen: no image in this class folder"):
+        open_dataset(reference, registry, options(tmp_path)).split("test")
+    with pytest.raises(RequestError, match="no such directory"):
+        open_dataset("folder:nowhere", registry, options(tmp_path))
+    (tmp_path / "half" / "train" / "a").mkdir(parents=True)
+    with pytest.raises(
+        RequestError, match=r"found train/, expected class folders with images under both train/ and test/"
+    ):
+        open_dataset(f"folder:{tmp_path / 'half'}", registry, options(tmp_path))
+    (tmp_path / "void").mkdir()
+    with pytest.raises(RequestError, match="no image in it"):
+        open_dataset(f"folder:{tmp_path / 'void'}", registry, options(tmp_path))
+
+
+def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
+    for number in range(3):
+        write_image(tmp_path / "flat" / f"{number}.jpg", seed=number)
+    dataset = open_dataset(f"folder:{tmp_path / 'flat'}", Registry(), options(tmp_path))
+    assert dataset.kind == "unlabelled"
+    assert (len(dataset.split("all")), dataset.split("all").labels) == (3, None)
+
+
+def make_hub_cache(root: Path, repo: str, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Lays out a downloaded dataset repository as the hub's client does; returns its commit."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    base = root / f"datasets--{repo.replace('/', '--')}"
+    write(base / "snapshots" / commit)
+    (base / "refs").mkdir()
+    (base / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root))
+    return commit
+
+
+@pytest.mark.parametrize("at_revision", [False, True])
+def test_hub_repository_from_the_cache(at_revision: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = make_hub_cache(tmp_path / "hub", "org/pets", lambda root: write_parquet(root / "data"), monkeypatch)
+    reference = f"hf:org/pets@{commit}" if at_revision else "hf:org/pets"
+    dataset = open_dataset(reference, Registry(), options(tmp_path))
+    assert dataset.revision == commit
+    assert (dataset.num_classes, len(dataset.split("train"))) == (3, 6)
+    assert len(content(dataset, "test")) == 3
+
+
+def test_hub_repository_of_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "prepared"))
+    make_hub_cache(tmp_path / "hub", "org/files", write_folders, monkeypatch)
+    choice = options(tmp_path, splits={"train": "train", "test": "validation"}, columns=Columns("image", "label"))
+    dataset = open_dataset("hf:org/files", Registry(), choice)
+    assert dataset.class_names == tuple(NAMES)
+    assert len(content(dataset, "train")) == 6
+
+
+def test_hub_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(MissingDataError, match="hf:org/absent is not in the hub's cache"):
+        open_dataset("hf:org/absent", Registry(), options(tmp_path))
+    with pytest.raises(RequestError, match="expected hf:ORG/NAME"):
+        open_dataset("hf:a/b/c", Registry(), options(tmp_path))
+
+
+def test_digits(tmp_path: Path) -> None:
+    dataset = open_dataset("digits", Registry(), options(tmp_path))
+    train, test = dataset.split("train"), dataset.split("test")
+    assert (len(train), len(test)) == (1347, 450)
+    # The first image of the collection is a zero whose third pixel is 5 of 16: 5 · 255 / 16 = 79.7.
+    first = np.asarray(decode_rgb(train.encoded([0])[0]))
+    assert first.shape == (8, 8, 3)
+    assert first[0, 2].tolist() == [80, 80, 80]
+
+
+def test_real_cifar10(real_data: Path, tmp_path: Path) -> None:
+    dataset = open_dataset("cifar10", Registry(), DataOptions(cache_dir=tmp_path, data_root=real_data, offline=True))
+    for role, count in (("train", 50_000), ("test", 10_000)):
+        labels = dataset.split(role).labels
+        assert labels is not None
+        assert np.bincount(labels).tolist() == [count // 10] * 10

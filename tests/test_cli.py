@@ -1,0 +1,426 @@
+"""The command line as a user meets it: results, second runs, and every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import Answer, write_image
+
+Cli = Callable[..., Answer]
+SMALL = ("--set", "knn.k=3", "--set", "knn.headline=top1@3")
+DIGITS = ("run", "--task", "knn", "--dataset", "digits")
+
+
+def records(folder: Path = Path("results")) -> list[Path]:
+    return sorted(folder.rglob("*.json"))
+
+
+def test_digits_with_pixels(run_cli: Cli) -> None:
+    answer = run_cli(*DIGITS, "--model", "pixels")
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("pixels knn digits: top1@20 95.78 [")
+    record = json.loads(Path("results/pixels/knn/digits.json").read_text())
+    assert record["complete"]
+    assert record["num_items"] == {"train": 1347, "test": 450}
+    assert set(record["curves"]["top1"]) == {"10", "20", "100", "200"}
+    assert record["metrics"]["top1@20"]["value"] == pytest.approx(431 / 450)
+    timings = record["timings"]
+    assert timings["total"] == pytest.approx(
+        sum(timings[p] for p in ("setup", "data", "extract", "protocol")), abs=1e-3
+    )
+
+
+def test_a_second_run_is_finished_and_force_runs_again(run_cli: Cli) -> None:
+    run_cli(*DIGITS, "--model", "pixels")
+    before = records()[0].read_text()
+    again = run_cli(*DIGITS, "--model", "pixels")
+    assert again.code == 0
+    assert "finished before" in again.out
+    assert records()[0].read_text() == before
+    forced = run_cli(*DIGITS, "--model", "pixels", "--force")
+    assert "finished before" not in forced.out
+    first, second = json.loads(before), json.loads(records()[0].read_text())
+    assert first["identity"] == second["identity"]
+    assert first["metrics"] == second["metrics"]  # intervals included: the seed is the task's
+
+
+def test_a_cached_run_imports_no_model_library_and_opens_no_model_file(golden: Path, tmp_path: Path) -> None:
+    """The second run, and another setting on the same data: neither torch nor timm nor a look into the checkpoint."""
+    checkpoint = tmp_path / "checkpoint.pth"
+    checkpoint.write_bytes((golden / "official_format_checkpoint.pth").read_bytes())
+    code = (
+        "import sys, builtins, io\n"
+        "opened = []\n"
+        "sys.addaudithook(lambda event, args: event == 'open' and opened.append(str(args[0])))\n"
+        "from massl_bench.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    code = end.code\n"
+        "heavy = [name for name in ('torch', 'timm', 'torchvision', 'datasets') if name in sys.modules]\n"
+        f"print(code, heavy, {str(checkpoint)!r} in opened)\n"
+    )
+
+    def run(*arguments: str) -> str:
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            *DIGITS,
+            "--model",
+            str(checkpoint),
+            "--limit",
+            "train=40,test=9",
+            *arguments,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+        return done.stdout.splitlines()[-1]
+
+    first = run("--set", "knn.k=10,20")
+    assert first.startswith("0 ['torch', 'timm'")
+    assert first.endswith("True")
+    assert run("--set", "knn.k=10,20", "--force") == "0 [] False"
+    assert run("--set", "knn.k=1,20") == "0 [] False"
+    content = torch.load(checkpoint, weights_only=False)
+    content["teacher"]["backbone.norm.bias"] += 1
+    torch.save(content, checkpoint)
+    assert run("--set", "knn.k=10,20").endswith("True")  # changed weights are noticed
+
+
+def test_damaged_features_are_extracted_again(run_cli: Cli) -> None:
+    run_cli(*DIGITS, "--model", "pixels")
+    for file in Path(os.environ["MASSL_BENCH_CACHE"]).glob("features/*/*/features.npy"):
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    answer = run_cli(*DIGITS, "--model", "pixels", "--force")
+    assert answer.code == 0
+    assert answer.err.count("damaged cache entry, extracting again") == 2
+    assert "95.78" in answer.out
+
+
+def test_departing_runs_lie_apart(run_cli: Cli) -> None:
+    answer = run_cli(*DIGITS, "--model", "pixels", "--limit", "train=300,test=20", "--seed", "3")
+    assert answer.code == 0
+    assert "(--seed 3, --limit test=20, --limit train=300)" in answer.out
+    assert records()[0].name.startswith("digits@")
+    board = run_cli("leaderboard")
+    assert "No complete record" in board.out
+    assert "departs from its task: --seed 3, --limit test=20" in board.out
+
+
+def test_a_limit_that_takes_nothing_away_is_no_departure(run_cli: Cli) -> None:
+    run_cli(*DIGITS, "--model", "pixels", "--limit", "5000")
+    assert records()[0].name == "digits.json"
+
+
+def test_dry_run_writes_nothing(run_cli: Cli) -> None:
+    answer = run_cli(*DIGITS, "--model", "pixels", "--dry-run")
+    assert answer.out == "pixels knn digits: extract (images through the model on cpu: train 1,347, test 450)\n"
+    assert not Path("results").exists()
+    run_cli(*DIGITS, "--model", "pixels")
+    plan = json.loads(run_cli(*DIGITS, "--model", "pixels", "--dry-run", "--json").out)
+    assert [cell["status"] for cell in plan] == ["finished"]
+    plan = json.loads(run_cli(*DIGITS, "--model", "pixels", "--dry-run", "--json", "--set", "knn.k=20").out)
+    assert [cell["status"] for cell in plan] == ["cached"]
+
+
+def test_json_output(run_cli: Cli) -> None:
+    cells = json.loads(run_cli(*DIGITS, "--model", "pixels", "--json").out)
+    assert [cell["status"] for cell in cells] == ["done"]
+    assert cells[0]["record"]["metrics"]["top1@20"]["value"] == pytest.approx(431 / 450)
+
+
+def test_folder_dataset_end_to_end(run_cli: Cli, image_folder: Path) -> None:
+    answer = run_cli("run", "--task", "knn", "--dataset", f"folder:{image_folder}", "--model", "pixels", *SMALL)
+    assert answer.code == 0, answer.err
+    assert "top1@3 100.00" in answer.out
+
+
+def test_one_test_image(run_cli: Cli, image_folder: Path) -> None:
+    for file in list((image_folder / "test").rglob("*.png"))[1:]:
+        file.unlink()
+    for folder in (image_folder / "test").iterdir():
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    answer = run_cli("run", "--task", "knn", "--dataset", f"folder:{image_folder}", "--model", "pixels", *SMALL)
+    assert answer.code == 0, answer.err
+    assert "top1@3 100.00 [100.00, 100.00]" in answer.out
+
+
+def test_features_file(run_cli: Cli, golden: Path) -> None:
+    file = golden / "features_single_label.npz"
+    answer = run_cli("run", "--task", "knn", "--features", file, "--name", "mine")
+    assert answer.code == 0, answer.err
+    expected = json.loads((golden / "expected.json").read_text())["knn_top1_top5_by_k_T0.07"]
+    record = json.loads(Path("results/mine/knn/features_single_label.json").read_text())
+    for k in (10, 20, 100, 200):
+        assert record["metrics"][f"top1@{k}"]["value"] * 100 == pytest.approx(expected[str(k)][0], abs=100 / 700 + 1e-9)
+        assert record["metrics"][f"top5@{k}"]["value"] * 100 == pytest.approx(expected[str(k)][1], abs=100 / 700 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_labels": None}, "train_labels missing; found"),
+        ({"test_features": np.zeros((3, 5))}, "train_features have 4 dimensions, test_features 5"),
+        ({"test_labels": np.array([0, 1])}, "3 test_features, but 2 test_labels"),
+        ({"test_labels": np.array([0, 1, 7])}, "class 7 does not occur in train_labels"),
+        ({"test_features": np.full((3, 4), np.nan)}, "test_features: 3 rows are not finite, the first is row 0"),
+        ({"train_labels": np.zeros(9)}, "train_labels: expected whole numbers [N], found float64 [9]"),
+        ({"train_features": np.zeros((9, 4), np.int64)}, "expected numbers [N, D] of a floating type"),
+        ({"train_features": np.zeros((0, 4)), "train_labels": np.zeros(0, np.int64)}, "found float64 [0, 4]"),
+    ],
+)
+def test_bad_features_files(run_cli: Cli, tmp_path: Path, changes: dict[str, np.ndarray | None], message: str) -> None:
+    arrays: dict[str, np.ndarray | None] = {
+        "train_features": np.eye(9, 4), "train_labels": np.arange(9) % 3, "test_features": np.eye(3, 4),
+        "test_labels": np.arange(3), **changes,
+    }  # fmt: skip
+    np.savez(tmp_path / "f.npz", **{name: array for name, array in arrays.items() if array is not None})
+    answer = run_cli("run", "--task", "knn", "--features", tmp_path / "f.npz", "--name", "x")
+    assert answer.code == 2
+    assert message in answer.error
+    assert not Path("results").exists()
+
+
+def test_a_features_file_with_code_is_refused(run_cli: Cli, tmp_path: Path) -> None:
+    np.savez(tmp_path / "f.npz", train_features=np.array([{}], dtype=object), allow_pickle=True)
+    answer = run_cli("run", "--task", "knn", "--features", tmp_path / "f.npz", "--name", "x")
+    assert answer.code == 2
+    assert "not an .npz file of plain arrays" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--task", "kn", "--dataset", "digits", "--model", "pixels"], "unknown task 'kn'; did you mean knn?"),
+        (
+            ["run", "--task", "knn", "--dataset", "digit", "--model", "pixels"],
+            "unknown dataset 'digit'; did you mean digits?",
+        ),
+        (["run", "--task", "knn", "--dataset", "digits", "--model", "pixel"], "did you mean pixels?"),
+        (
+            ["run", "--task", "knn", "--dataset", "digits"],
+            "give --model: pixels (the images themselves), random:resnet18",
+        ),
+        (["run", "--dataset", "digits", "--model", "pixels"], "no task; give --task"),
+        (["run", "--task", "knn", "--model", "pixels"], "no dataset; give --dataset"),
+        (["run", "--suite", "quik", "--model", "pixels"], "unknown suite 'quik'; did you mean quick?"),
+        (["run", "--suite", "quick", "--task", "knn", "--model", "pixels"], "--suite takes the place of"),
+        (
+            [*DIGITS, "--model", "pixels", "--limit", "train=150"],
+            "k = 200 asked, but the training split has 150 images",
+        ),
+        ([*DIGITS, "--model", "pixels", "--limit", "0"], "--limit 0: expected a number from 1"),
+        ([*DIGITS, "--model", "pixels", "--limit", "train=5,7"], "not both"),
+        (
+            [*DIGITS, "--model", "pixels", "--set", "knn.k=x"],
+            "--set knn.k: params.k.0: expected a valid integer, got 'x'",
+        ),
+        ([*DIGITS, "--model", "pixels", "--set", "knn.k=20,10"], "expected increasing numbers from 1"),
+        ([*DIGITS, "--model", "pixels", "--set", "knn.k=10"], "headline 'top1@20' is not among the metrics"),
+        ([*DIGITS, "--model", "pixels", "--set", "knn.kk=10"], "knn has the parameters k, temperature"),
+        ([*DIGITS, "--model", "pixels", "--set", "linear.c=1"], "the task is not a part of this run"),
+        ([*DIGITS, "--model", "pixels", "--set", "nonsense"], "expected TASK.PARAMETER=VALUE"),
+        ([*DIGITS, "--model", "pixels", "--device", "gpu"], "expected auto, cpu, cuda or cuda:i"),
+        ([*DIGITS, "--model", "pixels", "--device", "cuda:9"], "torch sees 0 GPUs"),
+        ([*DIGITS, "--model", "pixels", "--precision", "fp8"], "expected fp32, tf32, bf16 or fp16"),
+        ([*DIGITS, "--model", "pixels", "--frce"], "No such option"),
+        (["rn"], "No such command"),
+        (["run", "--task", "knn", "--dataset", "cifar100", "--model", "pixels", "--offline"], "cifar100 is not there"),
+        (["run", "--task", "knn", "--dataset", "folder:none", "--model", "pixels"], "no such directory"),
+        (["run", "--task", "knn", "--features", "none.npz"], "--features needs --name NAME"),
+        (["run", "--task", "knn", "--features", "none.npz", "--name", "x"], "none.npz: no such file"),
+        (["info", "digit"], "did you mean digits?"),
+        (["list", "task"], "did you mean tasks?"),
+        (["leaderboard", "--format", "pdf"], "unknown format 'pdf'"),
+        (["leaderboard", "--check"], "--check needs --out FILE"),
+    ],
+)
+def test_known_before_work_starts(run_cli: Cli, arguments: list[str], message: str) -> None:
+    answer = run_cli(*arguments)
+    assert answer.code == 2, answer.err
+    assert message in answer.error
+    assert answer.out == ""
+    assert not Path("results").exists()
+    assert list(Path(os.environ["MASSL_BENCH_CACHE"]).glob("features/*")) == []
+
+
+def test_an_unlabelled_dataset_needs_another_task(run_cli: Cli, tmp_path: Path) -> None:
+    write_image(tmp_path / "flat" / "0.png", seed=0)
+    answer = run_cli("run", "--task", "knn", "--dataset", f"folder:{tmp_path / 'flat'}", "--model", "pixels")
+    assert answer.code == 2
+    assert "task knn needs a single-label dataset" in answer.error
+    assert "is unlabelled" in answer.error
+
+
+def test_a_corrupt_image_fails_its_cell_and_the_others_go_on(run_cli: Cli, image_folder: Path) -> None:
+    (image_folder / "test" / "light" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    folder = ("--dataset", f"folder:{image_folder}")
+    answer = run_cli("run", "--task", "knn", *folder, "--dataset", "digits", "--model", "pixels", *SMALL)
+    assert answer.code == 1
+    assert "test/light/1.png: corrupt image" in answer.error
+    assert "--skip-corrupt" in answer.error
+    assert answer.out.startswith("pixels knn digits: top1@3 ")
+    assert [path.name[:7] for path in records()] == ["digits@"]
+
+    skipped = run_cli("run", "--task", "knn", *folder, "--model", "pixels", *SMALL, "--skip-corrupt", "--json")
+    assert skipped.code == 0, skipped.err
+    record = json.loads(skipped.out)[0]["record"]
+    assert record["num_items"] == {"train": 12, "test": 5}
+    assert not record["complete"]
+    assert "1 corrupt test images skipped" in record["departures"]
+    assert record["identity"]["dataset"]["skipped"]["test"][0].startswith("test/light/1.png: corrupt image")
+    # Its bank is in the cache, but without the option it does not count.
+    assert run_cli("run", "--task", "knn", *folder, "--model", "pixels", *SMALL).code == 1
+
+
+def test_features_that_are_not_finite(run_cli: Cli, golden: Path, tmp_path: Path) -> None:
+    content = torch.load(golden / "official_format_checkpoint.pth", weights_only=False)
+    content["teacher"]["backbone.norm.weight"] *= 3e38  # finite itself, but not what comes out
+    content["teacher"]["backbone.norm.bias"] += 3e38
+    torch.save(content, tmp_path / "hot.pth")
+    answer = run_cli(*DIGITS, "--model", tmp_path / "hot.pth", "--limit", "train=40,test=3", "--set", "knn.k=20")
+    assert answer.code == 1
+    assert "digits/train, row 0" in answer.error
+    assert "are not finite; check the weights" in answer.error
+    assert records() == []
+    assert list(Path(os.environ["MASSL_BENCH_CACHE"]).glob("features/*/*")) == []
+
+
+def test_a_malformed_task_file_names_file_and_key(run_cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own" / "tasks").mkdir(parents=True)
+    original = (Path(__file__).parents[1] / "tasks" / "knn.toml").read_text()
+    file = tmp_path / "own" / "tasks" / "knn.toml"
+    for old, new, message in (
+        ("version = 1", 'version = "1"', "knn.toml: version: expected a valid integer, got '1'"),
+        ("k = [10, 20, 100, 200]", 'k = "20"', "knn.toml: params.k: expected a list, got '20'"),
+        ("temperature = 0.07", "", "knn.toml: params.temperature: is missing"),
+        ("seed = 0", "seed = 0\nsed = 1", "knn.toml: sed: is not a known key"),
+        ('headline = "top1@20"', 'headline = "top1@21"', "headline 'top1@21' is not among the metrics"),
+        ('name = "knn"', 'name = "k-nn"', "name: expected 'knn', as the file is called"),
+        ('protocol = "knn"', 'protocol = "kn"', "unknown protocol 'kn'; did you mean knn?"),
+        ("seed = 0", "seed = ", "not valid TOML"),
+    ):
+        assert old in original
+        file.write_text(original.replace(old, new))
+        answer = run_cli(*DIGITS, "--model", "pixels", "--include-path", tmp_path / "own")
+        assert answer.code == 2
+        assert message in answer.error
+
+
+def test_leaderboard_formats(run_cli: Cli, tmp_path: Path) -> None:
+    run_cli(*DIGITS, "--model", "pixels")
+    run_cli(*DIGITS, "--model", "random:test_vit", "--limit", "test=10")
+    board = run_cli("leaderboard")
+    assert "| pixels" in board.out
+    assert "95.78 ± " in board.out
+    assert "random_test_vit" in board.out.partition("Not in the table:")[2]
+    csv = run_cli("leaderboard", "--format", "csv").out.splitlines()
+    assert csv[0].startswith("model,architecture,task,version,dataset,metric,value,ci95_low")
+    assert len(csv) == 2
+    assert float(csv[1].split(",")[6]) == pytest.approx(431 / 450)
+    rows = json.loads(run_cli("leaderboard", "--json").out)
+    assert (len(rows["rows"]), len(rows["apart"])) == (1, 1)
+    suite = run_cli("leaderboard", "--suite", "quick").out
+    assert "mean (quick)" in suite
+
+    out = tmp_path / "LEADERBOARD.md"
+    assert run_cli("leaderboard", "--check", "--out", out).code == 1
+    assert run_cli("leaderboard", "--out", out).code == 0
+    assert run_cli("leaderboard", "--check", "--out", out).code == 0
+    out.write_text(out.read_text().replace("95.78", "99.99"))
+    assert "is stale" in run_cli("leaderboard", "--check", "--out", out).error
+
+
+def test_info_and_list(run_cli: Cli, golden: Path) -> None:
+    knn = run_cli("info", "knn").out
+    for part in ("temperature: 0.07", "k: 10, 20, 100, 200", "headline: top1@20", "citation: Caron"):
+        assert part in knn
+    cifar = run_cli("info", "cifar10").out
+    for part in (
+        "hub.revision: 69a62dd171e24a133d193073e73fda4dbb823266",
+        "splits.train.size: 50000",
+        "by_hand:",
+        "licence:",
+    ):
+        assert part in cifar
+    model = run_cli("info", golden / "official_format_checkpoint.pth").out
+    assert "resize short side to 256 (bicubic, antialiased), centre crop 224, mean [0.485, 0.456, 0.406]" in model
+    assert "preprocessing_origin: the default" in model
+    assert json.loads(run_cli("info", "digits", "--json").out)["num_classes"] == 10
+    assert "knn" in run_cli("list", "tasks").out
+    assert {"cifar10", "cifar100", "digits"} <= {
+        row["name"] for row in json.loads(run_cli("list", "datasets", "--json").out)
+    }
+    assert "pixels" in run_cli("list", "models").out
+
+
+def test_doctor(run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = run_cli("doctor")
+    assert answer.code == 0, answer.out
+    for part in ("versions: massl-bench", "search on the CPU: 50 queries, all right", "no data root", "digits"):
+        assert part in answer.out
+    monkeypatch.setattr("massl_bench.search.installed_faiss", lambda: {"faiss-gpu": "1.15.1", "faiss-cpu": "1.15.1"})
+    broken = run_cli("doctor")
+    assert broken.code == 1
+    assert "pip uninstall -y faiss-cpu faiss-gpu && pip install faiss-gpu" in broken.out
+    run = run_cli(*DIGITS, "--model", "pixels")
+    assert run.code == 2
+    assert "pip uninstall -y" in run.error
+
+
+def test_demo(run_cli: Cli) -> None:
+    answer = run_cli("demo")
+    assert answer.code == 0, answer.err
+    assert "| pixels" in answer.out
+    assert "Next, your own data and weights" in answer.err
+    assert Path("massl-bench-demo/LEADERBOARD.md").read_text() in answer.out + "\n"
+
+
+def test_every_command_has_help_with_an_example(run_cli: Cli) -> None:
+    for command in (
+        ["run"],
+        ["demo"],
+        ["leaderboard"],
+        ["list"],
+        ["info"],
+        ["doctor"],
+        ["datasets", "fetch"],
+        ["datasets", "check"],
+    ):
+        answer = run_cli(*command, "--help")
+        assert answer.code == 0
+        assert "Example: massl-bench" in answer.out
+    assert run_cli("--version").out.startswith("massl-bench 0.")
+
+
+def test_full_cifar10_equals_brute_force(run_cli: Cli, real_data: Path) -> None:
+    """50,000 × 10,000 raw pixels: the accuracy is that of a plain matrix product and a full sort in torch."""
+    arguments = ("run", "--task", "knn", "--dataset", "cifar10", "--data-root", real_data, "--model", "pixels")
+    answer = run_cli(*arguments, "--json")
+    assert answer.code == 0, answer.err
+    record = json.loads(answer.out)[0]["record"]
+    banks = {}
+    for meta in Path(os.environ["MASSL_BENCH_CACHE"]).glob("features/*/*/meta.json"):
+        role = json.loads(meta.read_text())["key"]["split"]
+        banks[role] = [torch.from_numpy(np.load(meta.parent / f"{part}.npy")) for part in ("features", "labels")]
+    (train, train_labels), (test, test_labels) = banks["train"], banks["test"]
+    train, test = (torch.nn.functional.normalize(features) for features in (train, test))
+    correct = dict.fromkeys((10, 20, 100, 200), 0)
+    for start in range(0, len(test), 1000):
+        similarity, index = (test[start : start + 1000] @ train.T).topk(200, dim=1)
+        weight, labels = (similarity / 0.07).exp(), train_labels[index]
+        for k in correct:
+            votes = torch.zeros(len(weight), 10).scatter_add_(1, labels[:, :k], weight[:, :k])
+            correct[k] += int((votes.argmax(1) == test_labels[start : start + 1000]).sum())
+    for k, count in correct.items():
+        assert round(record["metrics"][f"top1@{k}"]["value"] * len(test)) == count, k
