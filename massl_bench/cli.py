@@ -12,13 +12,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from massl_bench.errors import MasslBenchError, RequestError, unknown_name
 
 if TYPE_CHECKING:
     from massl_bench.specs import Registry
+
+# Newer versions of typer carry their own copy of click: this is the base of every wrong use, in either.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,17 +52,22 @@ WeightsDir = Annotated[Path, typer.Option(help="Where manifests of models are lo
 Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Never download.")]
 
 
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """Runs the command line; every error is one line."""
     # A scheduler's SIGTERM ends the run as Ctrl-C does: through the clean-up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
-        code = 2
-    except click.UsageError as error:
-        _fail(error.format_message().replace("\n", " "))
+        if code == _INTERRUPTED:  # typer turns Ctrl-C into this
+            raise KeyboardInterrupt
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error, file=sys.stderr)
+        else:
+            _fail(str(error))
         code = 2
     except RequestError as error:
         _fail(str(error))
@@ -68,9 +75,9 @@ def main() -> None:
     except MasslBenchError as error:
         _fail(str(error))
         code = 1
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; finished cells are kept, the same command goes on with the rest")
-        code = 130
+        code = _INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout went away (`| head`): nothing is wrong. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

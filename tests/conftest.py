@@ -73,20 +73,22 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     return run
 
 
-def write_image(path: Path, seed: int, size: tuple[int, int] = (12, 10), shade: int = 0) -> None:
-    """Writes a small picture of coloured noise; `shade` (0-255) is its mean brightness where given."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 60, (size[1], size[0], 3)) + shade * 195 // 255
+def write_image(path: Path, seed: int, size: tuple[int, int] = (12, 10), channel: int | None = None) -> None:
+    """Writes a small picture of coloured noise, (width, height) pixels; one `channel` is bright where it is given."""
+    pixels = np.random.default_rng(seed).integers(0, 60, (size[1], size[0], 3))
+    if channel is not None:
+        pixels[..., channel] += 190
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """Class folders of two classes that any encoder tells apart: 6 training and 3 test images each, dark and light."""
+    """Class folders of two classes that any encoder tells apart, blue and red: 6 training and 3 test images each."""
     root = tmp_path / "pictures"
     for split, count in (("train", 6), ("test", 3)):
-        for shade, name in ((0, "dark"), (255, "light")):
+        for channel, name in ((2, "blue"), (0, "red")):
             for number in range(count):
-                write_image(root / split / name / f"{number}.png", seed=len(split) * 1000 + shade + number, shade=shade)
+                seed = 1000 * len(split) + 100 * channel + number
+                write_image(root / split / name / f"{number}.png", seed, channel=channel)
     return root

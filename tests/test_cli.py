@@ -240,7 +240,7 @@ def test_a_features_file_with_code_is_refused(run_cli: Cli, tmp_path: Path) -> N
         (["run", "--task", "knn", "--features", "none.npz"], "--features needs --name NAME"),
         (["run", "--task", "knn", "--features", "none.npz", "--name", "x"], "none.npz: no such file"),
         (["info", "digit"], "did you mean digits?"),
-        (["list", "task"], "did you mean tasks?"),
+        (["list", "task"], "did you mean tasks"),
         (["leaderboard", "--format", "pdf"], "unknown format 'pdf'"),
         (["leaderboard", "--check"], "--check needs --out FILE"),
     ],
@@ -263,11 +263,11 @@ def test_an_unlabelled_dataset_needs_another_task(run_cli: Cli, tmp_path: Path) 
 
 
 def test_a_corrupt_image_fails_its_cell_and_the_others_go_on(run_cli: Cli, image_folder: Path) -> None:
-    (image_folder / "test" / "light" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (image_folder / "test" / "red" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     folder = ("--dataset", f"folder:{image_folder}")
     answer = run_cli("run", "--task", "knn", *folder, "--dataset", "digits", "--model", "pixels", *SMALL)
     assert answer.code == 1
-    assert "test/light/1.png: corrupt image" in answer.error
+    assert "test/red/1.png: corrupt image" in answer.error
     assert "--skip-corrupt" in answer.error
     assert answer.out.startswith("pixels knn digits: top1@3 ")
     assert [path.name[:7] for path in records()] == ["digits@"]
@@ -278,7 +278,7 @@ def test_a_corrupt_image_fails_its_cell_and_the_others_go_on(run_cli: Cli, image
     assert record["num_items"] == {"train": 12, "test": 5}
     assert not record["complete"]
     assert "1 corrupt test images skipped" in record["departures"]
-    assert record["identity"]["dataset"]["skipped"]["test"][0].startswith("test/light/1.png: corrupt image")
+    assert record["identity"]["dataset"]["skipped"]["test"][0].startswith("test/red/1.png: corrupt image")
     # Its bank is in the cache, but without the option it does not count.
     assert run_cli("run", "--task", "knn", *folder, "--model", "pixels", *SMALL).code == 1
 

@@ -80,10 +80,10 @@ def test_a_dead_link(tmp_path: Path, run_cli: Callable[..., Answer], monkeypatch
 
 
 def test_check_names_a_corrupt_image(image_folder: Path, run_cli: Callable[..., Answer]) -> None:
-    (image_folder / "train" / "dark" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (image_folder / "train" / "blue" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     answer = run_cli("datasets", "check", f"folder:{image_folder}")
     assert answer.code == 1
-    assert "train/dark/3.png: corrupt image" in answer.error
+    assert "train/blue/3.png: corrupt image" in answer.error
     assert "1 corrupt images" in answer.out
 
 

@@ -240,11 +240,11 @@ def test_a_pickle_with_code_is_refused_unexecuted(tmp_path: Path) -> None:
 
 def test_folder_dataset(image_folder: Path, tmp_path: Path) -> None:
     dataset = open_dataset(f"folder:{image_folder}", Registry(), options(tmp_path))
-    assert (dataset.kind, dataset.num_classes, dataset.class_names) == ("single-label", 2, ("dark", "light"))
+    assert (dataset.kind, dataset.num_classes, dataset.class_names) == ("single-label", 2, ("blue", "red"))
     split = dataset.split("test")
     assert split.labels is not None
     assert split.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert split.locate(4) == "test/light/1.png"
+    assert split.locate(4) == "test/red/1.png"
 
 
 def test_folder_problems(image_folder: Path, tmp_path: Path) -> None:

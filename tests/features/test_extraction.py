@@ -57,7 +57,7 @@ def test_squash_ignores_the_aspect(tmp_path: Path) -> None:
 
 
 def test_every_colour_mode_becomes_rgb(image_folder: Path) -> None:
-    folder = image_folder / "train" / "dark"
+    folder = image_folder / "train" / "blue"
     Image.new("L", (9, 9), 17).save(folder / "0.png")
     Image.new("RGBA", (9, 9), (17, 17, 17, 0)).save(folder / "1.png")
     Image.new("CMYK", (9, 9), (0, 0, 0, 238)).save(folder / "2.jpg", quality=100)
@@ -66,7 +66,7 @@ def test_every_colour_mode_becomes_rgb(image_folder: Path) -> None:
     bank = mb.extract(mb.load_encoder("pixels"), f"folder:{image_folder}")["train"]
     by_id = {name.decode(): row for name, row in zip(bank.ids, bank.features, strict=True)}
     for name in ("0.png", "1.png", "2.jpg"):
-        np.testing.assert_allclose(by_id[f"train/dark/{name}"], 17 / 255, atol=2 / 255)
+        np.testing.assert_allclose(by_id[f"train/blue/{name}"], 17 / 255, atol=2 / 255)
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (5, 0), (64, 0), (3, 2)])
@@ -87,7 +87,7 @@ def test_batch_size_and_workers_change_nothing(
 
 def test_every_image_once_in_order(image_folder: Path) -> None:
     bank = mb.extract(mb.load_encoder("pixels"), f"folder:{image_folder}")["train"]
-    assert [name.decode() for name in bank.ids] == [f"train/{c}/{n}.png" for c in ("dark", "light") for n in range(6)]
+    assert [name.decode() for name in bank.ids] == [f"train/{c}/{n}.png" for c in ("blue", "red") for n in range(6)]
     for name, features in zip(bank.ids, bank.features, strict=True):
         with Image.open(image_folder / name.decode()) as image:
             expected = apply_preprocessing(image, pixels_card().preprocessing).reshape(-1) / np.float32(255)
@@ -126,7 +126,8 @@ def write_bank(cache: FeatureCache, rows: int = 7) -> np.ndarray:
         writer.append(features[:3])
         writer.append(features[3:])
         writer.finish(
-            labels=np.arange(rows), ids=np.array([b"x"] * rows), class_names=["a"], num_classes=rows, skipped=[], model="m",
+            labels=np.arange(rows), ids=np.array([b"x"] * rows), class_names=["a"], num_classes=rows, skipped=[],
+            model="m",
             dataset="d",
         )  # fmt: skip
     return features
@@ -165,12 +166,14 @@ def test_damage_is_noticed(name: str, damage: str, tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path)
-    with (
-        pytest.raises(CellError, match="could not be written: No space left on device"),
-        cache.writer(key(), 5) as writer,
-    ):
-        writer.append(np.zeros((2, 5), np.float32))
-        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write() -> None:
+        with cache.writer(key(), 5) as writer:
+            writer.append(np.zeros((2, 5), np.float32))
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(CellError, match="could not be written: No space left on device"):
+        write()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -199,8 +202,8 @@ ARGUMENTS = ("run", "--task", "knn", "--model", "pixels", "--set", "knn.k=3", "-
 def test_interrupted_in_the_middle(image_folder: Path, tmp_path: Path) -> None:
     """Ctrl-C while images go through the model: 130, one line, nothing left, and the next run is complete."""
     for number in range(4000):  # enough to be interrupted within
-        target = image_folder / "train" / "dark" / f"x{number}.png"
-        target.hardlink_to(image_folder / "train" / "dark" / "0.png")
+        target = image_folder / "train" / "blue" / f"x{number}.png"
+        target.hardlink_to(image_folder / "train" / "blue" / "0.png")
     command = [sys.executable, "-u", "-m", "massl_bench", *ARGUMENTS, "--dataset", f"folder:{image_folder}"]
     command += ["--cache-dir", str(tmp_path / "c"), "--batch-size", "1"]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)

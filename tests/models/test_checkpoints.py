@@ -168,7 +168,7 @@ def test_a_namespace_cannot_carry_code(tmp_path: Path) -> None:
 def test_files_that_are_no_checkpoints(content: bytes, suffix: str, tmp_path: Path) -> None:
     file = tmp_path / f"c{suffix}"
     file.write_bytes(content)
-    with pytest.raises(RequestError, match="not a (checkpoint of torch|safetensors file)"):
+    with pytest.raises(RequestError, match=r"not a (checkpoint of torch|safetensors file)"):
         read_checkpoint(file)
 
 

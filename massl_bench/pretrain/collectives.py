@@ -1,0 +1,76 @@
+"""Collectives over the ranks of a process group. Without a process group each of them is the identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Return the number of ranks, 1 where no process group has been initialised."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_rows(rows_BD: Tensor) -> Tensor:
+    """Concatenate the rows of all ranks in rank order; no gradient flows through it.
+
+    Args:
+        rows_BD: Rows of this rank, [B, D], with the same B on every rank.
+
+    Returns:
+        [world_size · B, D], identical on all ranks.
+    """
+    if world_size() == 1:
+        return rows_BD.detach()
+    rows_BD = rows_BD.detach().contiguous()
+    gathered_RD = rows_BD.new_empty(world_size() * rows_BD.shape[0], *rows_BD.shape[1:])
+    dist.all_gather_into_tensor(gathered_RD, rows_BD)
+    return gathered_RD
+
+
+def require_same_on_all_ranks(value: str, what: str) -> None:
+    """Raise ValueError on every rank unless all ranks passed the same value.
+
+    Args:
+        value: What must agree, for example a digest.
+        what: How the error names it.
+    """
+    if world_size() == 1:
+        return
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    different = [rank for rank, other in enumerate(values) if other != values[0]]
+    if different:
+        raise ValueError(f"{what}: differs from rank 0 on ranks {different}; seed it alike on every rank")
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """Average a tensor over all ranks, differentiably.
+
+    The gradient is right for a trainer that averages parameter gradients over ranks, as DistributedDataParallel does,
+    and for a use in which each rank computes the same loss from the mean (see `_MeanOverRanks.backward`).
+
+    Args:
+        values: A floating tensor of the same shape on every rank.
+    """
+    if world_size() == 1:
+        return values
+    result: Tensor = _MeanOverRanks.apply(values)
+    return result
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        mean = values.clone()
+        dist.all_reduce(mean)
+        return mean.div_(world_size())
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        # With m = 1/W Σ_r x_r, the gradient of L(m) for x_r is g / W, where g = dL/dm is the same on every rank. These
+        # are shares of one sum, but the trainer averages over ranks (another 1/W): each share has to enter W times.
+        return grad_outputs[0]

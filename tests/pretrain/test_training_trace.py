@@ -1,0 +1,61 @@
+"""Four steps of the official trainer, replayed from its checkpoint with the package's pieces."""
+
+import json
+from copy import deepcopy
+
+import pytest
+import torch
+
+from massl_bench.models.vit import MasslVisionTransformer
+from massl_bench.pretrain import MemoryBank, MultiCropNetwork, Projector, massl_objective
+from massl_bench.pretrain.optimizers import clip_each_gradient, parameter_groups, set_hyperparameters, update_teacher
+
+
+@pytest.fixture
+def network(official_checkpoint):
+    backbone = MasslVisionTransformer(img_size=224, patch_size=16, embed_dim=64, depth=2, num_heads=1)
+    head = Projector(64, hidden_dim=256, out_dim=32, batch_norm=False, unit_norm=True)
+    network = MultiCropNetwork(backbone, head)
+    network.load_state_dict(official_checkpoint["teacher"], strict=True)
+    return network
+
+
+def test_training_trace(network, golden, golden_dir):
+    trace = golden("training_trace.npz")
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    views = [
+        (trace[name] / 255 - mean[:, None, None]) / std[:, None, None]
+        for name in ("global_1", "global_2", "local_1", "local_2")
+    ]
+    student, teacher = network, deepcopy(network).requires_grad_(False)
+    bank = MemoryBank(64, 32, generator=torch.Generator())
+    bank.load_state_dict({"memory": trace["memory_before"], "pointer": 0})
+    optimizer = torch.optim.AdamW(parameter_groups(student, weight_decay=0.0))
+
+    losses = []
+    for step, permutation in enumerate(trace["permutations"]):
+        set_hyperparameters(optimizer, lr=trace["lr"][step].item(), weight_decay=trace["weight_decay"][step].item())
+        teacher_rows = teacher(views[:2])
+        loss = massl_objective(
+            student(views),
+            teacher_rows,
+            bank.memory,
+            permutation,
+            block_size=trace["block_size"],
+            student_temp=trace["student_temp"],
+            teacher_temp=trace["teacher_temp"][step].item(),
+        )
+        bank.store(teacher_rows[len(teacher_rows) // 2 :])
+        optimizer.zero_grad()
+        loss.backward()
+        clip_each_gradient(student.parameters(), max_norm=trace["clip"])
+        optimizer.step()
+        update_teacher(teacher, student, trace["momentum"][step].item())
+        losses.append(loss.item())
+
+    assert losses == pytest.approx(trace["losses"].tolist(), rel=1e-3)
+    assert (bank.memory - trace["memory_after"]).abs().max() <= 1e-3
+    expected = json.loads((golden_dir / "training_trace_parameters.json").read_text())
+    for name, model in (("student_abs_sum", student), ("teacher_abs_sum", teacher)):
+        sums = {key: tensor.abs().sum(dtype=torch.float64).item() for key, tensor in model.state_dict().items()}
+        assert sums == pytest.approx(expected[name], rel=1e-3)
