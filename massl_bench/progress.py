@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from massl_bench.features import Reporting
 
 _SECONDS_BETWEEN_LINES = 10.0
+_WIDE_TERMINAL = 90
 
 
 def say(text: str) -> None:
@@ -42,8 +43,13 @@ def _bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    columns: list[ProgressColumn] = [MofNCompleteColumn(), Rate(), TimeRemainingColumn()]
+    if console.width >= _WIDE_TERMINAL:
+        columns = [TextColumn("{task.description}"), BarColumn(), *columns]
+    else:
+        console.print(label)  # on a line of its own: the numbers matter more than the bar
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(label, total=total)
         yield lambda count: progress.advance(task, count)
 

@@ -1,0 +1,143 @@
+"""Imports point one way, start-up is light, and a number that changes bumps its task's version."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import massl_bench
+from massl_bench.specs import Registry
+
+PACKAGE = Path(massl_bench.__file__).parent
+
+# What each part may import of the others. Protocols are pure: they know neither models nor datasets nor features, and
+# pretraining knows no protocols.
+ALLOWED = {
+    "errors": "",
+    "storage": "",
+    "types": "",
+    "devices": "errors",
+    "specs": "errors storage types",
+    "transforms": "types",
+    "metrics": "errors types",
+    "search": "errors types",
+    "protocols": "errors metrics search specs types",
+    "datasets": "errors specs storage types",
+    "models": "errors specs storage types",
+    "features": "datasets errors models storage transforms types",
+    "results": "errors specs storage types",
+    "leaderboard": "errors results specs",
+    "planning": "datasets devices errors features models protocols results search specs storage types",
+    "runner": "errors features models planning protocols results types",
+    "api": "datasets errors features models protocols search specs storage types",
+    "progress": "features",
+    "doctor": "datasets devices errors search specs",
+    "pretrain": "datasets devices errors models specs storage transforms types",
+    "cli": "datasets doctor errors features leaderboard models planning progress runner specs storage",
+    "__main__": "cli",
+    "__init__": "api errors types",
+}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[str]:
+    """The parts that a file imports anywhere in it, lazily or for types too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        found |= {name.split(".")[1] for name in names if name.startswith("massl_bench.")}
+    return {name for name in found if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()}
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_arrows(path: Path) -> None:
+    part = part_of(path)
+    assert part in ALLOWED, f"{part} is new: say what it may import"
+    assert imported_parts(path) - {part} <= set(ALLOWED[part].split()), path
+
+
+def test_the_arrows_have_no_circle() -> None:
+    done: set[str] = set()
+    while len(done) < len(ALLOWED):
+        ready = {part for part, arrows in ALLOWED.items() if part not in done and set(arrows.split()) <= done}
+        assert ready, f"a circle among {set(ALLOWED) - done}"
+        done |= ready
+
+
+def test_faiss_has_one_importer() -> None:
+    importers = {part_of(path) for path in FILES if "import faiss" in path.read_text()}
+    assert importers == {"search"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["list", "tasks"], ["list", "datasets"], ["info", "knn"], ["leaderboard"]],
+    ids=" ".join,
+)
+def test_light_commands_import_neither_torch_nor_faiss(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from massl_bench.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'faiss', 'timm', 'torchvision', 'datasets', 'sklearn') if name in "
+        "sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_importing_the_package_is_instant() -> None:
+    code = "import sys; import massl_bench; print([n for n in ('numpy', 'torch', 'pydantic') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert set(massl_bench.__all__) <= set(dir(massl_bench))
+
+
+@pytest.mark.speed
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "tasks"]], ids=" ".join)
+def test_light_commands_are_quick(arguments: list[str]) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "massl_bench", *arguments], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 0.7
+
+
+def test_a_changed_number_bumps_the_version() -> None:
+    """Each released (task, version) has one hash for ever; a new version adds a line here and one in CHANGELOG.md."""
+    known = json.loads((Path(__file__).parent / "task_versions.json").read_text())
+    registry = Registry()
+    for name in registry.tasks:
+        task = registry.task(name)
+        released = known.get(name, {})
+        assert str(task.version) in released, f"{name}: add version {task.version} with hash {task.spec_hash}"
+        assert released[str(task.version)] == task.spec_hash, f"{name}: a number changed, and the version did not"
+
+
+def test_every_spec_is_valid() -> None:
+    registry = Registry()
+    for name in registry.datasets:
+        spec = registry.dataset(name)
+        assert spec.hub is not None or spec.archive is not None or spec.reader is not None, name
+    for name in registry.suites:
+        for cell in registry.suite(name).cells:
+            assert registry.dataset(cell.dataset).kind in registry.task(cell.task).kinds, (name, cell)
