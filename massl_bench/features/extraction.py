@@ -140,28 +140,42 @@ def extract(
     kept: list[int] = []
     skipped: list[str] = []
     with _numerics(options.precision, encoder.device.type):
-        for batch in loader:
+        for batch, features in _one_behind(encoder, loader):
             for index, problem in batch.problems:
                 where = f"{split.locate(index)}: corrupt image: {problem}"
                 if not options.skip_corrupt:
                     raise CellError(f"{where}; repair or remove it, or count it out with --skip-corrupt")
                 skipped.append(where)
-            if batch.kept:
-                images = encoder.normalise(batch.pixels_B3SS.to(encoder.device, non_blocking=on_gpu))
-                features_BD = encoder(images).cpu().numpy()
-                finite_B = np.isfinite(features_BD).all(axis=1)
-                if not finite_B.all():
-                    first = split.locate(batch.kept[int(np.flatnonzero(~finite_B)[0])])
-                    raise CellError(
-                        f"{first}: {int((~finite_B).sum())} of {len(finite_B)} features in its batch are not finite; "
-                        f"check the weights{'' if options.precision == 'fp32' else ', or use --precision fp32'}"
-                    )
-                writer.append(features_BD)
-                kept += batch.kept
+            features_BD = features.cpu().numpy()
+            finite_B = np.isfinite(features_BD).all(axis=1)
+            if not finite_B.all():
+                first = split.locate(batch.kept[int(np.flatnonzero(~finite_B)[0])])
+                raise CellError(
+                    f"{first}: {int((~finite_B).sum())} of {len(finite_B)} features in its batch are not finite; "
+                    f"check the weights{'' if options.precision == 'fp32' else ', or use --precision fp32'}"
+                )
+            writer.append(features_BD)
+            kept += batch.kept
             progress(len(batch.kept) + len(batch.problems))
     if not kept:
         raise CellError(f"no image could be decoded; the first: {skipped[0]}")
     return kept, skipped
+
+
+def _one_behind(encoder: Encoder, loader: DataLoader[Any]) -> Iterator[tuple[_Batch, Tensor]]:
+    """Yields each batch with its features [B, D] after the next one was queued: a GPU never waits for the caller."""
+    queued: tuple[_Batch, Tensor] | None = None
+    for batch in loader:
+        if batch.kept:
+            images = batch.pixels_B3SS.to(encoder.device, non_blocking=True)
+            features = encoder(encoder.normalise(images))
+        else:
+            features = torch.empty(0, encoder.card.embed_dim)
+        if queued is not None:
+            yield queued
+        queued = batch, features
+    if queued is not None:
+        yield queued
 
 
 def _consecutive(count: int, batch_size: int) -> list[list[int]]:
