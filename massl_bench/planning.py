@@ -89,9 +89,8 @@ class CellPlan:
     dataset: str
     model: str
     status: Literal["finished", "cached", "extract", "download", "missing"]
-    """`finished`: the record is there; `cached`: all features are; `extract`: images go through the model; `download`:
-    the
-    data is fetched first; `missing`: the cell will fail."""
+    """`finished`: the record is there; `cached`: all features are; `extract`: images go through the model;
+    `download`: the data is fetched first; `missing`: the cell will fail."""
     record: Path | None
     detail: str
 
@@ -138,6 +137,12 @@ class Planner:
         if unused:
             raise RequestError(
                 f"--set {min(unused)}.…: the task is not a part of this run; its tasks: {', '.join(tasks)}"
+            )
+        roles = {role for task in tasks.values() for role in protocols.load(task.spec.protocol).ROLES}
+        unknown = sorted(set(self.request.limit) - roles - {""})
+        if unknown:
+            raise RequestError(
+                f"--limit {unknown[0]}=…: no task of this run has such a split; {', '.join(sorted(roles))}"
             )
         if self.request.features_file is not None:
             return [self._plan_handed(tasks[task]) for task, _ in self.request.cells]
@@ -293,7 +298,7 @@ class Planner:
         if cell.model is None:
             sha256 = self.handed.sha256
             model = results.ModelIdentity(
-                name=self.request.name or "features",
+                name=self.model_name(cell),
                 architecture="unknown",
                 pooling="unknown",
                 embed_dim=self.handed.banks["train"].features.shape[1],

@@ -221,6 +221,7 @@ def test_a_features_file_with_code_is_refused(run_cli: Cli, tmp_path: Path) -> N
         ),
         ([*DIGITS, "--model", "pixels", "--limit", "0"], "--limit 0: expected a number from 1"),
         ([*DIGITS, "--model", "pixels", "--limit", "train=5,7"], "not both"),
+        ([*DIGITS, "--model", "pixels", "--limit", "tests=5"], "no task of this run has such a split; test, train"),
         (
             [*DIGITS, "--model", "pixels", "--set", "knn.k=x"],
             "--set knn.k: params.k.0: expected a valid integer, got 'x'",
