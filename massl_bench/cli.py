@@ -46,7 +46,7 @@ CacheDir = Annotated[
 ]
 ResultsDir = Annotated[Path, typer.Option(help="Where records are written and read.")]
 IncludePath = Annotated[
-    list[Path] | None, typer.Option(help="Directory with tasks/, tasks/datasets/, … of your own; repeatable.")
+    list[Path] | None, typer.Option(metavar="DIR", help="Directory with tasks/, tasks/datasets/, … of your own.")
 ]
 WeightsDir = Annotated[Path, typer.Option(help="Where manifests of models are looked for first.")]
 Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Never download.")]
@@ -173,15 +173,18 @@ def _splits(split: str | None) -> dict[str, str]:
 
 @app.command(epilog="Example: massl-bench run --task knn --dataset cifar10 --data-root data --model pixels")
 def run(
-    task: Annotated[list[str] | None, typer.Option(help="Task; repeatable, or a list with commas.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="TASK", help="Task; repeatable, or a list with commas.")
+    ] = None,
     dataset: Annotated[
-        list[str] | None, typer.Option(help="Registry name, folder:DIR or hf:REPO[@REV]; repeatable.")
+        list[str] | None, typer.Option(metavar="DATASET", help="Registry name, folder:DIR or hf:REPO[@REV].")
     ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="MODEL",
             help="Manifest, checkpoint file, timm:NAME, hf-hub:ORG/NAME, torchvision:NAME[@FILE], random:TIMM_NAME or "
-            "pixels; repeatable."
+            "pixels; repeatable.",
         ),
     ] = None,
     suite: Annotated[str | None, typer.Option(help="The cells of a suite, in place of --task and --dataset.")] = None,
@@ -210,7 +213,9 @@ def run(
     limit: Annotated[
         str | None, typer.Option(help="First items only: N, or train=N,test=M; the record is partial.")
     ] = None,
-    set: Annotated[list[str] | None, typer.Option(help="TASK.PARAMETER=VALUE, as in knn.k=10,20; repeatable.")] = None,
+    set: Annotated[
+        list[str] | None, typer.Option(metavar="TASK.PARAMETER=VALUE", help="As in knn.k=10,20; repeatable.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="In place of the task's own.")] = None,
     split: Annotated[str | None, typer.Option(help="Splits of folder: and hf: data: train=NAME,test=NAME.")] = None,
     image_column: Annotated[str | None, typer.Option(help="Column of the images [default: image or img].")] = None,
@@ -422,6 +427,40 @@ def leaderboard(
         print(f"{len(board.apart)} records are not in the table; --format md says why", file=sys.stderr)
 
 
+@app.command(epilog="Example: massl-bench verify results/pixels/knn/digits.json")
+def verify(
+    results: Annotated[list[Path], typer.Argument(help="Result records.")],
+    data_root: DataRoot = None,
+    cache_dir: CacheDir = None,
+    weights_dir: WeightsDir = Path("weights"),
+    include_path: IncludePath = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    cached: Annotated[
+        bool, typer.Option("--cached", help="Take features from the cache where they are there.")
+    ] = False,
+    offline: Offline = False,
+) -> None:
+    """Compute records again, from the images, and compare identity and every metric. Exit 1 where one differs."""
+    from massl_bench.datasets import DataOptions
+    from massl_bench.progress import reporting
+    from massl_bench.results import read_record
+    from massl_bench.verification import verify as recompute
+
+    registry = _registry(include_path, weights_dir)
+    data = DataOptions(cache_dir=_cache_dir(cache_dir), data_root=data_root, offline=offline)
+    records = [(path, read_record(path)) for path in results]
+    failed = False
+    for path, record in records:
+        verdict = recompute(record, registry, data, device=device, use_cached_features=cached, reporting=reporting())
+        differences = [*verdict.identity_differences, *verdict.metric_differences]
+        failed |= bool(differences)
+        print(f"{path}: {'differs' if differences else 'reproduced exactly'}")
+        for difference in differences:
+            print(f"  {difference}")
+    if failed:
+        raise typer.Exit(1)
+
+
 @app.command("list", epilog="Example: massl-bench list tasks")
 def list_(
     kind: Annotated[str, typer.Argument(help="tasks, datasets, models or suites.")],
@@ -572,10 +611,7 @@ def _for_datasets(
             _fail(f"{name}: {problem}")
         failed |= bool(problems)
         state = f"{len(problems)} corrupt images" if problems else "there" if fetch else "ok"
-        print(
-            f"{name}: {state}; {dataset.layout.kind} in {dataset.layout.root}; {sizes}; fingerprint "
-            f"{dataset.fingerprint[:16]}"
-        )
+        print(f"{name}: {state}; {dataset.place}; {sizes}; fingerprint {dataset.fingerprint[:16]}")
     if failed:
         raise typer.Exit(1)
 

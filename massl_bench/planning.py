@@ -53,6 +53,8 @@ class RunRequest:
     data: DataOptions
     extraction: ExtractionOptions = field(default_factory=ExtractionOptions)
     results_dir: Path
+    features_dir: Path | None = None
+    """Where feature banks are kept; None for the cache directory."""
     arch: str | None = None
     force: bool = False
 
@@ -102,7 +104,7 @@ class Planner:
         self.request = request
         self._registry = registry
         self._reporting = reporting
-        self.cache = FeatureCache(request.data.cache_dir)
+        self.cache = FeatureCache(request.features_dir or request.data.cache_dir)
         self._datasets: dict[str, Dataset | MasslBenchError] = {}
 
     @cached_property

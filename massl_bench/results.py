@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from massl_bench.errors import RequestError
 from massl_bench.specs import first_problem, packaged_root
 from massl_bench.storage import file_safe, sha256_of, write_atomic
-from massl_bench.types import Preprocessing, Score, StrictModel
+from massl_bench.types import Precision, Preprocessing, Score, StrictModel
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -65,7 +65,7 @@ class Identity(StrictModel):
     dataset: DatasetIdentity
     preprocessing: Preprocessing | None
     """None for features that were handed in."""
-    precision: str
+    precision: Precision | Literal["unknown"]
     feature_keys: dict[str, str]
     """Content key of the bank of each split."""
     backend: str

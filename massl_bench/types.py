@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 DatasetKind = Literal["single-label", "multi-label", "retrieval", "copy-detection", "unlabelled"]
 
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -39,7 +39,10 @@ ALLOWED = {
     "progress": "features",
     "doctor": "datasets devices errors search specs",
     "pretrain": "datasets devices errors models specs storage transforms types",
-    "cli": "datasets doctor errors features leaderboard models planning progress runner specs storage",
+    "verification": "datasets errors features planning results runner specs",
+    "cli": (
+        "datasets doctor errors features leaderboard models planning progress results runner specs storage verification"
+    ),
     "__main__": "cli",
     "__init__": "api errors types",
 }

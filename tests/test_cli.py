@@ -365,12 +365,17 @@ def test_info_and_list(run_cli: Cli, golden: Path) -> None:
     assert "pixels" in run_cli("list", "models").out
 
 
-def test_doctor(run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor(run_cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     answer = run_cli("doctor")
     assert answer.code == 0, answer.out
     for part in ("versions: massl-bench", "search on the CPU: 50 queries, all right", "no data root", "digits"):
         assert part in answer.out
-    monkeypatch.setattr("massl_bench.search.installed_faiss", lambda: {"faiss-gpu": "1.15.1", "faiss-cpu": "1.15.1"})
+    # A second wheel, as the package manager leaves it behind.
+    others = "faiss_cpu" if "faiss-gpu" in answer.out else "faiss_gpu"
+    metadata = tmp_path / f"{others}-1.9.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {others.replace('_', '-')}\nVersion: 1.9.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     broken = run_cli("doctor")
     assert broken.code == 1
     assert "pip uninstall -y faiss-cpu faiss-gpu && pip install faiss-gpu" in broken.out

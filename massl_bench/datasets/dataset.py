@@ -88,6 +88,11 @@ class Dataset:
         write_memo(self.memo_dir / "fingerprints", key, {"sha256": digest})
         return digest
 
+    @property
+    def place(self) -> str:
+        """Where it lies, for people."""
+        return "embedded" if self.layout.kind == "embedded" else f"{self.layout.kind} in {self.layout.root}"
+
     def num_items(self, role: str) -> int:
         """Returns the number of items of a split: what the spec declares (and `split` checks), else what is found."""
         if self.spec is not None:
@@ -132,7 +137,7 @@ class Dataset:
         return self._opened[role]
 
     def _check(self, role: str, split: ImageSplit) -> None:
-        where = f"{self.name} ({role}, {self.layout.kind} in {self.layout.root})"
+        where = f"{self.name} ({role}, {self.place})"
         remedy = f"see: massl-bench info {self.name}"
         if len(split) == 0:
             raise RequestError(f"{where}: the split is empty: at least one image is needed")

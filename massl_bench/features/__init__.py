@@ -3,14 +3,13 @@
 from massl_bench.features.banks import Reporting, bank_key, load_or_extract
 from massl_bench.features.cache import BankKey, FeatureCache
 from massl_bench.features.npz import HandedFeatures, read_features_file
-from massl_bench.features.options import ExtractionOptions, Precision
+from massl_bench.features.options import ExtractionOptions
 
 __all__ = [
     "BankKey",
     "ExtractionOptions",
     "FeatureCache",
     "HandedFeatures",
-    "Precision",
     "Reporting",
     "bank_key",
     "load_or_extract",

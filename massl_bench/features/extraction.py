@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from massl_bench.datasets import ImageSplit, decode_rgb
 from massl_bench.errors import CellError, one_line
 from massl_bench.features.cache import BankWriter
-from massl_bench.features.options import ExtractionOptions, Precision
+from massl_bench.features.options import ExtractionOptions
 from massl_bench.models.encoder import Encoder
 from massl_bench.transforms import apply_preprocessing
-from massl_bench.types import Preprocessing
+from massl_bench.types import Precision, Preprocessing
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+from massl_bench.types import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
