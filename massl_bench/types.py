@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that only list
+    import numpy as np
+    from numpy.typing import NDArray
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 DatasetKind = Literal["single-label", "multi-label", "retrieval", "copy-detection", "unlabelled"]
@@ -113,6 +115,8 @@ class FeatureBank:
         Raises:
             ValueError: The shapes do not fit, or a feature is not finite.
         """
+        import numpy as np
+
         values = np.ascontiguousarray(features, dtype=np.float32)
         if values.ndim != 2 or not np.isfinite(values).all():
             raise ValueError(f"features: expected finite numbers [N, D], found shape {list(values.shape)}")
