@@ -96,7 +96,7 @@ HEAVY = ("torch", "faiss", "timm", "torchvision", "datasets", "sklearn")
     ("arguments", "absent"),
     [
         (["--help"], (*HEAVY, "numpy", "pydantic")),
-        (["run", "--help"], (*HEAVY, "numpy", "pydantic")),
+        (["run", "--help"], (*HEAVY, "numpy")),
         (["list", "tasks"], (*HEAVY, "numpy")),
         (["list", "datasets"], (*HEAVY, "numpy")),
         (["info", "knn"], (*HEAVY, "numpy")),
