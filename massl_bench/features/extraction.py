@@ -127,11 +127,13 @@ def extract(
     """
     count = len(split) if limit is None else min(limit, len(split))
     on_gpu = encoder.device.type == "cuda"
-    cores = os.cpu_count() or 1
+    batches = _consecutive(count, options.batch_size or (256 if on_gpu else 32))
+    cores = _available_cores()
     num_workers = options.num_workers if options.num_workers is not None else (cores if on_gpu else 0)
+    num_workers = min(num_workers, len(batches))
     loader = DataLoader(
         _PreparedImages(split, preprocessing, 1 if num_workers else cores),
-        batch_sampler=_consecutive(count, options.batch_size or (256 if on_gpu else 32)),
+        batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=_as_it_is,
         pin_memory=on_gpu,
@@ -176,6 +178,11 @@ def _one_behind(encoder: Encoder, loader: DataLoader[Any]) -> Iterator[tuple[_Ba
         queued = batch, features
     if queued is not None:
         yield queued
+
+
+def _available_cores() -> int:
+    """Returns the cores that this process may use, which a scheduler can make fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _consecutive(count: int, batch_size: int) -> list[list[int]]:

@@ -201,6 +201,13 @@ def test_a_wrong_copy_is_refused(
         [dataset.split(role) for role in ("train", "test")]
 
 
+def test_an_empty_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = {"train": [0, 1, 2, 0, 1, 2], "test": []}
+    make_hub_cache(tmp_path / "hub", "org/pets", lambda root: write_parquet(root, labels), monkeypatch)
+    with pytest.raises(RequestError, match="the split is empty: at least one image is needed"):
+        open_dataset("hf:org/pets", Registry(), options(tmp_path)).split("test")
+
+
 def test_a_damaged_parquet_file(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data" / "tiny")
     (tmp_path / "data" / "tiny" / "test-00001-of-00002.parquet").write_bytes(b"PAR1 not really")
