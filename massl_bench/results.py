@@ -83,6 +83,7 @@ class Metric(StrictModel):
     ci95: tuple[float, float] | None = Field(default=None, strict=False)
     std: float | None = None
     per_seed: tuple[float, ...] | None = Field(default=None, strict=False)
+    details: dict[str, float | int | str] = Field(default_factory=dict)
 
 
 class Timings(StrictModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -76,6 +76,8 @@ class Score:
     std: float | None = None
     """Standard deviation over `per_seed`, for what is sampled."""
     per_seed: tuple[float, ...] | None = None
+    details: Mapping[str, float | int | str] = field(default_factory=dict)
+    """What stands behind the value: the chosen strength, how many queries were left out, whether draws were given."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
