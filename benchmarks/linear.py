@@ -43,9 +43,8 @@ def main():
     held_out = linear.hold_out(truth, 0.1, np.random.default_rng(0))
     fitted = np.setdiff1d(np.arange(options.train), held_out)
     stopping = Stopping(tolerance=1e-4, max_iterations=1000)
-    print(
-        f"{options.train} × {options.dims}, {options.classes} classes, {options.strengths} strengths, {torch.get_num_threads()} threads"
-    )
+    print(f"{options.train} × {options.dims}, {options.classes} classes, {options.strengths} strengths")
+    print(f"{torch.get_num_threads()} threads")
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()

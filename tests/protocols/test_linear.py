@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from banks import evaluation
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
 from massl_bench.errors import CellError, RequestError
 from massl_bench.protocols import linear
 from massl_bench.solvers import Stopping, fit, principal_axes
-from massl_bench.types import EvaluationData, FeatureBank
 
 STOPPING = Stopping(tolerance=1e-4, max_iterations=1000)
 PARAMS = linear.Params(
@@ -21,19 +21,6 @@ PARAMS = linear.Params(
     max_iterations=1000,
     bootstrap_resamples=200,
 )
-
-
-def bank(features, labels):
-    return FeatureBank(
-        features=np.asarray(features, dtype=np.float32),
-        labels=labels,
-        ids=np.array([str(row).encode() for row in range(len(features))]),
-    )
-
-
-def evaluation(num_classes=None, **splits):
-    banks = {role: bank(*arrays) for role, arrays in splits.items()}
-    return EvaluationData(banks=banks, num_classes=num_classes)
 
 
 def correlated(rng, *, count=1500, dims=30, classes=5, noise=2.5):
