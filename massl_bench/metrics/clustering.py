@@ -63,9 +63,9 @@ def _nmi_interval(
     share_E = counts_KC[cluster_E, class_E] / counts_KC.sum()
     draws = np.empty(resamples)
     for index in range(resamples):  # one at a time: a thousand classes have 10⁵ non-empty cells
-        drawn_E = rng.multinomial(counts_KC.sum(), share_E) / counts_KC.sum()
+        drawn_E = (rng.multinomial(counts_KC.sum(), share_E) / counts_KC.sum()).astype(np.float64)
         cells = _entropy(drawn_E)
-        rows, columns = (_entropy(np.bincount(index_E, drawn_E)) for index_E in (cluster_E, class_E))
+        rows, columns = (_entropy(np.bincount(index_E, drawn_E).astype(np.float64)) for index_E in (cluster_E, class_E))
         draws[index] = 2 * (rows + columns - cells) / (rows + columns) if rows + columns > 0 else 1.0
     low, high = _between(draws)
     return max(0.0, 2 * value - high), min(1.0, 2 * value - low)

@@ -40,7 +40,7 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     if num_items["test"] <= max(params.recall_at):
         raise RequestError(
             f"class-retrieval: recall among the {max(params.recall_at)} nearest asked of {num_items['test']} test "
-            f"images; at least {max(params.recall_at) + 1} are needed: raise --limit, or --set class-retrieval.recall_at=1"
+            f"images; at least {max(params.recall_at) + 1} are needed: raise --limit test=N"
         )
 
 
@@ -77,4 +77,5 @@ def _others(features_QD: NDArray[np.float32], k: int, backend: SearchBackend) ->
     own_QK = found_QK == np.arange(len(found_QK))[:, None]
     # More than k duplicates can push an item out of its own list; then the last of the list goes.
     own_QK[~own_QK.any(axis=1), -1] = True
-    return found_QK[~own_QK].reshape(len(found_QK), k)
+    others_QK: NDArray[np.int64] = found_QK[~own_QK].reshape(len(found_QK), k)
+    return others_QK

@@ -105,7 +105,8 @@ def _draw(labels_N: NDArray[np.int64], num_classes: int, k: int, rng: np.random.
     order = rng.permutation(len(labels_N))
     order = order[np.argsort(labels_N[order], kind="stable")]
     first_C = np.searchsorted(labels_N[order], np.arange(num_classes))
-    return order[(first_C[:, None] + np.arange(k)).ravel()]
+    rows: NDArray[np.int64] = order[(first_C[:, None] + np.arange(k)).ravel()]
+    return rows
 
 
 def _accuracies(scores_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) -> tuple[float, float]:

@@ -112,7 +112,8 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 def _unit(features_ND: NDArray[np.float32], epsilon: float) -> NDArray[np.float32]:
     norm_N1 = np.linalg.norm(features_ND, axis=1, keepdims=True)
     # float32: a row of zeros must stay zeros also with an epsilon of 0.
-    return features_ND / np.maximum(norm_N1 + np.float32(epsilon), np.finfo(np.float32).tiny)
+    unit_ND: NDArray[np.float32] = features_ND / np.maximum(norm_N1 + np.float32(epsilon), np.finfo(np.float32).tiny)
+    return unit_ND
 
 
 def _draw(present_NC: NDArray[np.bool_], k: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], int]:
