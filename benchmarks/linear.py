@@ -46,6 +46,7 @@ def main():
     for name, value in (("train", 50_000), ("test", 10_000), ("dims", 384), ("classes", 10), ("strengths", 45)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--smallest", type=float, default=0.02, help="scale of the weakest direction; 1: round classes")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="as in tasks/linear.toml")
     parser.add_argument("--reference-tol", type=float, default=1e-4, help="scikit-learn's tol")
     parser.add_argument("--skip-reference", action="store_true", help="our side only, as for peak memory")
     options = parser.parse_args()
@@ -56,10 +57,11 @@ def main():
     strengths = 10 ** np.linspace(-6, 5, options.strengths)
     held_out = linear.hold_out(truth, 0.1, np.random.default_rng(0))
     fitted = np.setdiff1d(np.arange(options.train), held_out)
-    stopping = Stopping(tolerance=1e-4, max_iterations=1000)
+    stopping = Stopping(tolerance=options.tolerance, max_iterations=1000)
     print(f"{options.train} × {options.dims}, {options.classes} classes, {options.strengths} strengths")
     print(f"{torch.get_num_threads()} threads")
 
+    fit(train[:1000], truth[:1000], options.classes, strengths[:2], stopping)  # loads the libraries' kernels
     before = reset_peak()
     start = time.perf_counter()
     grid = fit(train, truth, options.classes, strengths, stopping, rows_n=fitted)

@@ -146,8 +146,8 @@ class Stopping:
     """When a problem counts as solved."""
 
     tolerance: float
-    """Largest norm, over the classes, of the gradient of the mean loss: at most this, scikit-learn's largest entry in
-    any rotation is below its `tol`."""
+    """Norm of the gradient of the mean loss in the metric of the inverse Hessian at zero. Its square is about twice the
+    loss above the minimum, in weak directions too, where a plain norm is small long before the weights are right."""
     max_iterations: int
 
 
@@ -319,7 +319,7 @@ def _minimise(
     theta, iterations = active.theta.clone(), torch.zeros(len(penalties_P), dtype=torch.int64)
     converged = torch.zeros(len(penalties_P), dtype=torch.bool)
     while True:
-        solved = active.gradient.norm(dim=1).amax(1) <= stopping.tolerance
+        solved = _dot(active.gradient, active.inverse * active.gradient).sqrt() <= stopping.tolerance
         # A step that rounding keeps from going down any further: the value is as low as float32 sees.
         ended = solved | (active.length < 1e-8) | (active.iterations >= stopping.max_iterations)
         if ended.any():

@@ -43,7 +43,7 @@ class Params(StrictModel):
     validation_share: float = Field(gt=0, lt=1)
     """Of the training set, held out where there is no validation split."""
     tolerance: float = Field(gt=0)
-    """Norm of the gradient of the mean loss at which a fit counts as solved."""
+    """As `solvers.Stopping`: of the gradient of the mean loss, in the metric of the inverse Hessian at zero."""
     max_iterations: int = Field(gt=0)
     bootstrap_resamples: int = Field(gt=0)
 

@@ -11,13 +11,13 @@ from massl_bench.errors import CellError, RequestError
 from massl_bench.protocols import linear
 from massl_bench.solvers import Stopping, fit, principal_axes
 
-STOPPING = Stopping(tolerance=1e-4, max_iterations=1000)
+STOPPING = Stopping(tolerance=1e-3, max_iterations=1000)
 PARAMS = linear.Params(
     log10_c_min=-6.0,
     log10_c_max=5.0,
     num_c=45,
     validation_share=0.1,
-    tolerance=1e-4,
+    tolerance=1e-3,
     max_iterations=1000,
     bootstrap_resamples=200,
 )
@@ -52,7 +52,7 @@ def test_every_strength_agrees_with_scikit_learn(golden):
 
 def test_solution_equals_the_tightly_converged_one_of_scikit_learn(rng):
     features, labels = correlated(rng)
-    tight = fit(features, labels, 5, np.array([1e-3, 1.0, 100.0]), Stopping(tolerance=1e-6, max_iterations=1000))
+    tight = fit(features, labels, 5, np.array([1e-3, 1.0, 100.0]), Stopping(tolerance=1e-4, max_iterations=1000))
     (scaled,) = standardised(features)
     for problem, strength in enumerate((1e-3, 1.0, 100.0)):
         theirs = LogisticRegression(C=strength, max_iter=5000, tol=1e-8).fit(scaled.astype(np.float64), labels)
@@ -63,11 +63,28 @@ def test_solution_equals_the_tightly_converged_one_of_scikit_learn(rng):
         )
 
 
+@pytest.mark.parametrize("strength", [1.0, 100.0, 1e4])
+def test_weak_directions_are_solved_too(strength):
+    """Newton's method in float64 is the truth; scikit-learn's L-BFGS in float32 stops before the weak directions."""
+    rng = np.random.default_rng(0)
+    features, labels = correlated(rng, count=2000, dims=40, classes=6, noise=4)
+    test, truth = features[1000:], labels[1000:]
+    features, labels = features[:1000], labels[:1000]
+    predicted = fit(features, labels, 6, np.array([strength]), STOPPING).scores(test).argmax(1)
+    mean, std = features.mean(0), features.std(0)
+    exact = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-10, max_iter=200)
+    exact.fit(((features - mean) / std).astype(np.float64), labels)
+    assert (predicted == exact.predict(((test - mean) / std).astype(np.float64))).mean() >= 0.995
+    assert (predicted == truth).mean() == pytest.approx(
+        exact.score(((test - mean) / std).astype(np.float64), truth), abs=0.002
+    )
+
+
 def test_one_vs_rest_equals_binary_problems_without_their_difficult_items(rng):
     features, classes = correlated(rng, count=600, dims=12, classes=3)
     labels = np.where(classes[:, None] == np.arange(3), 1, -1).astype(np.int8)
     labels[rng.random(labels.shape) < 0.1] = 0
-    ours = fit(features, labels, 3, np.array([0.1]), Stopping(tolerance=1e-6, max_iterations=500))
+    ours = fit(features, labels, 3, np.array([0.1]), Stopping(tolerance=1e-4, max_iterations=500))
     (scaled,) = standardised(features)
     for index in range(3):
         counted = labels[:, index] != 0
@@ -79,7 +96,7 @@ def test_one_vs_rest_equals_binary_problems_without_their_difficult_items(rng):
 
 def test_fewer_items_than_dimensions_has_the_same_solution(rng):
     features, labels = correlated(rng, count=40, dims=100, classes=3)
-    ours = fit(features, labels, 3, np.array([1.0]), Stopping(tolerance=1e-6, max_iterations=500))
+    ours = fit(features, labels, 3, np.array([1.0]), Stopping(tolerance=1e-4, max_iterations=500))
     (scaled,) = standardised(features)
     theirs = LogisticRegression(C=1.0, max_iter=5000, tol=1e-8).fit(scaled.astype(np.float64), labels)
     np.testing.assert_allclose(
