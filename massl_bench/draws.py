@@ -13,6 +13,14 @@ from massl_bench.errors import CellError, RequestError
 from massl_bench.labels import class_name
 from massl_bench.types import EvaluationData, Score
 
+_METRIC_PREFIX = {"few-shot": "top1@s", "few-shot-svm": "map@k"}
+
+
+def _with_shots(task: str, shots: Sequence[int]) -> str:
+    """Returns the options that ask for these numbers of images, with a headline that is among their metrics."""
+    listed = ",".join(map(str, shots))
+    return f"--set {task}.shots={listed} --set {task}.headline={_METRIC_PREFIX[task]}{shots[-1]}"
+
 
 def increasing(shots: tuple[int, ...]) -> tuple[int, ...]:
     """Returns numbers of items for each class; raises `ValueError` where they do not increase from 1."""
@@ -35,9 +43,7 @@ def given_draws(
     if missing:
         found = ", ".join(f"k{k}_run{run}" for k, run in sorted(data.draws)[:3])
         complete = [k for k in shots if all((k, run) in data.draws for run in range(num_draws))]
-        advice = (
-            f"--set {task}.shots={','.join(map(str, complete))}" if complete else "take the draws out, or add these"
-        )
+        advice = _with_shots(task, complete) if complete else "take the draws out, or add these"
         raise RequestError(
             f"{task}: the draws are handed in, and k{missing[0][0]}_run{missing[0][1]} is not among them "
             f"({len(missing)} missing; found {found}, … {len(data.draws)} in all); {advice}"
@@ -59,7 +65,7 @@ def check_class_counts(
         return
     fitting = [k for k in shots if k <= found]
     advice = (
-        f"allowed up to {found}: --set {task}.shots={','.join(map(str, fitting))}"
+        f"allowed up to {found}: {_with_shots(task, fitting)}"
         if fitting
         else f"every class needs at least {shots[0]}: raise --limit train=N, or take a split that has them"
     )
