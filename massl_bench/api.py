@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from massl_bench.models.encoder import Encoder
 from massl_bench.search import resolve_backend
 from massl_bench.specs import Registry
 from massl_bench.storage import default_cache_dir
-from massl_bench.types import EvaluationData, FeatureBank, Score
+from massl_bench.types import CopyTruth, DatasetKind, EvaluationData, FeatureBank, QueryTruth, Score
 
 
 def load_encoder(
@@ -83,6 +83,7 @@ def evaluate(
     task: str,
     banks: Mapping[str, FeatureBank],
     *,
+    ground_truth: Sequence[QueryTruth] | CopyTruth | None = None,
     params: Mapping[str, Any] | None = None,
     seed: int | None = None,
     device: str = "cpu",
@@ -92,6 +93,7 @@ def evaluate(
     Args:
         task: a name of the registry, as in `knn`.
         banks: by role, as in `{"train": …, "test": …}`.
+        ground_truth: what the queries of retrieval and copy detection should find.
         params: parameters that replace the task's own.
         seed: in place of the task's own.
         device: where neighbours are searched.
@@ -103,11 +105,18 @@ def evaluate(
     if params:
         spec = spec.model_copy(update={"params": {**spec.params, **params}})
     protocol = protocols.load(spec.protocol)
-    missing = [role for role in protocol.ROLES if role not in banks]
+    kind: DatasetKind = "unlabelled" if set(banks) == {"all"} else spec.kinds[0]
+    needed = protocols.roles(spec.protocol, kind, banks)
+    missing = [role for role in needed if role not in banks]
     if missing:
-        raise RequestError(f"{task}: needs the banks {', '.join(protocol.ROLES)}; missing: {', '.join(missing)}")
+        raise RequestError(f"{task}: needs the banks {', '.join(needed)}; missing: {', '.join(missing)}")
     counts = [bank.num_classes for bank in banks.values() if bank.num_classes is not None]
-    data = EvaluationData(banks=dict(banks), num_classes=max(counts, default=None), backend=resolve_backend(device)[0])
+    data = EvaluationData(
+        banks={role: banks[role] for role in needed},
+        num_classes=max(counts, default=None),
+        backend=resolve_backend(device)[0],
+        ground_truth=ground_truth,
+    )
     rng = np.random.default_rng(spec.seed if seed is None else seed)
     return protocol.run(data, protocols.parameters(spec, f"task {task}", check_headline=False), rng)
 

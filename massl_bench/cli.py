@@ -191,6 +191,9 @@ def run(
     features: Annotated[
         Path | None, typer.Option(help="Your own features (.npz), in place of model and dataset.")
     ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="What each query should find (.json), for --features of database and queries.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the results.")] = None,
     arch: Annotated[
         str | None, typer.Option(help="timm architecture of a checkpoint whose shapes leave it open.")
@@ -238,6 +241,8 @@ def run(
     if precision not in ("fp32", "tf32", "bf16", "fp16"):
         raise RequestError(f"--precision {precision}: expected fp32, tf32, bf16 or fp16")
     registry = _registry(include_path, weights_dir)
+    if ground_truth is not None and features is None:
+        raise RequestError(f"--ground-truth {ground_truth}: belongs to --features FILE.npz, which is not given")
     _check_combination(task, dataset, model, suite, features, name)
     if suite is not None:
         cells = [(cell.task, cell.dataset) for cell in registry.suite(suite).cells]
@@ -249,6 +254,7 @@ def run(
         models=_names(model),
         from_suite=suite is not None,
         features_file=features,
+        ground_truth=ground_truth,
         name=name,
         overrides=_overrides(set),
         seed=seed,
@@ -335,11 +341,12 @@ def _print_outcome(outcome: Any) -> None:
         return
     record = outcome.record
     headline = record.headline
-    interval = f" [{100 * headline.ci95[0]:.2f}, {100 * headline.ci95[1]:.2f}]" if headline.ci95 is not None else ""
+    scale = record.headline_scale
+    interval = f" [{scale * headline.ci95[0]:.2f}, {scale * headline.ci95[1]:.2f}]" if headline.ci95 is not None else ""
     marks = [] if outcome.status == "done" else ["finished before"]
     marks += record.departures
     note = f" ({', '.join(marks)})" if marks else ""
-    print(f"{cell}: {record.identity.task.headline} {100 * headline.value:.2f}{interval}{note} -> {outcome.path}")
+    print(f"{cell}: {record.identity.task.headline} {scale * headline.value:.2f}{interval}{note} -> {outcome.path}")
 
 
 def _outcome_json(outcome: Any) -> dict[str, Any]:

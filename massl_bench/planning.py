@@ -26,7 +26,7 @@ from massl_bench.models import Model, ModelOptions, open_model
 from massl_bench.results import ResultRecord
 from massl_bench.specs import Registry, TaskSpec
 from massl_bench.storage import sha256_of
-from massl_bench.types import Preprocessing, SearchBackend, StrictModel
+from massl_bench.types import DatasetKind, Preprocessing, SearchBackend, StrictModel
 
 T = TypeVar("T")
 
@@ -42,6 +42,8 @@ class RunRequest:
     """Whether the cells come from a suite: data that is missing then fails its cell, and the others go on."""
     features_file: Path | None = None
     """In place of models and datasets."""
+    ground_truth: Path | None = None
+    """What the queries of handed-in retrieval features should find."""
     name: str | None = None
     """The model's name in the results, where not its own."""
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -124,7 +126,7 @@ class Planner:
     def handed(self) -> HandedFeatures:
         """The features that were handed in."""
         assert self.request.features_file is not None
-        return read_features_file(self.request.features_file)
+        return read_features_file(self.request.features_file, self.request.ground_truth)
 
     def plan(self) -> list[PlannedCell]:
         """Returns the cells, checked as far as they can be before work starts; writes nothing but memos of hashes.
@@ -140,7 +142,7 @@ class Planner:
             raise RequestError(
                 f"--set {min(unused)}.…: the task is not a part of this run; its tasks: {', '.join(tasks)}"
             )
-        roles = {role for task in tasks.values() for role in protocols.load(task.spec.protocol).ROLES}
+        roles = {role for task in tasks.values() for role in protocols.possible_roles(task.spec.protocol)}
         unknown = sorted(set(self.request.limit) - roles - {""})
         if unknown:
             raise RequestError(
@@ -217,10 +219,9 @@ class Planner:
         else:
             return  # known when it has been downloaded
         if kind not in task.spec.kinds:
-            fitting = [name for name in self._registry.tasks if kind in self._registry.task(name).kinds]
             raise RequestError(
                 f"task {task.spec.name} needs a {' or '.join(task.spec.kinds)} dataset, and {reference} is {kind}; "
-                f"tasks that apply: {', '.join(fitting) or 'none yet'}"
+                f"tasks that apply: {', '.join(self._fitting(kind)) or 'none yet'}"
             )
 
     def _plan_cell(self, task: PlannedTask, reference: str, model: Model) -> PlannedCell:
@@ -240,25 +241,40 @@ class Planner:
         """Checks sizes against parameters, and the splits that will have to be read against their spec."""
         assert cell.dataset is not None
         protocol = protocols.load(cell.task.spec.protocol)
-        for role in protocol.ROLES:
+        roles = self.roles(cell)
+        for role in roles:
             if role not in cell.dataset.sources:
                 raise RequestError(
-                    f"{cell.dataset.name}: task {cell.task.spec.name} needs the splits {', '.join(protocol.ROLES)}; "
+                    f"{cell.dataset.name}: task {cell.task.spec.name} needs the splits {', '.join(roles)}; "
                     f"it has {', '.join(cell.dataset.sources)}"
                 )
             if self.key(cell, role) not in self.cache:
                 cell.dataset.split(role)
-        protocol.check_sizes(cell.task.params, {role: self._count(cell.dataset, role) for role in protocol.ROLES})
+        protocol.check_sizes(cell.task.params, {role: self._count(cell.dataset, role) for role in roles})
 
     def _plan_handed(self, task: PlannedTask) -> PlannedCell:
         kind = self.handed.kind
         if kind not in task.spec.kinds:
             raise RequestError(
-                f"task {task.spec.name} needs {' or '.join(task.spec.kinds)} features; the file's are {kind}"
+                f"task {task.spec.name} needs {' or '.join(task.spec.kinds)} features; the file's are {kind}; "
+                f"tasks that apply: {', '.join(self._fitting(kind)) or 'none yet'}"
             )
-        sizes = {role: len(bank) for role, bank in self.handed.banks.items()}
+        sizes = {role: len(self.handed.banks[role]) for role in self._handed_roles(task)}
         protocols.load(task.spec.protocol).check_sizes(task.params, sizes)
         return PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None)
+
+    def _fitting(self, kind: DatasetKind) -> list[str]:
+        return [name for name in self._registry.tasks if kind in self._registry.task(name).kinds]
+
+    def _handed_roles(self, task: PlannedTask) -> tuple[str, ...]:
+        return protocols.roles(task.spec.protocol, self.handed.kind, self.handed.banks)
+
+    def roles(self, cell: PlannedCell) -> tuple[str, ...]:
+        """Returns the splits that the cell reads."""
+        if cell.model is None:
+            return self._handed_roles(cell.task)
+        assert cell.dataset is not None
+        return protocols.roles(cell.task.spec.protocol, cell.dataset.kind, cell.dataset.sources)
 
     def _limit(self, dataset: Dataset, role: str) -> int | None:
         """Returns the limit of a split, or None where it takes nothing away."""
@@ -288,13 +304,14 @@ class Planner:
     def identity(self, cell: PlannedCell, skipped: Mapping[str, Sequence[str]]) -> results.Identity:
         """Returns what a record of the cell must agree with; `skipped` are the corrupt items left out, by split."""
         spec = cell.task.spec
+        kind = self.handed.kind if cell.dataset is None else cell.dataset.kind
         task = results.TaskIdentity(
             name=spec.name,
             version=spec.version,
             spec_sha256=spec.spec_hash,
             protocol=spec.protocol,
             params=cell.task.params.model_dump(mode="json"),
-            headline=spec.headline,
+            headline=protocols.headline(spec, kind),
             seed=spec.seed,
         )
         if cell.model is None:
@@ -303,12 +320,12 @@ class Planner:
                 name=self.model_name(cell),
                 architecture="unknown",
                 pooling="unknown",
-                embed_dim=self.handed.banks["train"].features.shape[1],
+                embed_dim=next(iter(self.handed.banks.values())).features.shape[1],
                 weights_sha256=sha256,
                 weights_hash_of="features",
             )
             fingerprint, limit = sha256, {}
-            keys = {role: sha256_of([sha256, role]) for role in self.handed.banks}
+            keys = {role: sha256_of([sha256, role]) for role in self._handed_roles(cell.task)}
         else:
             assert cell.dataset is not None
             card = cell.model.card
@@ -318,7 +335,7 @@ class Planner:
                 )
             )
             fingerprint = cell.dataset.fingerprint
-            roles = protocols.load(spec.protocol).ROLES
+            roles = self.roles(cell)
             limits = {role: self._limit(cell.dataset, role) for role in roles}
             limit = {role: count for role, count in limits.items() if count is not None}
             keys = {role: self.key(cell, role).digest for role in roles}
@@ -379,7 +396,7 @@ class Planner:
             return plan("finished", path, "the record is there; --force runs it again")
         if cell.model is None:
             return plan("cached", path, "features from the file")
-        roles = protocols.load(cell.task.spec.protocol).ROLES
+        roles = self.roles(cell)
         to_do = [role for role in roles if self.key(cell, role) not in self.cache]
         if not to_do:
             return plan("cached", path, "features from the cache, no model is loaded")

@@ -83,6 +83,7 @@ class Metric(StrictModel):
     ci95: tuple[float, float] | None = Field(default=None, strict=False)
     std: float | None = None
     per_seed: tuple[float, ...] | None = Field(default=None, strict=False)
+    details: dict[str, float | int | str] = Field(default_factory=dict)
 
 
 class Timings(StrictModel):
@@ -143,6 +144,11 @@ class ResultRecord(StrictModel):
     def headline(self) -> Metric:
         """The task's headline metric."""
         return self.metrics[self.identity.task.headline]
+
+    @property
+    def headline_scale(self) -> int:
+        """What people see is the headline times this: fractions in percent, quantities of `spectrum` as they are."""
+        return 1 if self.identity.task.protocol == "spectrum" else 100
 
 
 def record_path(results_dir: Path, identity: Identity, departures: list[str]) -> Path:

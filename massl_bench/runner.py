@@ -87,10 +87,11 @@ class Runner:
         return outcome("done", path, record, None)
 
     def _needs_torch(self, cell: PlannedCell) -> bool:
+        if protocols.needs_torch(cell.task.spec.protocol):
+            return True
         if cell.model is None or cell.dataset is None or cell.problem is not None:
             return cell.model is not None
-        roles = protocols.load(cell.task.spec.protocol).ROLES
-        return any(self._planner.key(cell, role) not in self._planner.cache for role in roles)
+        return any(self._planner.key(cell, role) not in self._planner.cache for role in self._planner.roles(cell))
 
     def _fetched(self, cell: PlannedCell) -> PlannedCell:
         """Returns the cell with its dataset, downloaded where need be; raises where it stays missing."""
@@ -113,7 +114,14 @@ class Runner:
         spec = cell.task.spec
         protocol = protocols.load(spec.protocol)
         with clock.measure("setup"):
-            data = EvaluationData(banks=banks, num_classes=num_classes, backend=self._planner.backend)
+            handed = self._planner.handed if cell.model is None else None
+            data = EvaluationData(
+                banks=banks,
+                num_classes=num_classes,
+                backend=self._planner.backend,
+                ground_truth=handed.ground_truth if handed is not None else None,
+                draws=handed.draws if handed is not None else {},
+            )
         sizes = {role: len(bank) for role, bank in banks.items()}
         protocol.check_sizes(cell.task.params, sizes)  # again: corrupt images may have been left out
         with clock.measure("protocol"):
@@ -122,6 +130,12 @@ class Runner:
         if broken:
             raise CellError(f"{spec.name}: {broken[0]} is not a finite number")
         identity = self._planner.identity(cell, {role: bank.skipped for role, bank in banks.items()})
+        if identity.task.headline not in metrics:
+            raise CellError(
+                f"{spec.name}: the headline {identity.task.headline} was not measured on "
+                f"{cell.dataset_reference}; found {', '.join(metrics)}: --set {spec.name}.headline=…"
+            )
+        selection = metrics[identity.task.headline].details.get("selection_split")
         departures = self._planner.departures(cell, identity)
         card = cell.model.card if cell.model is not None else None
         override = " and the task's override" if spec.preprocessing is not None else ""
@@ -133,7 +147,7 @@ class Runner:
             complete=not identity.dataset.limit and not identity.dataset.skipped,
             metrics={name: results.Metric(**vars(score)) for name, score in metrics.items()},
             curves=results.curves(metrics),
-            selection_split=None,
+            selection_split=str(selection) if selection is not None else None,
             num_items=sizes,
             num_classes=num_classes,
             model_reference=card.reference if card is not None else str(self._planner.request.features_file),
@@ -157,10 +171,11 @@ class Runner:
 
     def _banks(self, cell: PlannedCell, clock: _Clock) -> tuple[Mapping[str, FeatureBank], int | None]:
         if cell.model is None:
-            return self._planner.handed.banks, self._planner.handed.num_classes
+            handed = self._planner.handed
+            return {role: handed.banks[role] for role in self._planner.roles(cell)}, handed.num_classes
         assert cell.dataset is not None
         banks = {}
-        for role in protocols.load(cell.task.spec.protocol).ROLES:
+        for role in self._planner.roles(cell):
             with clock.measure("extract"):
                 banks[role] = load_or_extract(
                     self._planner.cache,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -80,6 +80,8 @@ class Score:
     std: float | None = None
     """Standard deviation over `per_seed`, for what is sampled."""
     per_seed: tuple[float, ...] | None = None
+    details: Mapping[str, float | int | str] = field(default_factory=dict)
+    """What stands behind the value: the chosen strength, how many queries were left out, whether draws were given."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,6 +146,25 @@ class SearchBackend:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class QueryTruth:
+    """What a landmark query should find: database rows by how well they show it (Radenović et al., CVPR 2018)."""
+
+    easy: NDArray[np.int64]
+    hard: NDArray[np.int64]
+    junk: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CopyTruth:
+    """Which original each copy was made of."""
+
+    original: NDArray[np.int64]
+    """int64 [Q], rows of the originals; −1 for a query that is a copy of none of them."""
+    block: NDArray[np.str_]
+    """[Q], the kind of change (`strong`, `crops/10`, …)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationData:
     """What a protocol sees: the banks by role (`train`, `test`, …) and where the search runs."""
 
@@ -151,3 +172,7 @@ class EvaluationData:
     num_classes: int | None
     backend: SearchBackend = SearchBackend("faiss-cpu")
     """Where the neighbour search runs."""
+    ground_truth: Sequence[QueryTruth] | CopyTruth | None = None
+    """What retrieval and copy detection should find."""
+    draws: Mapping[tuple[int, int], NDArray[np.int64]] = field(default_factory=dict)
+    """Training rows by (k, run), for few-shot; they were handed in, and take the place of sampling."""

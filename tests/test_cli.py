@@ -170,11 +170,11 @@ def test_features_file(run_cli: Cli, golden: Path) -> None:
     ("changes", "message"),
     [
         ({"train_labels": None}, "train_labels missing; found"),
-        ({"test_features": np.zeros((3, 5))}, "train_features have 4 dimensions, test_features 5"),
+        ({"test_features": np.zeros((3, 5))}, "expected features of one number of dimensions, found train 4, test 5"),
         ({"test_labels": np.array([0, 1])}, "3 test_features, but 2 test_labels"),
         ({"test_labels": np.array([0, 1, 7])}, "class 7 does not occur in train_labels"),
         ({"test_features": np.full((3, 4), np.nan)}, "test_features: 3 rows are not finite, the first is row 0"),
-        ({"train_labels": np.zeros(9)}, "train_labels: expected whole numbers [N], found float64 [9]"),
+        ({"train_labels": np.zeros(9)}, "train_labels: expected whole numbers [N] or [N, C], found float64 [9]"),
         ({"train_features": np.zeros((9, 4), np.int64)}, "expected numbers [N, D] of a floating type"),
         ({"train_features": np.zeros((0, 4)), "train_labels": np.zeros(0, np.int64)}, "found float64 [0, 4]"),
     ],
@@ -201,7 +201,7 @@ def test_a_features_file_with_code_is_refused(run_cli: Cli, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "--task", "kn", "--dataset", "digits", "--model", "pixels"], "unknown task 'kn'; did you mean knn?"),
+        (["run", "--task", "kn", "--dataset", "digits", "--model", "pixels"], "unknown task 'kn'; did you mean knn"),
         (
             ["run", "--task", "knn", "--dataset", "digit", "--model", "pixels"],
             "unknown dataset 'digit'; did you mean digits?",
@@ -308,7 +308,7 @@ def test_a_malformed_task_file_names_file_and_key(run_cli: Cli, tmp_path: Path) 
         ("seed = 0", "seed = 0\nsed = 1", "knn.toml: sed: is not a known key"),
         ('headline = "top1@20"', 'headline = "top1@21"', "headline 'top1@21' is not among the metrics"),
         ('name = "knn"', 'name = "k-nn"', "name: expected 'knn', as the file is called"),
-        ('protocol = "knn"', 'protocol = "kn"', "unknown protocol 'kn'; did you mean knn?"),
+        ('protocol = "knn"', 'protocol = "kn"', "unknown protocol 'kn'; did you mean knn"),
         ("seed = 0", "seed = ", "not valid TOML"),
     ):
         assert old in original

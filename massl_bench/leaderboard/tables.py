@@ -59,8 +59,8 @@ def to_json(board: Leaderboard) -> dict[str, Any]:
 def to_markdown(board: Leaderboard) -> str:
     """Returns a table with one row a model and one column a cell, in percent, with half the 95 % interval's width.
 
-    The best value of a column is bold where there is more than one. With a suite, a last column has the mean; it is
-    empty, with the count of cells, where one is missing. What does not enter the table is listed below it.
+    The best value of a column is bold where there is more than one. With a suite, a last column has the mean of its
+    fractions; it is empty, with the count of cells, where one is missing. What does not enter is listed below.
     """
     table = _wide(board) if board.rows else "No complete record of a current task version yet."
     return "\n\n".join([table, *_apart(board)]) + "\n"
@@ -79,6 +79,9 @@ def _wide(board: Leaderboard) -> str:
     best = {
         cell: max((r.record.headline.value for r in board.rows if r.cell == cell), default=None) for cell in board.cells
     }
+    # A rank or an exponent has no place in a mean of fractions.
+    other = {row.cell for row in board.rows if row.record.headline_scale != 100}
+    averaged = [cell for cell in board.cells if cell not in other]
     counts = {cell: sum(row.cell == cell for row in board.rows) for cell in board.cells}
     lines = []
     for model in models:
@@ -87,27 +90,27 @@ def _wide(board: Leaderboard) -> str:
         line = {"model": f"{names[model]} ({model[:8]})" if shared else names[model]}
         for cell in board.cells:
             row = values.get((model, cell))
-            text = _percent(row) if row is not None else "–"
+            text = _shown(row) if row is not None else "–"
             bold = row is not None and counts[cell] > 1 and row.record.headline.value == best[cell]
             line[titles[cell]] = f"**{text}**" if bold else text
         if board.suite is not None:
-            present = [values[model, cell].record.headline.value for cell in board.cells if (model, cell) in values]
-            complete = len(present) == len(board.cells)
+            present = [values[model, cell].record.headline.value for cell in averaged if (model, cell) in values]
+            complete = len(present) == len(averaged) > 0
             mean = f"{100 * sum(present) / len(present):.2f}" if complete else "–"
-            line[f"mean ({board.suite})"] = f"{mean} ({len(present)}/{len(board.cells)})"
+            line[f"mean ({board.suite})"] = f"{mean} ({len(present)}/{len(averaged)})"
         lines.append(line)
     align = ("left", *["right"] * (len(lines[0]) - 1))
     table: str = pd.DataFrame(lines).to_markdown(index=False, colalign=align, disable_numparse=True)
     return table
 
 
-def _percent(row: Row) -> str:
-    headline = row.record.headline
-    value = f"{100 * headline.value:.2f}"
+def _shown(row: Row) -> str:
+    headline, scale = row.record.headline, row.record.headline_scale
+    value = f"{scale * headline.value:.2f}"
     if headline.ci95 is not None:
         low, high = headline.ci95
-        return f"{value} ± {50 * (high - low):.2f}"
-    return f"{value} ± {100 * headline.std:.2f}" if headline.std is not None else value
+        return f"{value} ± {scale * (high - low) / 2:.2f}"
+    return f"{value} ± {scale * headline.std:.2f}" if headline.std is not None else value
 
 
 def _apart(board: Leaderboard) -> list[str]:

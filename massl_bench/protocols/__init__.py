@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from massl_bench.errors import SpecError, unknown_name
 from massl_bench.specs import TaskSpec, first_problem
-from massl_bench.types import EvaluationData, Score, StrictModel
+from massl_bench.types import DatasetKind, EvaluationData, Score, StrictModel
 
 
 class ProtocolModule(Protocol):
@@ -38,6 +38,37 @@ class ProtocolModule(Protocol):
 
     def run(self, data: EvaluationData, params: Any, rng: np.random.Generator) -> dict[str, Score]:
         """Returns the scores by metric name."""
+
+
+def roles(name: str, kind: DatasetKind, available: Iterable[str]) -> tuple[str, ...]:
+    """Returns the splits that a protocol reads of a dataset: those that it needs, then optional ones that are there.
+
+    A module may define, beyond the above: `OPTIONAL_ROLES`, read where the dataset has them; `ROLES_OF_KIND`, in
+    place of `ROLES` for a kind of dataset; `HEADLINES`, the metrics of a kind that the task's own headline does not
+    exist for, the headline first; and `NEEDS_TORCH`.
+    """
+    module = load(name)
+    needed: tuple[str, ...] = getattr(module, "ROLES_OF_KIND", {}).get(kind, module.ROLES)
+    there = set(available)
+    return (*needed, *(role for role in getattr(module, "OPTIONAL_ROLES", ()) if role in there))
+
+
+def possible_roles(name: str) -> set[str]:
+    """Returns every split that a protocol may read, of any kind of dataset."""
+    module = load(name)
+    of_kinds = [role for each in getattr(module, "ROLES_OF_KIND", {}).values() for role in each]
+    return {*module.ROLES, *getattr(module, "OPTIONAL_ROLES", ()), *of_kinds}
+
+
+def headline(task: TaskSpec, kind: DatasetKind) -> str:
+    """Returns the metric that a leaderboard shows of a task on a kind of dataset."""
+    measured: Sequence[str] = getattr(load(task.protocol), "HEADLINES", {}).get(kind, ())
+    return measured[0] if measured and task.headline not in measured else task.headline
+
+
+def needs_torch(name: str) -> bool:
+    """Returns whether the protocol itself computes with torch, which must be imported before faiss."""
+    return bool(getattr(load(name), "NEEDS_TORCH", False))
 
 
 def names() -> list[str]:

@@ -1,0 +1,153 @@
+"""Copy detection (DINO, ICCV 2021, section 4.2.1, on Copydays; the micro-AP of DISC21, arXiv 2106.09672).
+
+The database is the originals and the distractors; each query is a copy of one original. Cosine similarity, after
+whitening learned on other images where there are any. mAP of each block of copies, and one AP of all pairs together.
+
+Shapes: Q queries, N database rows, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from massl_bench.errors import CellError, RequestError
+from massl_bench.metrics.ranking import mean_score, micro_average_precision, trapezoid_average_precision
+from massl_bench.search import unit_rows
+from massl_bench.types import CopyTruth, EvaluationData, FeatureBank, Score, StrictModel
+
+ROLES = ("originals", "queries")
+OPTIONAL_ROLES = ("distractors", "whitening")
+
+_QUERIES_PER_CHUNK = 256
+
+
+class Params(StrictModel):
+    """The parameters of the protocol."""
+
+    rank_limit: int | Literal["all"]
+    """An original that is found behind this many others counts as not found."""
+    whitening_exponent: float = Field(gt=0)
+    """The eigenvalues' power that the principal components are divided by."""
+    eigenvalue_floor: float = Field(gt=0)
+    """Relative to the largest eigenvalue."""
+    bootstrap_resamples: int = Field(gt=0)
+
+
+def metric_names(params: Params) -> list[str]:
+    """Returns the metrics that every dataset has; `map_{block}` is there for each of its blocks."""
+    return ["map_strong", "micro_ap"]
+
+
+def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
+    """Raises `RequestError` for no queries, or no originals."""
+    for role in ROLES:
+        if num_items[role] == 0:
+            raise RequestError(f"copy-detection: the {role} are empty: at least one image is needed")
+
+
+def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
+    """Returns the mAP of each block with bootstrap intervals over its queries, and the micro-AP.
+
+    Raises:
+        RequestError: No ground truth, or one naming originals that are not there.
+        CellError: A block holds no copy of an original.
+    """
+    originals, queries = data.banks["originals"], data.banks["queries"]
+    check_sizes(params, {"originals": len(originals), "queries": len(queries)})
+    truth = _check_truth(data.ground_truth, len(queries), len(originals))
+    distractors = data.banks.get("distractors")
+    rows = [originals.features] + ([distractors.features] if distractors is not None else [])
+    database_ND, queries_QD = np.concatenate(rows), queries.features
+    whitening = data.banks.get("whitening")
+    if whitening is not None:
+        database_ND, queries_QD = _whitened(whitening, (database_ND, queries_QD), params)
+    unit_ND, unit_QD = unit_rows(database_ND), unit_rows(queries_QD)
+    details: dict[str, float | int | str] = {
+        "distractors": len(distractors) if distractors is not None else 0,
+        "whitening": f"learned on {len(whitening)} images" if whitening is not None else "none",
+    }
+
+    copies_Q = truth.original >= 0
+    rank_Q = np.full(len(queries), -1)
+    own_Q = np.zeros(len(queries), dtype=np.float32)
+    for start, similarities_qN in _similarities(unit_QD, unit_ND):
+        chunk = slice(start, start + len(similarities_qN))
+        own_Q[chunk] = np.take_along_axis(similarities_qN, np.maximum(truth.original[chunk], 0)[:, None], 1)[:, 0]
+        # Equal similarities are ordered by index: the lower one comes first.
+        ahead_qN = similarities_qN > own_Q[chunk, None]
+        level_qN = similarities_qN == own_Q[chunk, None]
+        level_qN &= np.arange(len(unit_ND)) < truth.original[chunk, None]
+        rank_Q[chunk] = (ahead_qN | level_qN).sum(axis=1)
+    limit = len(unit_ND) if params.rank_limit == "all" else params.rank_limit
+    ap_Q = np.array([trapezoid_average_precision(np.array([rank]), 1) if rank < limit else 0.0 for rank in rank_Q])
+    scores = {}
+    for block in sorted(set(truth.block.tolist())):
+        chosen_Q = truth.block == block
+        counted_Q = chosen_Q & copies_Q
+        if not counted_Q.any():
+            raise CellError(f"copy-detection: no query of the block {block} is a copy of an original")
+        score = mean_score(
+            ap_Q[counted_Q],
+            left_out=int((chosen_Q & ~copies_Q).sum()),
+            resamples=params.bootstrap_resamples,
+            rng=rng,
+        )
+        name = f"map_{block.replace('/', '_')}"
+        scores[name] = Score(value=score.value, ci95=score.ci95, details={**details, **score.details})
+    micro = micro_average_precision(
+        own_Q[copies_Q], (block_qN for _, block_qN in _similarities(unit_QD, unit_ND)), int(copies_Q.sum())
+    )
+    scores["micro_ap"] = Score(value=micro, details=details)
+    return scores
+
+
+def _check_truth(truth: object, num_queries: int, num_originals: int) -> CopyTruth:
+    if not isinstance(truth, CopyTruth):
+        raise RequestError("copy-detection: needs a ground truth: the original of each query")
+    if len(truth.original) != num_queries or len(truth.block) != num_queries:
+        raise RequestError(
+            f"copy-detection: the ground truth is of {len(truth.original)} queries with {len(truth.block)} blocks, and "
+            f"there are {num_queries} queries"
+        )
+    wrong = np.flatnonzero((truth.original < -1) | (truth.original >= num_originals))
+    if len(wrong):
+        raise RequestError(
+            f"copy-detection: query {wrong[0]} is said to be a copy of original {truth.original[wrong[0]]}, which is "
+            f"not there; allowed: 0 to {num_originals - 1}, or -1 for a copy of none"
+        )
+    return truth
+
+
+def _whitened(
+    whitening: FeatureBank, arrays: tuple[NDArray[np.float32], ...], params: Params
+) -> list[NDArray[np.float32]]:
+    """Returns the arrays without the whitening items' mean, in their principal axes, divided by the eigenvalues' power.
+
+    As published: the covariance is that of the uncentred items.
+    """
+    rows_ND = whitening.features.astype(np.float64)
+    if rows_ND.shape[1] != arrays[0].shape[1]:
+        raise RequestError(
+            f"copy-detection: the whitening features have {rows_ND.shape[1]} dimensions, the database "
+            f"{arrays[0].shape[1]}: features of two models?"
+        )
+    value_D, vector_DD = np.linalg.eigh(rows_ND.T @ rows_ND / len(rows_ND))
+    if value_D[-1] <= 0:
+        raise CellError("copy-detection: the whitening features are all zero")
+    value_D = np.maximum(value_D, params.eigenvalue_floor * value_D[-1])
+    project_DD = vector_DD / value_D**params.whitening_exponent
+    mean_D = rows_ND.mean(axis=0)
+    return [((array.astype(np.float64) - mean_D) @ project_DD).astype(np.float32) for array in arrays]
+
+
+def _similarities(
+    unit_QD: NDArray[np.float32], unit_ND: NDArray[np.float32]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yields (first query, similarities [q, N]) of pieces of the queries."""
+    for start in range(0, len(unit_QD), _QUERIES_PER_CHUNK):
+        yield start, unit_QD[start : start + _QUERIES_PER_CHUNK] @ unit_ND.T

@@ -1,0 +1,117 @@
+"""Few-shot classification: logistic regression on k images of each class, over several draws.
+
+The solver of `linear` at a fixed strength, on features standardised on the drawn images. A run's draws are nested in
+nothing: each (k, run) is drawn for itself.
+
+Shapes: N items, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from massl_bench.draws import check_class_counts, given_draws, increasing, sampled_score
+from massl_bench.errors import CellError, RequestError
+from massl_bench.labels import class_count, class_name, single_labels
+from massl_bench.metrics.classification import rank_of_label
+from massl_bench.types import EvaluationData, Score, StrictModel
+
+ROLES = ("train", "test")
+NEEDS_TORCH = True
+
+
+class Params(StrictModel):
+    """The parameters of the protocol."""
+
+    shots: tuple[int, ...] = Field(strict=False, min_length=1)
+    """Images of each class."""
+    num_draws: int = Field(gt=0)
+    c: float = Field(gt=0)
+    """Strength of the logistic regression, in scikit-learn's sense."""
+    tolerance: float = Field(gt=0)
+    max_iterations: int = Field(gt=0)
+
+    @field_validator("shots")
+    @classmethod
+    def _increasing(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        return increasing(shots)
+
+
+def metric_names(params: Params) -> list[str]:
+    """Returns `top1@s{k}` and `mean_per_class@s{k}` for every number of shots."""
+    return [f"{metric}@s{k}" for k in params.shots for metric in ("top1", "mean_per_class")]
+
+
+def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
+    """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
+    for role in ROLES:
+        if num_items[role] == 0:
+            raise RequestError(f"few-shot: the {role} split is empty: at least one image is needed")
+    if num_items["train"] < params.shots[-1]:
+        raise RequestError(
+            f"few-shot: {params.shots[-1]} images of each class asked, but the training split has {num_items['train']} "
+            "in all; --set few-shot.shots=…"
+        )
+
+
+def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
+    """Returns top-1 and mean per-class accuracy for every k: mean, standard deviation and value of each draw.
+
+    Raises:
+        RequestError: A split is empty or without labels; fewer than two classes; handed-in draws are incomplete.
+        CellError: A class has fewer than k items, or none in a draw; all features of a draw are constant.
+    """
+    from massl_bench.solvers import Stopping, fit  # torch: not for reading specs
+
+    check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
+    train, test = data.banks["train"], data.banks["test"]
+    labels, truth = single_labels("few-shot", "train", train), single_labels("few-shot", "test", test)
+    num_classes = class_count("few-shot", data)
+    given = given_draws("few-shot", data, params.shots, params.num_draws)
+    if given is None:
+        counts_C = np.bincount(labels, minlength=num_classes)
+        check_class_counts("few-shot", counts_C, params.shots, train.class_names)
+    stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
+    details = {"draws": "sampled" if given is None else "handed in"}
+    scores = {}
+    for k in params.shots:
+        values = []
+        for draw in range(params.num_draws):
+            rows = _draw(labels, num_classes, k, rng) if given is None else given[k, draw]
+            drawn = np.bincount(labels[rows], minlength=num_classes)
+            if (drawn == 0).any():
+                missing = class_name(int(drawn.argmin()), train.class_names)
+                raise CellError(f"few-shot: k{k}_run{draw}, which was handed in, holds no image of {missing}")
+            classifier = fit(
+                train.features[rows],
+                labels[rows],
+                num_classes,
+                np.array([params.c]),
+                stopping,
+                device=data.backend.device,
+            )
+            values.append(_accuracies(classifier.scores(test.features), truth))
+        for name, column in zip(("top1", "mean_per_class"), np.array(values).T, strict=True):
+            scores[f"{name}@s{k}"] = sampled_score(column.tolist(), details)
+    return scores
+
+
+def _draw(labels_N: NDArray[np.int64], num_classes: int, k: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Returns k rows of every class, drawn without replacement."""
+    order = rng.permutation(len(labels_N))
+    order = order[np.argsort(labels_N[order], kind="stable")]
+    first_C = np.searchsorted(labels_N[order], np.arange(num_classes))
+    rows: NDArray[np.int64] = order[(first_C[:, None] + np.arange(k)).ravel()]
+    return rows
+
+
+def _accuracies(scores_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) -> tuple[float, float]:
+    """Returns (top-1, mean over the classes that are there)."""
+    right_N = rank_of_label(scores_NC, labels_N) == 0
+    items_C = np.bincount(labels_N)
+    right_C = np.bincount(labels_N, weights=right_N)
+    return float(right_N.mean()), float((right_C[items_C > 0] / items_C[items_C > 0]).mean())

@@ -1,0 +1,168 @@
+"""Low-shot multi-label classification by linear SVMs (PCL, ICLR 2021, section 4.1, after Goyal et al., ICCV 2019;
+CARP, NeurIPS 2023, as its VOC07 script does it).
+
+Features at unit norm (norm + a small number). For every class k of its positive images are drawn, and the draws of all
+classes are put together with repeats: an image drawn for two classes counts twice. One SVM for each class on all of
+these; "difficult" counts as negative, in training and in the test. AP: area under the interpolated precision-recall
+curve, averaged over the classes that have a positive test image.
+
+Shapes: N items, D dimensions, C classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from massl_bench.draws import check_class_counts, given_draws, increasing, sampled_score
+from massl_bench.errors import CellError, RequestError
+from massl_bench.labels import multi_labels
+from massl_bench.metrics.multilabel import mean_average_precision
+from massl_bench.types import EvaluationData, Score, StrictModel
+
+ROLES = ("train", "test")
+
+_ATTEMPTS = 1000
+"""Draws for one (k, run) before giving up: on VOC07 the first is nearly always good."""
+
+
+class Params(StrictModel):
+    """The parameters of the protocol."""
+
+    shots: tuple[int, ...] = Field(strict=False, min_length=1)
+    """Positive images of each class."""
+    num_draws: int = Field(gt=0)
+    full: bool
+    """Also on all training images."""
+    cost: float = Field(gt=0)
+    positive_weight: float = Field(gt=0)
+    """Of the positives' loss; the negatives' is 1."""
+    norm_epsilon: float = Field(ge=0)
+    """Added to the norm that the features are divided by."""
+    tolerance: float = Field(gt=0)
+    max_iterations: int = Field(gt=0)
+
+    @field_validator("shots")
+    @classmethod
+    def _increasing(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        return increasing(shots)
+
+
+def metric_names(params: Params) -> list[str]:
+    """Returns `map@k{k}` for every number of shots, and `map@full`."""
+    return [f"map@k{k}" for k in params.shots] + (["map@full"] if params.full else [])
+
+
+def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
+    """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
+    for role in ROLES:
+        if num_items[role] == 0:
+            raise RequestError(f"few-shot-svm: the {role} split is empty: at least one image is needed")
+    if num_items["train"] < params.shots[-1]:
+        raise RequestError(
+            f"few-shot-svm: {params.shots[-1]} positive images of each class asked, but the training split has "
+            f"{num_items['train']} in all; --set few-shot-svm.shots=…"
+        )
+
+
+def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
+    """Returns the mAP for every k: mean, standard deviation and value of each draw; and on all training images.
+
+    Raises:
+        RequestError: A split is empty, without labels or single-label; handed-in draws are incomplete.
+        CellError: A class has fewer than k positives, or no negative.
+    """
+    check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
+    train, test = data.banks["train"], data.banks["test"]
+    labels = multi_labels("few-shot-svm", "train", train)
+    truth = multi_labels("few-shot-svm", "test", test)
+    if not (truth == 1).any():
+        raise CellError("few-shot-svm: no class has a positive test image: there is no precision to average")
+    features_ND, test_ND = (_unit(bank.features, params.norm_epsilon) for bank in (train, test))
+    given = given_draws("few-shot-svm", data, params.shots, params.num_draws)
+    if given is None:
+        check_class_counts("few-shot-svm", (labels == 1).sum(axis=0), params.shots, train.class_names)
+    scores = {}
+    for k in params.shots:
+        values, redrawn, left_out = [], 0, 0
+        for draw in range(params.num_draws):
+            if given is None:
+                rows, again = _draw(labels == 1, k, rng)
+                redrawn += again
+            else:
+                rows = given[k, draw]
+            decisions_NC = _decisions(features_ND[rows], labels[rows], test_ND, params, rng, f"k{k}_run{draw}")
+            value, _, left_out = mean_average_precision(decisions_NC, truth, difficult_is_negative=True)
+            values.append(value)
+        details: dict[str, float | int | str] = {"draws": "sampled" if given is None else "handed in"}
+        details |= {"redrawn": redrawn} if given is None else {}
+        details |= {"classes_left_out": left_out} if left_out else {}
+        scores[f"map@k{k}"] = sampled_score(values, details)
+    if params.full:
+        decisions_NC = _decisions(features_ND, labels, test_ND, params, rng, "the training split")
+        value, _, left_out = mean_average_precision(decisions_NC, truth, difficult_is_negative=True)
+        scores["map@full"] = Score(value=value, details={"classes_left_out": left_out} if left_out else {})
+    return scores
+
+
+def _unit(features_ND: NDArray[np.float32], epsilon: float) -> NDArray[np.float32]:
+    norm_N1 = np.linalg.norm(features_ND, axis=1, keepdims=True)
+    # float32: a row of zeros must stay zeros also with an epsilon of 0.
+    unit_ND: NDArray[np.float32] = features_ND / np.maximum(norm_N1 + np.float32(epsilon), np.finfo(np.float32).tiny)
+    return unit_ND
+
+
+def _draw(present_NC: NDArray[np.bool_], k: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], int]:
+    """Returns (rows [C · k], class by class, with repeats; number of draws thrown away).
+
+    A draw that leaves a class without a negative is thrown away: no SVM could be fitted.
+    """
+    for attempt in range(_ATTEMPTS):
+        rows = np.concatenate([rng.choice(np.flatnonzero(present_N), k, replace=False) for present_N in present_NC.T])
+        if not present_NC[rows].all(axis=0).any():
+            return rows, attempt
+    always = int(present_NC.mean(axis=0).argmax())
+    raise CellError(
+        f"few-shot-svm: {_ATTEMPTS} draws of {k} images of each class left a class without a negative, most likely "
+        f"class {always}, which {100 * present_NC[:, always].mean():.0f} % of the training images show"
+    )
+
+
+def _decisions(  # the two sides of one fit
+    features_ND: NDArray[np.float32],
+    labels_NC: NDArray[np.int8],
+    test_ND: NDArray[np.float32],
+    params: Params,
+    rng: np.random.Generator,
+    where: str,
+) -> NDArray[np.float64]:
+    """Returns the decision values of the test items, float64 [N, C]."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
+    columns = []
+    for index, labels_N in enumerate(labels_NC.T):
+        sign_N = np.where(labels_N == 1, 1, -1)
+        if (sign_N == sign_N[0]).all():
+            word = "negative" if sign_N[0] == 1 else "positive"
+            raise CellError(f"few-shot-svm: {where} holds no {word} image of class {index}; both are needed")
+        svm = LinearSVC(
+            C=params.cost,
+            class_weight={1: params.positive_weight, -1: 1},
+            penalty="l2",
+            loss="squared_hinge",
+            dual=True,
+            intercept_scaling=1.0,
+            tol=params.tolerance,
+            max_iter=params.max_iterations,
+            random_state=int(rng.integers(1 << 31)),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # as published: what 2,000 iterations reach
+            svm.fit(features_ND, sign_N)
+        columns.append(svm.decision_function(test_ND))
+    return np.stack(columns, axis=1)

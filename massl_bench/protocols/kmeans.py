@@ -1,0 +1,95 @@
+"""k-means clustering of frozen features, compared with the classes (CARP, NeurIPS 2023, section 5; its k-means script).
+
+Features are standardised per dimension on the training items and not brought to unit norm; spherical k-means with as
+many clusters as classes; the test items are assigned to the most similar centroid and compared with their classes.
+
+Shapes: N items, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from massl_bench.errors import CellError, RequestError
+from massl_bench.labels import class_count, single_labels
+from massl_bench.metrics.clustering import NAMES, clustering_scores
+from massl_bench.search import ClusteringSettings, most_similar, spherical_kmeans
+from massl_bench.types import EvaluationData, Score, StrictModel
+
+ROLES = ("train", "test")
+
+_CHUNK = 8192
+
+
+class Params(StrictModel):
+    """The parameters of the protocol."""
+
+    iterations: int = Field(gt=0)
+    restarts: int = Field(gt=0)
+    faiss_seed: int = Field(ge=0)
+    max_points_per_centroid: int | Literal["all"]
+    """FAISS trains on a random part of more points than this for each centroid; its own limit is 256."""
+    bootstrap_resamples: int = Field(gt=0)
+
+
+def metric_names(params: Params) -> list[str]:
+    """Returns the seven agreement measures and the clustering accuracy."""
+    return list(NAMES)
+
+
+def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
+    """Raises `RequestError` for an empty split."""
+    for role in ROLES:
+        if num_items[role] == 0:
+            raise RequestError(f"kmeans: the {role} split is empty: at least one image is needed")
+
+
+def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
+    """Returns the agreement of the test items' clusters with their classes.
+
+    Raises:
+        RequestError: A split is empty or without labels, fewer than two classes, fewer training items than classes.
+        CellError: Every feature dimension is constant.
+    """
+    check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
+    train, test = data.banks["train"], data.banks["test"]
+    labels = single_labels("kmeans", "test", test)
+    num_classes = class_count("kmeans", data)
+    if len(train) < num_classes:
+        raise RequestError(
+            f"kmeans: {num_classes} clusters asked of {len(train)} training images; at least {num_classes} are needed: "
+            "raise --limit train=N"
+        )
+    mean_D, inverse_std_D = _standardisation(train.features)
+    limit = params.max_points_per_centroid
+    settings = ClusteringSettings(
+        num_clusters=num_classes,
+        iterations=params.iterations,
+        restarts=params.restarts,
+        seed=params.faiss_seed,
+        max_points_per_centroid=None if limit == "all" else limit,
+    )
+    centroids_KD = spherical_kmeans((train.features - mean_D) * inverse_std_D, settings)
+    clusters_N = most_similar((test.features - mean_D) * inverse_std_D, centroids_KD)
+    return clustering_scores(clusters_N, labels, resamples=params.bootstrap_resamples, rng=rng)
+
+
+def _standardisation(features_ND: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Returns mean and inverse standard deviation per dimension, the latter 0 where the dimension is constant."""
+    mean_D = features_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
+    squares_D = np.zeros(len(mean_D))
+    for start in range(0, len(features_ND), _CHUNK):
+        squares_D += ((features_ND[start : start + _CHUNK] - mean_D).astype(np.float64) ** 2).sum(axis=0)
+    varies_D = features_ND.max(axis=0) > features_ND.min(axis=0)
+    if not varies_D.any():
+        raise CellError(
+            f"kmeans: all {len(mean_D)} feature dimensions are constant over the {len(features_ND)} training images: "
+            "the model gives every image the same features; check its weights and its preprocessing"
+        )
+    std_D = np.sqrt(squares_D / len(features_ND))
+    return mean_D, np.where(varies_D, 1 / np.where(varies_D, std_D, 1), 0).astype(np.float32)

@@ -1,0 +1,117 @@
+"""Landmark retrieval on revisited Oxford and Paris (Radenović et al., CVPR 2018, section 5.1).
+
+Cosine similarity, the whole database ranked. Easy: positives are the easy images, junk and hard ones are ignored;
+medium: easy and hard / junk; hard: hard / junk and easy. Ignored images are removed from the ranking. A query without
+positives leaves the mean and is counted.
+
+Shapes: Q queries, N database rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from massl_bench.errors import CellError, RequestError
+from massl_bench.metrics.ranking import mean_score, precision_at, ranks_without, trapezoid_average_precision
+from massl_bench.search import unit_rows
+from massl_bench.types import CopyTruth, EvaluationData, QueryTruth, Score, StrictModel
+
+ROLES = ("database", "queries")
+
+SETTINGS = ("easy", "medium", "hard")
+
+
+class Params(StrictModel):
+    """The parameters of the protocol."""
+
+    precision_at: tuple[int, ...] = Field(strict=False, min_length=1)
+    """Ranks k of the mean precisions."""
+    bootstrap_resamples: int = Field(gt=0)
+
+
+def metric_names(params: Params) -> list[str]:
+    """Returns `map_{setting}` and `mp@{k}_{setting}`."""
+    return [
+        name for setting in SETTINGS for name in (f"map_{setting}", *(f"mp@{k}_{setting}" for k in params.precision_at))
+    ]
+
+
+def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
+    """Raises `RequestError` for no queries, or no database."""
+    for role in ROLES:
+        if num_items[role] == 0:
+            raise RequestError(f"retrieval: the {role} split is empty: at least one image is needed")
+
+
+def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
+    """Returns mAP and mean precisions of the three settings, with bootstrap intervals over the queries.
+
+    Raises:
+        RequestError: No ground truth, one of another number of queries, or one naming rows that are not there.
+        CellError: No query of a setting has a positive.
+    """
+    database, queries = data.banks["database"], data.banks["queries"]
+    check_sizes(params, {"database": len(database), "queries": len(queries)})
+    truth = check_truth(data.ground_truth, len(queries), len(database))
+    rankings = list(full_rankings(queries.features, database.features))
+    scores = {}
+    for setting in SETTINGS:
+        precisions, aps = [], []
+        for ranking_N, query in zip(rankings, truth, strict=True):
+            positives, ignored = roles_of_rows(query, setting)
+            if len(positives):
+                ranks = ranks_without(ranking_N, positives, ignored)
+                aps.append(trapezoid_average_precision(ranks))
+                precisions.append([precision_at(ranks, k) for k in params.precision_at])
+        if not aps:
+            raise CellError(f"retrieval: none of the {len(truth)} queries has a positive in the setting {setting}")
+        columns = {f"map_{setting}": np.array(aps)}
+        for k, values in zip(params.precision_at, np.array(precisions).T, strict=True):
+            columns[f"mp@{k}_{setting}"] = values
+        for name, values_Q in columns.items():
+            scores[name] = mean_score(
+                values_Q, left_out=len(truth) - len(aps), resamples=params.bootstrap_resamples, rng=rng
+            )
+    return scores
+
+
+def check_truth(
+    truth: Sequence[QueryTruth] | CopyTruth | None, num_queries: int, num_rows: int
+) -> Sequence[QueryTruth]:
+    """Returns the ground truth; raises `RequestError` where it does not fit the queries and the database."""
+    if truth is None or isinstance(truth, CopyTruth):
+        raise RequestError("retrieval: needs a ground truth: the easy, hard and junk rows of each query")
+    if len(truth) != num_queries:
+        raise RequestError(f"retrieval: the ground truth is of {len(truth)} queries, and there are {num_queries}")
+    for index, query in enumerate(truth):
+        for name in ("easy", "hard", "junk"):
+            rows = getattr(query, name)
+            if len(rows) and (rows.min() < 0 or rows.max() >= num_rows):
+                wrong = rows[(rows < 0) | (rows >= num_rows)][0]
+                raise RequestError(
+                    f"retrieval: ground truth of query {index}: {name} names image {wrong}, which is not there; "
+                    f"allowed: 0 to {num_rows - 1}"
+                )
+    return truth
+
+
+def roles_of_rows(query: QueryTruth, setting: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns (positives, ignored) of a query."""
+    match setting:
+        case "easy":
+            return query.easy, np.concatenate([query.junk, query.hard])
+        case "medium":
+            return np.concatenate([query.easy, query.hard]), query.junk
+        case _:
+            return query.hard, np.concatenate([query.junk, query.easy])
+
+
+def full_rankings(queries_QD: NDArray[np.float32], database_ND: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
+    """Yields for each query all rows by larger cosine similarity, then by lower index, int64 [N]."""
+    unit_ND = unit_rows(database_ND)
+    for query_D in unit_rows(queries_QD):
+        yield np.argsort(-(unit_ND @ query_D), kind="stable")

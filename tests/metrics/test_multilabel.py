@@ -1,0 +1,70 @@
+"""Average precision of rankings that are short enough to work out."""
+
+import numpy as np
+import pytest
+
+from massl_bench.metrics.multilabel import (
+    eleven_point_average_precision,
+    interpolated_average_precision,
+    mean_average_precision,
+    scored,
+)
+
+SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
+PRESENT = np.array([False, True, False, True, True])
+
+
+def test_interpolated_by_hand():
+    # Precision at the positives: 1/2, 2/4, 3/5; the largest at or behind each: 3/5, 3/5, 3/5.
+    assert interpolated_average_precision(SCORES, PRESENT) == pytest.approx(3 / 5)
+    # 1, 2/3 and 3/5: nothing behind is larger.
+    assert interpolated_average_precision(SCORES, np.array([1, 0, 1, 0, 1], dtype=bool)) == pytest.approx(
+        (1 + 2 / 3 + 3 / 5) / 3
+    )
+
+
+def test_eleven_points_by_hand():
+    # Recalls 0 to .3 are reached with the first positive, .4 to .6 with the second, .7 to 1 with the third.
+    value = eleven_point_average_precision(SCORES, np.array([1, 0, 1, 0, 1], dtype=bool))
+    assert value == pytest.approx((4 * 1 + 3 * 2 / 3 + 4 * 3 / 5) / 11)
+
+
+def test_difficult_items_are_negative_or_left_out():
+    scores, labels = SCORES[:, None], np.array([0, 1, -1, 1, 1], dtype=np.int8)[:, None]
+    as_negative, _, _ = mean_average_precision(scores, labels, difficult_is_negative=True)
+    left_out, _, _ = mean_average_precision(scores, labels, difficult_is_negative=False)
+    assert as_negative == pytest.approx(3 / 5)
+    assert left_out == pytest.approx((1 + 3 / 4 + 3 / 4) / 3)  # 1/1, then 2/3 and 3/4: 3/4 lies behind 2/3
+
+
+def test_a_class_without_positives_leaves_the_mean_and_is_counted():
+    scores = np.stack([SCORES, SCORES], axis=1)
+    labels = np.stack([np.where(PRESENT, 1, -1), np.full(5, -1)], axis=1).astype(np.int8)
+    score, _ = scored(scores, labels, resamples=50, rng=np.random.default_rng(0))
+    assert score.value == pytest.approx(3 / 5)
+    assert score.details == {"classes_left_out": 1}
+
+
+def test_perfect_scores_give_one_and_their_order_is_all_that_counts():
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.random((200, 3)) < 0.3, 1, -1).astype(np.int8)
+    assert mean_average_precision(labels.astype(float), labels, difficult_is_negative=True)[:2] == (1.0, 1.0)
+    scores = rng.standard_normal((200, 3))
+    one = mean_average_precision(scores, labels, difficult_is_negative=True)
+    assert mean_average_precision(8 * scores + 1, labels, difficult_is_negative=True) == one
+    order = rng.permutation(200)
+    assert mean_average_precision(scores[order], labels[order], difficult_is_negative=True) == pytest.approx(one)
+
+
+def test_interval_holds_the_average_precision_of_fresh_data():
+    rng = np.random.default_rng(0)
+
+    def sample():
+        labels = np.where(rng.random((300, 2)) < 0.3, 1, -1).astype(np.int8)
+        return labels + rng.standard_normal((300, 2)), labels
+
+    score, _ = scored(*sample(), resamples=300, rng=rng)
+    fresh = np.mean([mean_average_precision(*sample(), difficult_is_negative=False)[0] for _ in range(40)])
+    low, high = score.ci95
+    assert low < fresh < high
+    assert high - low < 0.2

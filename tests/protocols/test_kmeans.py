@@ -1,0 +1,101 @@
+"""k-means: the official script's numbers, and clusters with known answers."""
+
+import numpy as np
+import pytest
+
+from massl_bench import search
+from massl_bench.errors import CellError, RequestError
+from massl_bench.metrics.clustering import clustering_scores
+from massl_bench.protocols import kmeans
+from tests.protocols.banks import evaluation, params_of
+
+
+@pytest.mark.parametrize("task", ["kmeans", "kmeans-carp"])  # 256 × 12 > 3,000 points: the same here
+def test_golden(task, single_label, expected, rng):
+    data = evaluation(
+        12,
+        train=(single_label["train_features"], single_label["train_labels"]),
+        test=(single_label["test_features"], single_label["test_labels"]),
+    )
+    scores = kmeans.run(data, params_of(kmeans, task), rng)
+    for name, value in expected["kmeans"].items():
+        assert scores[name].value == pytest.approx(value, abs=1e-3), name
+    low, high = scores["nmi"].ci95
+    assert low < scores["nmi"].value < high
+
+
+def test_all_points_train_unless_the_task_limits_them(rng):
+    seen = {}
+
+    class Spy:
+        def __init__(self, dims, k, **settings):
+            seen[settings["max_points_per_centroid"]] = settings
+            self.centroids = np.eye(k, dims, dtype=np.float32)
+
+        def train(self, rows):
+            pass
+
+    original = search._faiss().Kmeans
+    search._faiss().Kmeans = Spy
+    try:
+        features, labels = rng.standard_normal((1000, 4)), np.arange(1000) % 3
+        data = evaluation(3, train=(features, labels), test=(features, labels))
+        for task in ("kmeans", "kmeans-carp"):
+            kmeans.run(data, params_of(kmeans, task), rng)
+    finally:
+        search._faiss().Kmeans = original
+    assert sorted(seen) == [256, 334]  # 3 × 334 ≥ 1,000: every point
+    assert seen[334]["nredo"] == 10
+    assert seen[334]["seed"] == 1234
+
+
+def test_hand_made_agreement(rng):
+    # Clusters 0, 1, 2 against classes: {0: aab, 1: bb, 2: a}. Best matching: 0 → a (2 right), 1 → b (2 right); 4 of 6.
+    clusters = np.array([0, 0, 0, 1, 1, 2])
+    labels = np.array([0, 0, 1, 1, 1, 0])
+    scores = clustering_scores(clusters, labels, resamples=100, rng=rng)
+    assert scores["accuracy"].value == pytest.approx(4 / 6)
+    # H(class) = ln 2; H(class | cluster) = ½ · H(2/3, 1/3).
+    conditional = 0.5 * (-(2 / 3) * np.log(2 / 3) - (1 / 3) * np.log(1 / 3))
+    assert scores["homogeneity"].value == pytest.approx(1 - conditional / np.log(2))
+
+
+@pytest.mark.parametrize("change", ["permute test", "scale", "relabel"])
+def test_metamorphic(change, single_label):
+    train = (single_label["train_features"], single_label["train_labels"])
+    test = (single_label["test_features"], single_label["test_labels"])
+    params = params_of(kmeans, "kmeans").model_copy(update={"restarts": 1, "iterations": 10})
+    base = kmeans.run(evaluation(12, train=train, test=test), params, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    if change == "permute test":
+        order = rng.permutation(len(test[1]))
+        test = (test[0][order], test[1][order])
+    elif change == "scale":
+        train, test = (train[0] * 16, train[1]), (test[0] * 16, test[1])
+    else:
+        names = rng.permutation(12)
+        train, test = (train[0], names[train[1]]), (test[0], names[test[1]])
+    changed = kmeans.run(evaluation(12, train=train, test=test), params, np.random.default_rng(0))
+    for name, score in base.items():
+        assert changed[name].value == pytest.approx(score.value, abs=1e-12), name
+
+
+def test_perfect_features_give_one(rng):
+    labels = np.tile(np.arange(4), 50)
+    features = np.eye(4)[labels] + 1e-3 * rng.standard_normal((200, 4))
+    data = evaluation(4, train=(features, labels), test=(features, labels))
+    assert {
+        name: round(score.value, 12) for name, score in kmeans.run(data, params_of(kmeans, "kmeans"), rng).items()
+    } == dict.fromkeys(kmeans.NAMES, 1.0)
+
+
+def test_bad_input(rng):
+    params = params_of(kmeans, "kmeans")
+    features, labels = rng.standard_normal((6, 3)), np.arange(6) % 3
+    with pytest.raises(RequestError, match="9 clusters asked of 6 training images"):
+        kmeans.run(evaluation(9, train=(features, labels), test=(features, labels)), params, rng)
+    with pytest.raises(CellError, match="all 3 feature dimensions are constant"):
+        kmeans.run(evaluation(3, train=(0 * features, labels), test=(features, labels)), params, rng)
+    multi = np.ones((6, 3), dtype=np.int8)
+    with pytest.raises(RequestError, match=r"\(multi-label\); tasks that apply: linear, few-shot-svm"):
+        kmeans.run(evaluation(3, train=(features, multi), test=(features, multi)), params, rng)

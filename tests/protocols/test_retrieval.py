@@ -1,0 +1,209 @@
+"""Retrieval and copy detection: the official scripts' numbers, and rankings worked out by hand."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from massl_bench.errors import CellError, RequestError
+from massl_bench.protocols import class_retrieval, copy_detection, retrieval
+from massl_bench.types import CopyTruth, QueryTruth
+from tests.conftest import GOLDEN
+from tests.protocols.banks import evaluation, params_of
+
+PARAMS = params_of(retrieval, "retrieval")
+CLASS = params_of(class_retrieval, "class-retrieval")
+COPY = params_of(copy_detection, "copy-detection")
+TOP20 = params_of(copy_detection, "copy-detection-top20")
+
+
+def truth_of(*queries):
+    return [
+        QueryTruth(**{name: np.array(query[name], dtype=np.int64) for name in ("easy", "hard", "junk")})
+        for query in queries
+    ]
+
+
+@pytest.fixture
+def landmarks():
+    with np.load(GOLDEN / "features_retrieval.npz") as arrays:
+        data = evaluation(database=(arrays["database"],), queries=(arrays["queries"],))
+    truth = truth_of(*json.loads((GOLDEN / "retrieval_ground_truth.json").read_text()))
+    return replace(data, ground_truth=truth)
+
+
+@pytest.fixture
+def copies():
+    with np.load(GOLDEN / "features_copy_detection.npz") as arrays, np.load(GOLDEN / "features_whitening.npz") as other:
+        data = evaluation(
+            originals=(arrays["originals"],),
+            distractors=(arrays["distractors"],),
+            queries=(arrays["queries"],),
+            whitening=(other["whitening"],),
+        )
+        original = arrays["query_original"]
+    return replace(data, ground_truth=CopyTruth(original=original, block=np.full(len(original), "strong")))
+
+
+def without(data, role):
+    return replace(data, banks={name: bank for name, bank in data.banks.items() if name != role})
+
+
+def test_retrieval_golden(landmarks, expected, rng):
+    scores = retrieval.run(landmarks, PARAMS, rng)
+    for setting, golden in expected["retrieval"].items():
+        score = scores[f"map_{setting}"]
+        assert score.value == pytest.approx(golden["map"], abs=1e-6)
+        assert score.details["queries_left_out"] == golden["empty_queries"]
+        for k, value in zip((1, 5, 10), golden["mp_at_1_5_10"], strict=True):
+            assert scores[f"mp@{k}_{setting}"].value == pytest.approx(value, abs=1e-6)
+        low, high = score.ci95
+        assert low < score.value < high
+
+
+def test_retrieval_by_hand(rng):
+    # One query along the first axis; the rows turn away from it, so that the ranking is 0, 1, 2, 3.
+    angles = np.array([0.1, 0.2, 0.3, 0.4])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    data = evaluation(database=(rows,), queries=(np.array([[1.0, 0.0]]),))
+    data = replace(data, ground_truth=truth_of({"easy": [1], "hard": [3], "junk": [0]}))
+    scores = retrieval.run(data, PARAMS, rng)
+    # Easy: 0 and 3 are ignored, 1 comes first. Medium: 1, 2, 3 are left, positives at ranks 0 and 2:
+    # (½ · (1 + 1) + ½ · (1/2 + 2/3)) / 2. Hard: 2, 3 are left, the positive at rank 1: ½ · (0 + 1/2).
+    assert scores["map_easy"].value == 1.0
+    assert scores["map_medium"].value == pytest.approx((1 + (1 / 2 + 2 / 3) / 2) / 2)
+    assert scores["map_hard"].value == pytest.approx(0.25)
+    assert scores["mp@10_medium"].value == pytest.approx(2 / 3)  # of min(10, 3), the rank of the last positive
+    assert scores["mp@1_hard"].value == 0.0
+
+
+@pytest.mark.parametrize("change", ["permute database", "scale"])
+def test_retrieval_metamorphic(change, landmarks, rng):
+    base = retrieval.run(landmarks, PARAMS, np.random.default_rng(0))
+    database, queries = landmarks.banks["database"].features, landmarks.banks["queries"].features
+    truth = landmarks.ground_truth
+    if change == "scale":
+        changed = evaluation(database=(database * 8,), queries=(queries / 4,))
+    else:
+        order = rng.permutation(len(database))
+        place = np.argsort(order)
+        changed = evaluation(database=(database[order],), queries=(queries,))
+        truth = [QueryTruth(easy=place[query.easy], hard=place[query.hard], junk=place[query.junk]) for query in truth]
+    scores = retrieval.run(replace(changed, ground_truth=truth), PARAMS, np.random.default_rng(0))
+    assert scores == base
+
+
+def test_retrieval_bad_input(landmarks, rng):
+    with pytest.raises(RequestError, match="needs a ground truth"):
+        retrieval.run(replace(landmarks, ground_truth=None), PARAMS, rng)
+    with pytest.raises(RequestError, match="of 13 queries, and there are 14"):
+        retrieval.run(replace(landmarks, ground_truth=landmarks.ground_truth[1:]), PARAMS, rng)
+    wrong = truth_of({"easy": [180], "hard": [], "junk": []})
+    with pytest.raises(RequestError, match="query 0: easy names image 180, which is not there; allowed: 0 to 179"):
+        retrieval.run(replace(landmarks, ground_truth=wrong + landmarks.ground_truth[1:]), PARAMS, rng)
+    nothing = truth_of(*[{"easy": [], "hard": [], "junk": [1]}] * 14)
+    with pytest.raises(CellError, match="none of the 14 queries has a positive in the setting easy"):
+        retrieval.run(replace(landmarks, ground_truth=nothing), PARAMS, rng)
+
+
+def test_copy_detection_golden(copies, expected, rng):
+    plain = copy_detection.run(without(copies, "whitening"), TOP20, rng)
+    assert plain["map_strong"].value == pytest.approx(expected["copy_detection"]["map"], abs=1e-6)
+    whitened = copy_detection.run(copies, TOP20, rng)
+    assert whitened["map_strong"].value == pytest.approx(expected["copy_detection_whitened"]["map"], abs=1e-6)
+    assert whitened["map_strong"].details == {"distractors": 200, "whitening": "learned on 500 images"}
+
+
+def test_the_whole_ranking_adds_what_lies_behind_rank_20(copies, expected, rng):
+    aps = np.array(expected["copy_detection"]["aps"])
+    full = copy_detection.run(without(copies, "whitening"), COPY, rng)["map_strong"].value
+    hidden = (aps == 0).sum()
+    assert hidden > 0
+    assert 0 < full - aps.mean() < hidden / len(aps) * 0.5 / 21
+
+
+def test_copy_detection_by_hand(rng):
+    originals, distractors = np.eye(3)[:2], np.eye(3)[2:]
+    # Query 0 finds its original first (0.8); query 1 finds the distractor first, its original second (0.6).
+    queries = np.array([[0.8, 0.6, 0.0], [0.0, 0.6, 0.8], [0.28, 0.0, 0.96]])
+    data = evaluation(originals=(originals,), distractors=(distractors,), queries=(queries,))
+    truth = CopyTruth(original=np.array([0, 1, -1]), block=np.array(["strong", "crops/10", "crops/10"]))
+    scores = copy_detection.run(replace(data, ground_truth=truth), COPY, rng)
+    assert scores["map_strong"].value == 1.0
+    assert scores["map_crops_10"].value == pytest.approx(0.25)
+    assert scores["map_crops_10"].details["queries_left_out"] == 1
+    # All pairs: .96 (wrong), .8 twice (one right), .6 twice (one right): ½ · 1/3 + ½ · 2/5.
+    assert scores["micro_ap"].value == pytest.approx(0.5 / 3 + 0.5 * 2 / 5, abs=1e-6)
+
+
+def test_micro_average_precision_is_scikit_learns(copies, rng):
+    from sklearn.metrics import average_precision_score
+
+    data = without(copies, "whitening")
+    unit = {
+        role: bank.features / np.linalg.norm(bank.features, axis=1, keepdims=True) for role, bank in data.banks.items()
+    }
+    pairs = unit["queries"] @ np.concatenate([unit["originals"], unit["distractors"]]).T
+    true = np.zeros(pairs.shape, dtype=bool)
+    true[np.arange(60), data.ground_truth.original] = True
+    ours = copy_detection.run(data, COPY, rng)["micro_ap"].value
+    assert ours == pytest.approx(average_precision_score(true.ravel(), pairs.ravel()), abs=1e-6)
+
+
+def test_perfect_copies_are_found(rng):
+    originals = rng.standard_normal((20, 8))
+    data = evaluation(originals=(originals,), queries=(originals * 2,))
+    truth = CopyTruth(original=np.arange(20), block=np.full(20, "strong"))
+    scores = copy_detection.run(replace(data, ground_truth=truth), COPY, rng)
+    assert scores["map_strong"].value == 1.0
+    assert scores["micro_ap"].value == 1.0
+
+
+def test_copy_detection_bad_input(copies, rng):
+    truth = copies.ground_truth
+    wrong = replace(copies, ground_truth=replace(truth, original=np.full(60, 30)))
+    with pytest.raises(RequestError, match=r"query 0 is said to be a copy of original 30, .*allowed: 0 to 29"):
+        copy_detection.run(wrong, COPY, rng)
+    wrong = replace(copies, ground_truth=replace(truth, original=np.full(60, -1)))
+    with pytest.raises(CellError, match="no query of the block strong is a copy of an original"):
+        copy_detection.run(wrong, COPY, rng)
+
+
+def test_class_retrieval_by_hand(rng):
+    # On a circle at 0°, 10°, 25°, 60°, 70°…: classes a a b a b, and one item alone in its class.
+    angles = np.radians([0, 10, 25, 60, 72, 180])
+    features = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    labels = np.array([0, 0, 1, 0, 1, 2])
+    params = CLASS.model_copy(update={"recall_at": (1, 2)})
+    scores = class_retrieval.run(evaluation(3, test=(features, labels)), params, rng)
+    # Neighbours (R best), relevance: 0: 1 2 → 1 0: AP@2 = ½. 1: 0 2 → 1 0: ½. 2: 1 → 0. 3: 4 2 → 0 0: 0. 4: 3 → 0: 0.
+    assert scores["map@r"].value == pytest.approx((0.5 + 0.5) / 5)
+    assert scores["recall@1"].value == pytest.approx(2 / 5)
+    # Two nearest: 2: 1 0 → none; 3: 4 2 → none; 4: 3 2 → 2 is of its class.
+    assert scores["recall@2"].value == pytest.approx(3 / 5)
+    assert scores["map@r"].details == {"queries_left_out": 1}
+
+
+def test_class_retrieval_with_duplicates_and_relabelling(rng):
+    features = np.repeat(rng.standard_normal((4, 5)), 6, axis=0)
+    labels = np.repeat(np.arange(4), 6)
+    params = CLASS.model_copy(update={"recall_at": (1, 5)})
+    scores = class_retrieval.run(evaluation(4, test=(features, labels)), params, rng)
+    assert {score.value for score in scores.values()} == {1.0}
+    assert not (
+        class_retrieval._others(features.astype(np.float32), 3, evaluation().backend) == np.arange(24)[:, None]
+    ).any()
+    features, names = rng.standard_normal((80, 5)), rng.permutation(4)
+    labels = np.arange(80) % 4
+    base = class_retrieval.run(evaluation(4, test=(features, labels)), CLASS, np.random.default_rng(0))
+    changed = class_retrieval.run(evaluation(4, test=(features * 4, names[labels])), CLASS, np.random.default_rng(0))
+    assert base == changed
+
+
+def test_class_retrieval_bad_input(rng):
+    features = rng.standard_normal((12, 3))
+    with pytest.raises(RequestError, match="among the 10 nearest asked of 9 test images; at least 11"):
+        class_retrieval.run(evaluation(3, test=(features[:9], np.arange(9) % 3)), CLASS, rng)
+    with pytest.raises(CellError, match="no class has two test images"):
+        class_retrieval.run(evaluation(12, test=(features, np.arange(12))), CLASS, rng)

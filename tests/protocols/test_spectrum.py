@@ -1,0 +1,71 @@
+"""Spectrum measures of features whose answers are known in closed form."""
+
+import numpy as np
+import pytest
+
+from massl_bench.errors import CellError, RequestError
+from massl_bench.metrics.spectrum import alpha_req, uniformity
+from massl_bench.protocols import spectrum
+from tests.protocols.banks import evaluation, params_of
+
+PARAMS = params_of(spectrum, "spectrum")
+
+
+def run(features, params=PARAMS, role="train"):
+    return spectrum.run(evaluation(**{role: (features,)}), params, np.random.default_rng(0))
+
+
+def test_rankme_of_equal_singular_values_is_their_number():
+    features = np.zeros((80, 16))
+    features[np.arange(80), np.arange(80) % 8] = 3.0  # eight equal singular values, eight of zero
+    scores = run(features, PARAMS.model_copy(update={"alpha_first": 1, "alpha_last": 7}))
+    assert scores["rankme"].value == pytest.approx(8, rel=1e-4)
+
+
+def test_rankme_is_the_definition_on_the_singular_values(single_label):
+    features = single_label["train_features"]
+    singular = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    share = singular / singular.sum() + 1e-7
+    assert run(features)["rankme"].value == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.7])
+def test_alpha_req_recovers_a_power_law(alpha):
+    eigenvalues = np.arange(1.0, 121) ** -alpha
+    assert alpha_req(np.diag(eigenvalues), 3, 100) == pytest.approx(alpha, abs=1e-9)
+
+
+def test_uniformity_of_the_corners_of_a_cross():
+    # ±e1, ±e2: of the three other corners two are at squared distance 2, one at 4.
+    corners = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], dtype=np.float32)
+    assert uniformity(corners) == pytest.approx(np.log((2 * np.exp(-4) + np.exp(-8)) / 3), rel=1e-5)
+
+
+def test_alignment_of_pairs_at_a_known_angle():
+    base = np.linspace(0, 2 * np.pi, 6, endpoint=False)
+    angles = np.concatenate([base, base + 0.1])
+    features = np.zeros((12, 5))
+    features[:, 0], features[:, 1] = np.cos(angles), np.sin(angles)
+    features[:, 2:] = 1e-3 * np.random.default_rng(0).standard_normal((12, 3))
+    scores = run(features, PARAMS.model_copy(update={"alpha_first": 1, "alpha_last": 4}))
+    assert scores["alignment"].value == pytest.approx(2 - 2 * np.cos(0.1), abs=1e-4)
+
+
+def test_metamorphic(single_label, rng):
+    features = single_label["train_features"]
+    base = run(features)
+    for changed in (features * 32, features[rng.permutation(len(features))]):
+        for name, score in run(changed).items():
+            assert score.value == pytest.approx(base[name].value, rel=1e-5), name
+    assert {name: score.value for name, score in run(features, role="all").items()} == {
+        name: score.value for name, score in base.items()
+    }
+
+
+def test_bad_input(rng):
+    with pytest.raises(CellError, match="all 4 feature dimensions are constant over the 9 images"):
+        run(np.ones((9, 4)))
+    with pytest.raises(RequestError, match="at least two images are needed, found 1"):
+        run(np.ones((1, 4)))
+    with pytest.raises(CellError, match="alpha_req: 4 eigenvalues above rounding; at least 5 are needed"):
+        run(rng.standard_normal((50, 4)))
