@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +25,12 @@ _DATABASE_CHUNK_BYTES = 1 << 30
 
 _SIMILARITY_CHUNK_BYTES = 1 << 28
 """Size of a block of similarities, where one is written out."""
+
+_SPARE = 8
+"""Neighbours that are found beyond those that were asked."""
+
+_PAIRS_TOGETHER = 512
+"""Pairs of vectors that are multiplied in float64 at a time; they stay in the processor's cache."""
 
 _DEFAULT_BACKEND = SearchBackend("faiss-cpu")
 
@@ -54,17 +60,21 @@ def cosine_neighbours(
     database_ND: NDArray[np.float32],
     k: int,
     *,
+    boundaries: Sequence[int] = (),
     backend: SearchBackend = _DEFAULT_BACKEND,
 ) -> Neighbours:
     """Returns the k database rows of largest cosine similarity for every query. Exact.
 
     Rows need not be normalised; a row of zeros has similarity 0 to everything. Equal similarities are ordered by
-    database index, also where they straddle the k-th place.
+    database index. A matrix product in float32 cannot tell similarities apart that differ by its rounding: where such
+    a group straddles the k-th place (or one of `boundaries`), it is settled in float64. So the sets of neighbours are
+    the same for every backend, block size and device.
 
     Args:
         queries_QD: float32, finite.
         database_ND: float32, finite; may be memory-mapped, and is normalised piece by piece.
         k: between 1 and N.
+        boundaries: smaller numbers of neighbours whose sets must be exact as well.
         backend: where to search.
 
     Raises:
@@ -79,8 +89,8 @@ def cosine_neighbours(
             "features of two models?"
         )
     unit_queries_QD = unit_rows(queries_QD)
-    # One neighbour more than asked shows whether a tie straddles the k-th place.
-    wanted = min(k + 1, num_rows)
+    # A few neighbours more than asked show whether a group of equals straddles the k-th place.
+    wanted = min(k + _SPARE, num_rows)
     chunk = max(1, _DATABASE_CHUNK_BYTES // (4 * database_ND.shape[1]))
     best: Neighbours | None = None
     for start in range(0, num_rows, chunk):
@@ -91,11 +101,7 @@ def cosine_neighbours(
     assert best is not None
     if (best.indices_QK < 0).any():
         raise RequestError("the search found fewer neighbours than asked: the features are not finite")
-    if wanted > k:
-        straddling_Q = best.similarities_QK[:, k - 1] == best.similarities_QK[:, k]
-        if straddling_Q.any():
-            _settle_ties(best, straddling_Q, unit_queries_QD, database_ND, k)
-    return _in_order(Neighbours(best.similarities_QK[:, :k], best.indices_QK[:, :k]))
+    return _settle(best, unit_queries_QD, queries_QD, database_ND, (*boundaries, k))
 
 
 def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -228,20 +234,78 @@ def _merge(left: Neighbours, right: Neighbours, k: int) -> Neighbours:
     return Neighbours(np.take_along_axis(similarities, order, 1), np.take_along_axis(indices, order, 1))
 
 
-def _settle_ties(
+def _settle(
     best: Neighbours,
-    straddling_Q: NDArray[np.bool_],
+    unit_queries_QD: NDArray[np.float32],
+    queries_QD: NDArray[np.float32],
+    database_ND: NDArray[np.float32],
+    boundaries: Sequence[int],
+) -> Neighbours:
+    """Returns the first max(boundaries) neighbours, sets exact at every boundary, ordered by value, then index."""
+    similarities_QW, k = best.similarities_QK, max(boundaries)
+    num_found, num_rows = similarities_QW.shape[1], len(database_ND)
+    # Rounding of a product of D terms grows with √D; twice that is what two values may lie apart and change places.
+    resolution = np.float32(np.finfo(np.float32).eps * np.sqrt(database_ND.shape[1]))
+    unsure_QW = np.zeros(similarities_QW.shape, dtype=bool)
+    for boundary in boundaries:
+        if boundary < num_found:
+            inside_Q1 = similarities_QW[:, boundary - 1 : boundary]
+            outside_Q1 = similarities_QW[:, boundary : boundary + 1]
+            close_QW = (similarities_QW <= outside_Q1 + resolution) & (similarities_QW >= inside_Q1 - resolution)
+            unsure_QW |= close_QW & (inside_Q1 - outside_Q1 <= resolution)
+    crowded_Q = np.zeros(len(similarities_QW), dtype=bool)
+    if num_found < num_rows:
+        crowded_Q = similarities_QW[:, k - 1] - similarities_QW[:, -1] <= resolution
+        _settle_crowds(best, np.flatnonzero(crowded_Q), unit_queries_QD, database_ND, k)
+        unsure_QW[crowded_Q] = False
+    values_QW = similarities_QW.astype(np.float64)
+    query_P, place_P = np.nonzero(unsure_QW)
+    values_QW[query_P, place_P] = _exact_cosines(queries_QD, query_P, database_ND, best.indices_QK[query_P, place_P])
+
+    equal_Q = (similarities_QW[:, 1:] == similarities_QW[:, :-1]).any(axis=1)
+    disorder_Q = (unsure_QW.any(axis=1) | equal_Q) & ~crowded_Q  # crowds are in order already
+    indices = best.indices_QK[disorder_Q]
+    order = np.argsort(indices, axis=1)
+    by_value = np.argsort(-np.take_along_axis(values_QW[disorder_Q], order, 1), axis=1, kind="stable")
+    order = np.take_along_axis(order, by_value, 1)
+    best.indices_QK[disorder_Q] = np.take_along_axis(indices, order, 1)
+    best.similarities_QK[disorder_Q] = np.take_along_axis(values_QW[disorder_Q], order, 1)
+    return Neighbours(best.similarities_QK[:, :k], best.indices_QK[:, :k])
+
+
+def _exact_cosines(
+    queries_QD: NDArray[np.float32],
+    query_P: NDArray[np.int64],
+    database_ND: NDArray[np.float32],
+    row_P: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Returns the cosines of P pairs of a query and a database row, computed in float64."""
+    cosine_P = np.empty(len(query_P))
+    for start in range(0, len(query_P), _PAIRS_TOGETHER):
+        piece = slice(start, start + _PAIRS_TOGETHER)
+        left_PD, right_PD = queries_QD[query_P[piece]].astype(np.float64), database_ND[row_P[piece]].astype(np.float64)
+        product_P, left_P, right_P = (
+            np.einsum("pd,pd->p", one, other)
+            for one, other in ((left_PD, right_PD), (left_PD, left_PD), (right_PD, right_PD))
+        )
+        lengths_P = np.sqrt(left_P) * np.sqrt(right_P)
+        cosine_P[piece] = product_P / np.where(lengths_P > 0, lengths_P, 1)
+    return cosine_P
+
+
+def _settle_crowds(
+    best: Neighbours,
+    queries: NDArray[np.int64],
     unit_queries_QD: NDArray[np.float32],
     database_ND: NDArray[np.float32],
     k: int,
 ) -> None:
-    """Replaces, in place, the neighbours of the queries whose k-th and next similarity are equal.
+    """Replaces, in place, the first k neighbours of the queries around whose k-th place lie more rows than were found.
 
-    The similarities of these queries to the whole database are written out, and among those equal to the k-th largest
-    the lowest indices are taken.
+    The similarities of these queries to the whole database are written out; among those equal to the k-th largest the
+    lowest indices are taken. Such crowds are copies of one item, whose similarities are equal in float32 too.
     """
     num_rows = len(database_ND)
-    queries = np.flatnonzero(straddling_Q)
     query_chunk = max(1, _SIMILARITY_CHUNK_BYTES // (4 * num_rows))
     row_chunk = max(1, _DATABASE_CHUNK_BYTES // (4 * database_ND.shape[1]))
     for start in range(0, len(queries), query_chunk):
@@ -258,20 +322,6 @@ def _settle_ties(
             order = np.argsort(-row_N[indices], kind="stable")
             best.indices_QK[query, :k] = indices[order]
             best.similarities_QK[query, :k] = row_N[indices[order]]
-
-
-def _in_order(found: Neighbours) -> Neighbours:
-    """Returns the neighbours with equal similarities ordered by index (they are ordered by similarity already)."""
-    tied_Q = (found.similarities_QK[:, 1:] == found.similarities_QK[:, :-1]).any(axis=1)
-    similarities = found.similarities_QK[tied_Q]
-    indices = found.indices_QK[tied_Q]
-    by_index = np.argsort(indices, axis=1)
-    by_both = np.take_along_axis(
-        by_index, np.argsort(-np.take_along_axis(similarities, by_index, 1), axis=1, kind="stable"), 1
-    )
-    found.similarities_QK[tied_Q] = np.take_along_axis(similarities, by_both, 1)
-    found.indices_QK[tied_Q] = np.take_along_axis(indices, by_both, 1)
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)

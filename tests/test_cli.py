@@ -426,7 +426,8 @@ def test_full_cifar10_equals_brute_force(run_cli: Cli, real_data: Path) -> None:
         similarity, index = (test[start : start + 1000] @ train.T).topk(200, dim=1)
         weight, labels = (similarity / 0.07).exp(), train_labels[index]
         for k in correct:
-            votes = torch.zeros(len(weight), 10).scatter_add_(1, labels[:, :k], weight[:, :k])
+            votes = torch.zeros(len(weight), 10, dtype=torch.float64)
+            votes.scatter_add_(1, labels[:, :k], weight[:, :k].double())
             correct[k] += int((votes.argmax(1) == test_labels[start : start + 1000]).sum())
     for k, count in correct.items():
         assert round(record["metrics"][f"top1@{k}"]["value"] * len(test)) == count, k

@@ -126,3 +126,23 @@ def test_a_gpu_that_is_not_there_falls_back_with_a_reason() -> None:
     assert backend == SearchBackend("torch", "cuda:7")
     assert reason is not None
     assert "FAISS cannot use it" in reason
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
+def test_sets_are_exact_where_float32_cannot_tell_rows_apart(backend: SearchBackend) -> None:
+    """Similarities within 1e-6 of each other: the sets at every boundary are those of float64."""
+    rng = np.random.default_rng(4)
+    queries, database = (1 + 0.02 * rng.standard_normal((count, 768)).astype(np.float32) for count in (40, 3000))
+    ks = (5, 20, 100)
+    exact = brute_force(queries, database, 100)
+    found = search.cosine_neighbours(queries, database, 100, boundaries=ks, backend=backend)
+    for k in ks:
+        assert (np.sort(found.indices_QK[:, :k]) == np.sort(exact[:, :k])).all()
+
+
+def test_float32_alone_would_be_wrong_there() -> None:
+    """The case above is a hard one: the plain product in float32 misses some of the sets."""
+    rng = np.random.default_rng(4)
+    queries, database = (1 + 0.02 * rng.standard_normal((count, 768)).astype(np.float32) for count in (40, 3000))
+    plain = np.argsort(-(search.unit_rows(queries) @ search.unit_rows(database).T), axis=1, kind="stable")[:, :100]
+    assert (np.sort(plain) != np.sort(brute_force(queries, database, 100))).any()

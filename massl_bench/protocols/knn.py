@@ -72,7 +72,9 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     check_sizes(params, {"train": len(train), "test": len(test)})
     if train.labels is None or test.labels is None or data.num_classes is None:
         raise RequestError("knn: the train and test splits need labels")
-    neighbours = cosine_neighbours(test.features, train.features, params.k[-1], backend=data.backend)
+    neighbours = cosine_neighbours(
+        test.features, train.features, params.k[-1], boundaries=params.k, backend=data.backend
+    )
     rank_Qk = _ranks(neighbours, train.labels, test.labels, data.num_classes, params)
 
     scores: dict[str, Score] = {}
