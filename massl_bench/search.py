@@ -29,6 +29,9 @@ _SIMILARITY_CHUNK_BYTES = 1 << 28
 _SPARE = 8
 """Neighbours that are found beyond those that were asked."""
 
+_LARGEST_CROWD = 4096
+"""Rows that float32 cannot tell apart and that are settled in float64, for one query."""
+
 _PAIRS_TOGETHER = 512
 """Pairs of vectors that are multiplied in float64 at a time; they stay in the processor's cache."""
 
@@ -101,7 +104,7 @@ def cosine_neighbours(
     assert best is not None
     if (best.indices_QK < 0).any():
         raise RequestError("the search found fewer neighbours than asked: the features are not finite")
-    return _settle(best, unit_queries_QD, queries_QD, database_ND, (*boundaries, k))
+    return _settle(best, _Vectors(queries_QD, database_ND), (*boundaries, k))
 
 
 def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -234,18 +237,20 @@ def _merge(left: Neighbours, right: Neighbours, k: int) -> Neighbours:
     return Neighbours(np.take_along_axis(similarities, order, 1), np.take_along_axis(indices, order, 1))
 
 
-def _settle(
-    best: Neighbours,
-    unit_queries_QD: NDArray[np.float32],
-    queries_QD: NDArray[np.float32],
-    database_ND: NDArray[np.float32],
-    boundaries: Sequence[int],
-) -> Neighbours:
+@dataclass(frozen=True, eq=False)
+class _Vectors:
+    """The features of a search, as they were given."""
+
+    queries_QD: NDArray[np.float32]
+    database_ND: NDArray[np.float32]
+
+
+def _settle(best: Neighbours, vectors: _Vectors, boundaries: Sequence[int]) -> Neighbours:
     """Returns the first max(boundaries) neighbours, sets exact at every boundary, ordered by value, then index."""
     similarities_QW, k = best.similarities_QK, max(boundaries)
-    num_found, num_rows = similarities_QW.shape[1], len(database_ND)
+    num_found, (num_rows, dims) = similarities_QW.shape[1], vectors.database_ND.shape
     # Rounding of a product of D terms grows with √D; twice that is what two values may lie apart and change places.
-    resolution = np.float32(np.finfo(np.float32).eps * np.sqrt(database_ND.shape[1]))
+    resolution = np.float32(np.finfo(np.float32).eps * np.sqrt(dims))
     unsure_QW = np.zeros(similarities_QW.shape, dtype=bool)
     for boundary in boundaries:
         if boundary < num_found:
@@ -256,11 +261,12 @@ def _settle(
     crowded_Q = np.zeros(len(similarities_QW), dtype=bool)
     if num_found < num_rows:
         crowded_Q = similarities_QW[:, k - 1] - similarities_QW[:, -1] <= resolution
-        _settle_crowds(best, np.flatnonzero(crowded_Q), unit_queries_QD, database_ND, k)
+        for query, similarity_N in _similarities_to_all(np.flatnonzero(crowded_Q), vectors):
+            _settle_crowd(best, query, similarity_N, vectors, (k, resolution))
         unsure_QW[crowded_Q] = False
     values_QW = similarities_QW.astype(np.float64)
     query_P, place_P = np.nonzero(unsure_QW)
-    values_QW[query_P, place_P] = _exact_cosines(queries_QD, query_P, database_ND, best.indices_QK[query_P, place_P])
+    values_QW[query_P, place_P] = _exact_cosines(vectors, query_P, best.indices_QK[query_P, place_P])
 
     equal_Q = (similarities_QW[:, 1:] == similarities_QW[:, :-1]).any(axis=1)
     disorder_Q = (unsure_QW.any(axis=1) | equal_Q) & ~crowded_Q  # crowds are in order already
@@ -273,17 +279,13 @@ def _settle(
     return Neighbours(best.similarities_QK[:, :k], best.indices_QK[:, :k])
 
 
-def _exact_cosines(
-    queries_QD: NDArray[np.float32],
-    query_P: NDArray[np.int64],
-    database_ND: NDArray[np.float32],
-    row_P: NDArray[np.int64],
-) -> NDArray[np.float64]:
+def _exact_cosines(vectors: _Vectors, query_P: NDArray[np.int64], row_P: NDArray[np.int64]) -> NDArray[np.float64]:
     """Returns the cosines of P pairs of a query and a database row, computed in float64."""
     cosine_P = np.empty(len(query_P))
     for start in range(0, len(query_P), _PAIRS_TOGETHER):
         piece = slice(start, start + _PAIRS_TOGETHER)
-        left_PD, right_PD = queries_QD[query_P[piece]].astype(np.float64), database_ND[row_P[piece]].astype(np.float64)
+        left_PD = vectors.queries_QD[query_P[piece]].astype(np.float64)
+        right_PD = vectors.database_ND[row_P[piece]].astype(np.float64)
         product_P, left_P, right_P = (
             np.einsum("pd,pd->p", one, other)
             for one, other in ((left_PD, right_PD), (left_PD, left_PD), (right_PD, right_PD))
@@ -293,35 +295,43 @@ def _exact_cosines(
     return cosine_P
 
 
-def _settle_crowds(
-    best: Neighbours,
-    queries: NDArray[np.int64],
-    unit_queries_QD: NDArray[np.float32],
-    database_ND: NDArray[np.float32],
-    k: int,
+def _settle_crowd(
+    best: Neighbours, query: int, similarity_N: NDArray[np.float32], vectors: _Vectors, limits: tuple[int, np.float32]
 ) -> None:
-    """Replaces, in place, the first k neighbours of the queries around whose k-th place lie more rows than were found.
+    """Replaces, in place, the first k neighbours of a query around whose k-th place lie more rows than were found.
 
-    The similarities of these queries to the whole database are written out; among those equal to the k-th largest the
-    lowest indices are taken. Such crowds are copies of one item, whose similarities are equal in float32 too.
+    Args:
+        best: the neighbours.
+        query: its number.
+        similarity_N: its similarities to the whole database, in float32.
+        vectors: the features.
+        limits: (k, resolution).
     """
-    num_rows = len(database_ND)
+    k, resolution = limits
+    kth = -np.partition(-similarity_N, k - 1)[k - 1]
+    candidate_M = np.flatnonzero(similarity_N >= kth - resolution)
+    if len(candidate_M) <= _LARGEST_CROWD:
+        value_M = _exact_cosines(vectors, np.full(len(candidate_M), query), candidate_M)
+    else:  # copies of one item, whose similarities are equal in float32 too
+        value_M = similarity_N[candidate_M].astype(np.float64)
+    order = np.argsort(-value_M, kind="stable")[:k]
+    best.indices_QK[query, :k] = candidate_M[order]
+    best.similarities_QK[query, :k] = value_M[order]
+
+
+def _similarities_to_all(queries: NDArray[np.int64], vectors: _Vectors) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yields (query, similarities to the whole database, float32 [N])."""
+    num_rows, dims = vectors.database_ND.shape
     query_chunk = max(1, _SIMILARITY_CHUNK_BYTES // (4 * num_rows))
-    row_chunk = max(1, _DATABASE_CHUNK_BYTES // (4 * database_ND.shape[1]))
+    row_chunk = max(1, _DATABASE_CHUNK_BYTES // (4 * dims))
     for start in range(0, len(queries), query_chunk):
         chosen = queries[start : start + query_chunk]
+        unit_BD = unit_rows(vectors.queries_QD[chosen])
         similarities_BN = np.empty((len(chosen), num_rows), dtype=np.float32)
         for first in range(0, num_rows, row_chunk):
             rows = slice(first, first + row_chunk)
-            np.matmul(unit_queries_QD[chosen], unit_rows(database_ND[rows]).T, out=similarities_BN[:, rows])
-        kth_B1 = -np.partition(-similarities_BN, k - 1, axis=1)[:, k - 1 : k]
-        for query, row_N, kth in zip(chosen, similarities_BN, kth_B1, strict=True):
-            above = np.flatnonzero(row_N > kth)
-            equal = np.flatnonzero(row_N == kth)[: k - len(above)]
-            indices = np.concatenate([above, equal])
-            order = np.argsort(-row_N[indices], kind="stable")
-            best.indices_QK[query, :k] = indices[order]
-            best.similarities_QK[query, :k] = row_N[indices[order]]
+            np.matmul(unit_BD, unit_rows(vectors.database_ND[rows]).T, out=similarities_BN[:, rows])
+        yield from zip(chosen.tolist(), similarities_BN, strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
