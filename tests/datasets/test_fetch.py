@@ -44,7 +44,7 @@ def test_fetch_then_use_offline(
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
     root, address = server
     md5 = make_archive(root, tmp_path)
-    tiny_registry(tmp_path, archive=f'{{ url = "{address}/tiny.tar.gz", md5 = "{md5}" }}')
+    tiny_registry(tmp_path, archives=f'[{{ url = "{address}/tiny.tar.gz", md5 = "{md5}" }}]')
     include = ("--include-path", tmp_path / "registry")
     fetched = run_cli("datasets", "fetch", "tiny", *include)
     assert fetched.code == 0, fetched.err
@@ -61,7 +61,7 @@ def test_a_wrong_checksum_leaves_nothing(
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
     root, address = server
     make_archive(root, tmp_path)
-    tiny_registry(tmp_path, archive=f'{{ url = "{address}/tiny.tar.gz", md5 = "{"0" * 32}" }}')
+    tiny_registry(tmp_path, archives=f'[{{ url = "{address}/tiny.tar.gz", md5 = "{"0" * 32}" }}]')
     answer = run_cli(
         "datasets", "fetch", "tiny", "--include-path", tmp_path / "registry", "--cache-dir", tmp_path / "c"
     )
@@ -73,7 +73,7 @@ def test_a_wrong_checksum_leaves_nothing(
 
 def test_a_dead_link(tmp_path: Path, run_cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
-    tiny_registry(tmp_path, archive=f'{{ url = "http://127.0.0.1:9/tiny.tar.gz", md5 = "{"0" * 32}" }}')
+    tiny_registry(tmp_path, archives=f'[{{ url = "http://127.0.0.1:9/tiny.tar.gz", md5 = "{"0" * 32}" }}]')
     answer = run_cli("datasets", "fetch", "tiny", "--include-path", tmp_path / "registry")
     assert answer.code == 1
     assert "127.0.0.1:9" in answer.error
