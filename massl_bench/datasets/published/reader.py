@@ -42,6 +42,8 @@ class Listing:
     """Of the images, relative to the layout's root, in the published order."""
     labels: Labels
     class_names: tuple[str, ...] | None = None
+    tables: tuple[str, ...] = ()
+    """Further tables that were read, where their names are not the same in every copy."""
 
 
 def listed(
@@ -76,7 +78,8 @@ def listed(
     def files(root: Path, source: str) -> list[Path]:
         needed = [root / name for name in _of(tables, source)]
         if all(path.is_file() for path in needed):  # else the caller names the tables that are missing
-            needed += [root / name for name in listing(root, source).files]
+            found = listing(root, source)
+            needed += [root / name for name in (*found.tables, *found.files)]
         return needed
 
     def read(root: Path, source: str) -> ImageSplit:
