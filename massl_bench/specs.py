@@ -87,7 +87,7 @@ class DatasetSpec(StrictModel):
     """The folder of the data root that it shares with another dataset, of whose files it is a part."""
     reader: str | None = None
     """Reads the dataset's own published layout, or the data that a library embeds."""
-    metric: Literal["top1", "mean_per_class"]
+    metric: Literal["top1", "mean_per_class", "map"]
     summary: str
     licence: str
     citation: str

@@ -22,7 +22,7 @@ from massl_bench.datasets.layouts import (
     find_layout,
 )
 from massl_bench.datasets.published import READERS
-from massl_bench.datasets.splits import ImageSplit, JoinedSplit
+from massl_bench.datasets.splits import ImageSplit, JoinedSplit, Labels
 from massl_bench.errors import MissingDataError, RequestError
 from massl_bench.specs import DatasetSpec, Registry
 from massl_bench.storage import read_memo, sha256_of, write_memo
@@ -170,6 +170,9 @@ class Dataset:
         labels = split.labels
         if labels is None:
             return
+        if self.kind == "multi-label" or labels.ndim != 1:
+            self._check_multi_label(where, labels, expected)
+            return
         found = np.unique(labels)
         # A test split without a spec may hold fewer classes than the training split, but never other ones.
         count = expected or (len(split.class_names) if split.class_names is not None else None)
@@ -183,6 +186,21 @@ class Dataset:
         if expected is not None and len(found) != expected:
             raise RequestError(
                 f"{where}: found {len(found)} classes, expected {expected}; see: massl-bench info {self.name}"
+            )
+
+    def _check_multi_label(self, where: str, labels_NC: Labels, expected: int | None) -> None:
+        if self.kind != "multi-label" or labels_NC.ndim != 2 or labels_NC.shape[1] != expected:
+            classes = "[N]" if self.kind != "multi-label" else f"[N, {expected}]"
+            raise RequestError(
+                f"{where}: found labels of shape {list(labels_NC.shape)}, expected {classes} for a {self.kind} dataset"
+            )
+        strange = np.setdiff1d(labels_NC, [-1, 0, 1])
+        if len(strange):
+            raise RequestError(f"{where}: found the label {strange[0]}, expected 1 present, 0 difficult, −1 absent")
+        found = int((labels_NC == 1).any(axis=0).sum())
+        if found != expected:
+            raise RequestError(
+                f"{where}: found {found} classes with an image, expected {expected}; see: massl-bench info {self.name}"
             )
 
 

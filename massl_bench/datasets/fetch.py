@@ -58,8 +58,12 @@ def fetch_spec(spec: DatasetSpec, cache_dir: Path, *, download: bool) -> Path | 
         except MissingDataError as error:
             reasons.append(str(error))
         else:
-            if root is not None and any(root.rglob("*.parquet")):
-                return root
+            if root is not None:
+                wanted = [name for split in spec.splits.values() for name in split.sources]
+                lacking = [name for name in wanted if not any(root.rglob(f"{name}-*.parquet"))]
+                if not lacking:
+                    return root
+                reasons.append(f"{spec.hub.repo}: no {lacking[0]}-*.parquet in it")
     if not download:
         return None
     if spec.archives:

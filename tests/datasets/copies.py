@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
+from massl_bench.datasets.published.voc import VOC_CLASSES
 from massl_bench.specs import Registry
 
 
@@ -350,6 +351,47 @@ def write_stl10(root: Path, *, unlabelled: bool) -> tuple[dict[str, np.ndarray],
     return pixels, labels
 
 
+def write_voc2007(root: Path) -> Copy:
+    """Objects as (class, difficult) by image; the lists are made of them as the publisher's are."""
+    root = root / "VOCdevkit" / "VOC2007"
+    scenes: dict[str, dict[str, list[tuple[str, bool]]]] = {"trainval": {}, "test": {}}
+    for split, shift in (("trainval", 0), ("test", 5000)):
+        for number, name in enumerate(VOC_CLASSES):  # every class once
+            scenes[split][f"{number + 5 + shift:06}"] = [(name, False)]
+        scenes[split][f"{90 + shift:06}"] = [("dog", True), ("dog", True), ("person", False)]  # only difficult dogs
+        scenes[split][f"{91 + shift:06}"] = [
+            ("dog", True),
+            ("dog", False),
+            ("cat", True),
+        ]  # a difficult dog, and another
+    sets = {"trainval": [*scenes["trainval"]], "test": [*reversed(scenes["test"])]}
+    sets |= {"train": sets["trainval"][:11], "val": sets["trainval"][11:]}
+    labels: dict[str, list[list[int]]] = {}
+    for split, ids in sets.items():
+        text(root, f"ImageSets/Main/{split}.txt", *ids)
+        objects = {**scenes["trainval"], **scenes["test"]}
+        rows = [[_voc_value(name, objects[image]) for name in VOC_CLASSES] for image in ids]
+        for column, name in enumerate(VOC_CLASSES):
+            lines = [f"{image} {row[column]:2d}" for image, row in zip(ids, rows, strict=True)]  # one or two spaces
+            text(root, f"ImageSets/Main/{name}_{split}.txt", *lines)
+        labels[split] = rows
+    for image, found in (pair for split in scenes.values() for pair in split.items()):
+        picture(root, f"JPEGImages/{image}.jpg")
+        parts = (f"<object><name>{name}</name><difficult>{int(hard)}</difficult></object>" for name, hard in found)
+        text(root, f"Annotations/{image}.xml", f"<annotation>{''.join(parts)}</annotation>")
+    picture(root, "JPEGImages/009999.jpg")  # in no list
+    files = {role: [f"JPEGImages/{image}.jpg" for image in sets[split]] for role, split in VOC_ROLES.items()}
+    return Copy(20, files, {role: labels[split] for role, split in VOC_ROLES.items()}, VOC_CLASSES)
+
+
+VOC_ROLES = {"train": "trainval", "test": "test"}
+
+
+def _voc_value(name: str, objects: list[tuple[str, bool]]) -> int:
+    difficult = [hard for found, hard in objects if found == name]
+    return -1 if not difficult else 0 if all(difficult) else 1
+
+
 COPIES: dict[str, Callable[[Path], Copy]] = {
     "gtsrb": write_gtsrb,
     "dtd": write_dtd,
@@ -366,4 +408,5 @@ COPIES: dict[str, Callable[[Path], Copy]] = {
     "imagenet-1k-1pct": partial(write_imagenet_folders, source="1percent"),
     "imagenet-1k-10pct": partial(write_imagenet_folders, source="10percent"),
     "inat2018": write_inat2018,
+    "voc2007": write_voc2007,
 }

@@ -14,7 +14,10 @@ import pytest
 
 from massl_bench.datasets import Dataset, decode_rgb, open_dataset
 from massl_bench.datasets.published.class_folders import subset_names
+from massl_bench.datasets.published.voc import VOC_CLASSES
 from massl_bench.errors import MissingDataError, RequestError
+from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
+from massl_bench.models import ModelOptions, open_model
 from massl_bench.specs import Registry
 from tests.conftest import Answer
 from tests.datasets.copies import (
@@ -26,6 +29,7 @@ from tests.datasets.copies import (
     colour_of,
     picture,
     small_registry,
+    write_flowers,
     write_imagenet_folders,
     write_stl10,
 )
@@ -233,6 +237,72 @@ def test_many_missing_images_are_counted(tmp_path: Path) -> None:
         (tmp_path / "data" / "eurosat" / name).unlink(missing_ok=True)
     with pytest.raises(RequestError, match=r"incomplete: (\S+, ){4}\S+ and 3 more not found"):
         open_dataset("eurosat", registry, options(tmp_path))
+
+
+def test_voc2007_keeps_what_is_only_difficult(tmp_path: Path) -> None:
+    _, dataset = opened("voc2007", tmp_path)
+    labels = dataset.split("train").labels
+    assert labels is not None
+    assert (labels.dtype, labels.shape) == (np.int8, (22, 20))
+    dog, cat, person = (VOC_CLASSES.index(name) for name in ("dog", "cat", "person"))
+    assert labels[20, [dog, cat, person]].tolist() == [0, -1, 1]
+    assert labels[21, [dog, cat, person]].tolist() == [1, 0, -1]
+    assert np.count_nonzero(labels == 0) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("005016  1", "005016  2", "test.txt.*: not as published: KeyError: '2'"),
+        ("005016  1", "", "KeyError: '005016'"),
+        ("005016  1", "005016 -1", "found 19 classes with an image, expected 20"),
+    ],
+)
+def test_voc2007_with_a_wrong_list(old: str, new: str, message: str, tmp_path: Path) -> None:
+    _, registry = place("voc2007", tmp_path)
+    path = tmp_path / "data" / "voc2007" / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "dog_test.txt"
+    content = path.read_text().replace("005091  1", "005091 -1")
+    assert old in content
+    path.write_text(content.replace(old, new))
+    with pytest.raises(RequestError, match=message):
+        open_dataset("voc2007", registry, options(tmp_path)).split("test")
+
+
+def test_voc2007_without_the_test_archive(tmp_path: Path) -> None:
+    _, registry = place("voc2007", tmp_path)
+    for path in (tmp_path / "data").rglob("*_test.txt"):
+        path.unlink()
+    with pytest.raises(RequestError, match=r"incomplete: ImageSets/Main/aeroplane_test\.txt, .* and 15 more not found"):
+        open_dataset("voc2007", registry, options(tmp_path))
+
+
+def test_labels_of_the_wrong_kind(tmp_path: Path) -> None:
+    copy = write_flowers(tmp_path / "data" / "flowers102")
+    small_registry(tmp_path, "flowers102", {role: len(files) for role, files in copy.files.items()}, 3)
+    spec = tmp_path / "registry" / "tasks" / "datasets" / "flowers102.toml"
+    spec.write_text(spec.read_text().replace("single-label", "multi-label"))
+    with pytest.raises(RequestError, match=r"labels of shape \[6\], expected \[N, 3\] for a multi-label dataset"):
+        open_dataset("flowers102", Registry([tmp_path / "registry"]), options(tmp_path)).split("train")
+
+
+def test_multi_label_features(tmp_path: Path) -> None:
+    copy, dataset = opened("voc2007", tmp_path)
+    model = open_model("pixels", Registry(), ModelOptions(cache_dir=tmp_path))
+    chosen = ExtractionOptions()
+    key = bank_key(model.card, model.card.preprocessing, dataset, "test", None, chosen)
+    bank = load_or_extract(FeatureCache(tmp_path), key, lambda: model.encoder("cpu"), dataset, chosen, Reporting())
+    assert bank.labels is not None
+    assert bank.labels.dtype == np.int8
+    assert bank.labels.tolist() == copy.labels["test"]
+    assert (bank.num_classes, bank.class_names) == (20, VOC_CLASSES)
+
+
+def test_a_single_label_task_on_a_multi_label_dataset(tmp_path: Path, run_cli: Callable[..., Answer]) -> None:
+    place("voc2007", tmp_path)
+    places = ("--include-path", tmp_path / "registry", "--data-root", tmp_path / "data")
+    answer = run_cli("run", "--task", "knn", "--dataset", "voc2007", "--model", "pixels", *places)
+    assert answer.code == 2
+    assert "task knn needs a single-label dataset, and voc2007 is multi-label; tasks that apply:" in answer.error
 
 
 def test_the_registry_knows_every_dataset(run_cli: Callable[..., Answer]) -> None:

@@ -10,6 +10,7 @@ from massl_bench.datasets.published.lists import DTD, EUROSAT, FGVC_AIRCRAFT, FO
 from massl_bench.datasets.published.matlab import FLOWERS102, STANFORD_CARS
 from massl_bench.datasets.published.pickles import read_plain_pickle
 from massl_bench.datasets.published.reader import PublishedReader
+from massl_bench.datasets.published.voc import VOC2007
 
 __all__ = ["READERS", "PublishedReader", "read_plain_pickle"]
 
@@ -30,4 +31,5 @@ READERS: dict[str, PublishedReader] = {
     "oxford-pets": OXFORD_PETS,
     "stanford-cars": STANFORD_CARS,
     "stl10": STL10,
+    "voc2007": VOC2007,
 }
