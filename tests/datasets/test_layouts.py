@@ -338,6 +338,19 @@ def test_hub_repository_of_image_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(content(dataset, "train")) == 6
 
 
+def test_a_hub_repository_without_the_wanted_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = make_hub_cache(tmp_path / "hub", "org/pets", write_parquet, monkeypatch)
+    hub = f'{{ repo = "org/pets", revision = "{commit}" }}'
+    places = DataOptions(cache_dir=tmp_path / "cache")
+    dataset = open_dataset("tiny", tiny_registry(tmp_path, hub=hub), places, fetch=True)
+    assert (dataset.revision, len(dataset.split("train"))) == (commit, 6)
+    splits = '{ train = { size = 6, source = "train" }, test = { size = 3, source = "validation" } }'
+    with pytest.raises(
+        MissingDataError, match=r"org/pets: no validation-\*\.parquet in it; by hand: ask the publisher"
+    ):
+        open_dataset("tiny", tiny_registry(tmp_path, hub=hub, splits=splits), places, fetch=True)
+
+
 def test_hub_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(MissingDataError, match="hf:org/absent is not in the hub's cache"):

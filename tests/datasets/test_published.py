@@ -305,6 +305,23 @@ def test_a_single_label_task_on_a_multi_label_dataset(tmp_path: Path, run_cli: C
     assert "task knn needs a single-label dataset, and voc2007 is multi-label; tasks that apply:" in answer.error
 
 
+def test_an_incomplete_copy_fails_its_cell_of_a_suite_only(tmp_path: Path, run_cli: Callable[..., Answer]) -> None:
+    copy, _ = place("food101", tmp_path)
+    (tmp_path / "data" / "food101" / "food-101" / copy.files["test"][0]).unlink()
+    suites = tmp_path / "registry" / "tasks" / "suites"
+    suites.mkdir()
+    cells = ", ".join(f'{{ task = "knn", dataset = "{name}" }}' for name in ("food101", "digits"))
+    (suites / "two.toml").write_text(f'name = "two"\nsummary = "s"\ncells = [{cells}]\n')
+    places = ("--include-path", tmp_path / "registry", "--data-root", tmp_path / "data", "--offline")
+    answer = run_cli("run", "--suite", "two", "--model", "pixels", *places, "--results-dir", tmp_path / "results")
+    assert answer.code == 1, answer.err
+    assert "incomplete: images/apple_pie/3.jpg not found" in answer.error
+    assert [path.name for path in (tmp_path / "results").rglob("*.json")] == ["digits.json"]
+    alone = run_cli("run", "--task", "knn", "--dataset", "food101", "--model", "pixels", *places)
+    assert alone.code == 2
+    assert "incomplete: images/apple_pie/3.jpg not found" in alone.error
+
+
 def test_the_registry_knows_every_dataset(run_cli: Callable[..., Answer]) -> None:
     listed = {row["name"] for row in json.loads(run_cli("list", "datasets", "--json").out)}
     assert listed >= {*COPIES, "stl10", "cifar10", "cifar100", "digits"}
