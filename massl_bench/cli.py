@@ -553,6 +553,8 @@ def _card(name: str, arch: str | None, cache_dir: Path | None, registry: Registr
 def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, dict):
         return [pair for name, inner in value.items() for pair in _flat(f"{key}.{name}", inner)]
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        return [pair for number, part in enumerate(value, 1) for pair in _flat(f"{key}.{number}", part)]
     if isinstance(value, list):
         return [(key, ", ".join(map(str, value)))]
     return [(key, value)]

@@ -206,6 +206,10 @@ class Planner:
                 known = error
                 if self.request.data.offline and not self.request.from_suite:
                     raise
+            except RequestError as error:  # a damaged or incomplete copy
+                if not self.request.from_suite or reference not in self._registry.datasets:
+                    raise
+                known = error
             self._datasets[reference] = known
         return known
 

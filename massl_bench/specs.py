@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -45,8 +45,13 @@ class SplitSpec(StrictModel):
     """One split of a dataset."""
 
     size: int = Field(gt=0)
-    source: str
-    """The name that the split has in its source (`validation`, …)."""
+    source: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    """The name that the split has in its source (`validation`, …); several names: one after the other."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of `source`, in order."""
+        return (self.source,) if isinstance(self.source, str) else self.source
 
 
 class HubSource(StrictModel):
@@ -57,7 +62,7 @@ class HubSource(StrictModel):
 
 
 class ArchiveSource(StrictModel):
-    """The publisher's own archive."""
+    """A file of the publisher: an archive, which is unpacked, or a table, which is kept as it is."""
 
     url: str
     md5: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -76,10 +81,13 @@ class DatasetSpec(StrictModel):
     image_column: str | None = None
     label_column: str | None = None
     hub: HubSource | None = None
-    archive: ArchiveSource | None = None
+    archives: tuple[ArchiveSource, ...] = Field(default=(), strict=False)
+    """All of them are needed; they are unpacked into one directory."""
+    directory: str | None = None
+    """The folder of the data root that it shares with another dataset, of whose files it is a part."""
     reader: str | None = None
     """Reads the dataset's own published layout, or the data that a library embeds."""
-    metric: Literal["top1", "mean_per_class"]
+    metric: Literal["top1", "mean_per_class", "map"]
     summary: str
     licence: str
     citation: str

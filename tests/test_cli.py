@@ -204,7 +204,7 @@ def test_a_features_file_with_code_is_refused(run_cli: Cli, tmp_path: Path) -> N
         (["run", "--task", "kn", "--dataset", "digits", "--model", "pixels"], "unknown task 'kn'; did you mean knn"),
         (
             ["run", "--task", "knn", "--dataset", "digit", "--model", "pixels"],
-            "unknown dataset 'digit'; did you mean digits?",
+            "unknown dataset 'digit'; did you mean digits",
         ),
         (["run", "--task", "knn", "--dataset", "digits", "--model", "pixel"], "did you mean pixels?"),
         (
@@ -240,7 +240,7 @@ def test_a_features_file_with_code_is_refused(run_cli: Cli, tmp_path: Path) -> N
         (["run", "--task", "knn", "--dataset", "folder:none", "--model", "pixels"], "no such directory"),
         (["run", "--task", "knn", "--features", "none.npz"], "--features needs --name NAME"),
         (["run", "--task", "knn", "--features", "none.npz", "--name", "x"], "none.npz: no such file"),
-        (["info", "digit"], "did you mean digits?"),
+        (["info", "digit"], "did you mean digits"),
         (["list", "task"], "did you mean tasks"),
         (["leaderboard", "--format", "pdf"], "unknown format 'pdf'"),
         (["leaderboard", "--check"], "--check needs --out FILE"),

@@ -22,7 +22,7 @@ from massl_bench.datasets.layouts import (
     find_layout,
 )
 from massl_bench.datasets.published import READERS
-from massl_bench.datasets.splits import ImageSplit
+from massl_bench.datasets.splits import ImageSplit, JoinedSplit, Labels
 from massl_bench.errors import MissingDataError, RequestError
 from massl_bench.specs import DatasetSpec, Registry
 from massl_bench.storage import read_memo, sha256_of, write_memo
@@ -48,14 +48,14 @@ class Dataset:
     Attributes:
         name: the reference, as the user gave it.
         spec: what it must contain; None for `folder:` and `hf:`.
-        sources: the source name of each split, by role.
+        sources: the source names of each split, in order, by role.
     """
 
     name: str
     kind: DatasetKind
     spec: DatasetSpec | None
     layout: Layout
-    sources: Mapping[str, str]
+    sources: Mapping[str, tuple[str, ...]]
     memo_dir: Path
     revision: str | None = None
 
@@ -67,7 +67,8 @@ class Dataset:
         else:
             content = fingerprint_files(self.layout.root, self.layout.files(), self.memo_dir)
         columns = getattr(self.layout, "columns", Columns())
-        reading = {"kind": self.layout.kind, "sources": dict(self.sources), "columns": [columns.image, columns.label]}
+        sources = {role: " + ".join(names) for role, names in self.sources.items()}
+        reading = {"kind": self.layout.kind, "sources": sources, "columns": [columns.image, columns.label]}
         return sha256_of({"content": content, "reading": reading})
 
     def _embedded_fingerprint(self) -> str:
@@ -79,8 +80,8 @@ class Dataset:
         if remembered is not None and isinstance(remembered.get("sha256"), str):
             return str(remembered["sha256"])
         content = {}
-        for role, source in self.sources.items():
-            split = self.layout.read(source)
+        for role in self.sources:
+            split = self._read(role)
             pixels = np.stack([np.asarray(image) for image in split.encoded(range(len(split)))])
             labels = [] if split.labels is None else split.labels.tolist()
             content[role] = [pixels.shape, pixels.tobytes().hex(), labels]
@@ -131,10 +132,14 @@ class Dataset:
         if role not in self.sources:
             raise RequestError(f"{self.name}: no {role} split; it has: {', '.join(self.sources)}")
         if role not in self._opened:
-            split = self.layout.read(self.sources[role])
+            split = self._read(role)
             self._check(role, split)
             self._opened[role] = split
         return self._opened[role]
+
+    def _read(self, role: str) -> ImageSplit:
+        parts = [self.layout.read(source) for source in self.sources[role]]
+        return parts[0] if len(parts) == 1 else JoinedSplit(parts)
 
     def _check(self, role: str, split: ImageSplit) -> None:
         where = f"{self.name} ({role}, {self.place})"
@@ -165,6 +170,9 @@ class Dataset:
         labels = split.labels
         if labels is None:
             return
+        if self.kind == "multi-label" or labels.ndim != 1:
+            self._check_multi_label(where, labels, expected)
+            return
         found = np.unique(labels)
         # A test split without a spec may hold fewer classes than the training split, but never other ones.
         count = expected or (len(split.class_names) if split.class_names is not None else None)
@@ -178,6 +186,21 @@ class Dataset:
         if expected is not None and len(found) != expected:
             raise RequestError(
                 f"{where}: found {len(found)} classes, expected {expected}; see: massl-bench info {self.name}"
+            )
+
+    def _check_multi_label(self, where: str, labels_NC: Labels, expected: int | None) -> None:
+        if self.kind != "multi-label" or labels_NC.ndim != 2 or labels_NC.shape[1] != expected:
+            classes = "[N]" if self.kind != "multi-label" else f"[N, {expected}]"
+            raise RequestError(
+                f"{where}: found labels of shape {list(labels_NC.shape)}, expected {classes} for a {self.kind} dataset"
+            )
+        strange = np.setdiff1d(labels_NC, [-1, 0, 1])
+        if len(strange):
+            raise RequestError(f"{where}: found the label {strange[0]}, expected 1 present, 0 difficult, −1 absent")
+        found = int((labels_NC == 1).any(axis=0).sum())
+        if found != expected:
+            raise RequestError(
+                f"{where}: found {found} classes with an image, expected {expected}; see: massl-bench info {self.name}"
             )
 
 
@@ -212,7 +235,8 @@ def open_dataset(reference: str, registry: Registry, options: DataOptions, *, fe
 
 
 def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Dataset:
-    sources = {role: split.source for role, split in spec.splits.items()}
+    sources = {role: split.sources for role, split in spec.splits.items()}
+    wanted = _names(sources)
     columns = Columns(options.columns.image or spec.image_column, options.columns.label or spec.label_column)
     if spec.reader is not None and spec.reader not in READERS:
         raise RequestError(f"dataset {spec.name}: reader {spec.reader!r} is unknown; there are: {', '.join(READERS)}")
@@ -228,21 +252,22 @@ def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Da
             revision=revision,
         )
 
-    places = [options.data_root / spec.name, options.data_root] if options.data_root is not None else []
+    folders = [folder for folder in (spec.name, spec.directory, "") if folder is not None]
+    places = [options.data_root / folder for folder in folders] if options.data_root is not None else []
     for place in places:
         # Directly in the data root only the dataset's own layout counts: any class folders there are another dataset's.
         if place == options.data_root and not _has_published(place, spec):
             continue
-        layout = find_layout(place, list(sources.values()), columns, spec.reader)
+        layout = find_layout(place, wanted, columns, spec.reader)
         if layout is not None:
             return dataset(layout)
     if not places and spec.reader is not None and READERS[spec.reader].marker is None:
-        layout = find_layout(Path(), list(sources.values()), columns, spec.reader)
+        layout = find_layout(Path(), wanted, columns, spec.reader)
         assert layout is not None
         return dataset(layout)
     downloaded = fetch_spec(spec, options.cache_dir, download=fetch and not options.offline)
     if downloaded is not None:
-        layout = find_layout(downloaded, list(sources.values()), columns, spec.reader)
+        layout = find_layout(downloaded, wanted, columns, spec.reader)
         if layout is not None:
             return dataset(layout, spec.hub.revision if spec.hub is not None else None)
         raise RequestError(f"{spec.name}: the download in {downloaded} has none of the known layouts; {spec.by_hand}")
@@ -250,26 +275,33 @@ def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Da
 
 
 def _has_published(place: Path, spec: DatasetSpec) -> bool:
-    marker = READERS[spec.reader].marker if spec.reader is not None else None
-    return marker is not None and (place / marker).exists()
+    return spec.reader is not None and READERS[spec.reader].locate(place) is not None
+
+
+def _names(sources: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Returns the source names of all roles, each once."""
+    return list(dict.fromkeys(name for names in sources.values() for name in names))
 
 
 def _missing(spec: DatasetSpec, options: DataOptions) -> MissingDataError:
     if options.data_root is None:
         looked = "no data root given (--data-root or MASSL_BENCH_DATA)"
     else:
-        place = options.data_root / spec.name
+        place = options.data_root / (spec.directory or spec.name)
         if place.is_dir():
             inside = sorted(entry.name for entry in place.iterdir())[:5]
             looked = f"{place} holds {', '.join(inside) or 'nothing'}, which is none of the known layouts"
         else:
             looked = f"{place} does not exist"
-    wanted = ", ".join(f"{split.source}-*.parquet" for split in spec.splits.values())
-    advice = "" if options.offline else f"massl-bench datasets fetch {spec.name}, or "
+    own = READERS[spec.reader] if spec.reader is not None else None
+    tables = _names({role: split.sources for role, split in spec.splits.items()})
+    common = f"{', '.join(f'{name}-*.parquet' for name in tables)}, a saved datasets directory, class folders"
+    expected = f"its own layout (with {own.marker})" if own is not None and own.sole else f"{common} or its own layout"
+    advice = (
+        "" if options.offline or not (spec.hub or spec.archives) else f"massl-bench datasets fetch {spec.name}, or "
+    )
     return MissingDataError(
-        f"dataset {spec.name} is not there: {looked}; expected {wanted}, a saved datasets directory, class folders "
-        "or its "
-        f"own layout; next: {advice}{spec.by_hand}"
+        f"dataset {spec.name} is not there: {looked}; expected {expected}; next: {advice}{spec.by_hand}"
     )
 
 
@@ -277,8 +309,8 @@ def _open_folder(reference: str, options: DataOptions) -> Dataset:
     root = Path(reference.removeprefix("folder:")).expanduser()
     if not root.is_dir():
         raise RequestError(f"{reference}: no such directory; expected class folders under train/ and test/ (or val/)")
-    sources = dict(options.splits) or {"train": "train", "test": "test"}
-    layout: FolderLayout | FlatLayout | None = find_class_folders(root, list(sources.values()))
+    sources = _chosen_sources(options)
+    layout: FolderLayout | FlatLayout | None = find_class_folders(root, _names(sources))
     kind: DatasetKind = "single-label"
     if layout is None:
         present = [name for name in ("train", "test", "val", "validation") if (root / name).is_dir()]
@@ -286,14 +318,18 @@ def _open_folder(reference: str, options: DataOptions) -> Dataset:
             raise RequestError(
                 f"{reference}: found {' and '.join(f'{name}/' for name in present)}, expected class folders with "
                 "images "
-                f"under both {' and '.join(f'{source}/' for source in sources.values())} (val/ serves for test/)"
+                f"under both {' and '.join(f'{source}/' for source in _names(sources))} (val/ serves for test/)"
             )
-        layout, kind, sources = FlatLayout("images", root), "unlabelled", {"all": "all"}
+        layout, kind, sources = FlatLayout("images", root), "unlabelled", {"all": ("all",)}
         if not layout.files():
             raise RequestError(
                 f"{reference}: no image in it; expected class folders under train/ and test/ (or val/), or images"
             )
     return Dataset(name=reference, kind=kind, spec=None, layout=layout, sources=sources, memo_dir=options.cache_dir)
+
+
+def _chosen_sources(options: DataOptions) -> dict[str, tuple[str, ...]]:
+    return {role: (name,) for role, name in (options.splits or {"train": "train", "test": "test"}).items()}
 
 
 def _open_hub(reference: str, options: DataOptions, fetch: bool) -> Dataset:
@@ -305,8 +341,8 @@ def _open_hub(reference: str, options: DataOptions, fetch: bool) -> Dataset:
         raise MissingDataError(
             f"{reference} is not in the hub's cache on this machine, and downloading was not allowed"
         )
-    sources = dict(options.splits) or {"train": "train", "test": "test"}
-    parquet = find_layout(root, list(sources.values()), options.columns, None)
+    sources = _chosen_sources(options)
+    parquet = find_layout(root, _names(sources), options.columns, None)
     layout = parquet if parquet is not None else SavedLayout("hub", root, options.columns)
     return Dataset(
         name=reference,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from massl_bench.errors import MissingDataError, one_line
@@ -45,7 +46,7 @@ def fetch_spec(spec: DatasetSpec, cache_dir: Path, *, download: bool) -> Path | 
     Raises:
         MissingDataError: Every source failed; the text has each source's reason.
     """
-    unpacked = cache_dir / "datasets" / spec.name
+    unpacked = cache_dir / "datasets" / (spec.directory or spec.name)
     if unpacked.is_dir():
         return unpacked
     reasons = []
@@ -57,15 +58,19 @@ def fetch_spec(spec: DatasetSpec, cache_dir: Path, *, download: bool) -> Path | 
         except MissingDataError as error:
             reasons.append(str(error))
         else:
-            if root is not None and any(root.rglob("*.parquet")):
-                return root
+            if root is not None:
+                wanted = [name for split in spec.splits.values() for name in split.sources]
+                lacking = [name for name in wanted if not any(root.rglob(f"{name}-*.parquet"))]
+                if not lacking:
+                    return root
+                reasons.append(f"{spec.hub.repo}: no {lacking[0]}-*.parquet in it")
     if not download:
         return None
-    if spec.archive is not None:
+    if spec.archives:
         try:
-            _fetch_archive(spec.archive, unpacked)
+            _fetch_archives(spec.archives, unpacked)
         except (OSError, RuntimeError, ValueError) as error:  # no connection, wrong checksum, not an archive
-            reasons.append(f"{spec.archive.url}: {one_line(error)}")
+            reasons.append(f"{', '.join(archive.url for archive in spec.archives)}: {one_line(error)}")
         else:
             return unpacked
     if not reasons:
@@ -73,10 +78,16 @@ def fetch_spec(spec: DatasetSpec, cache_dir: Path, *, download: bool) -> Path | 
     raise MissingDataError(f"dataset {spec.name} could not be fetched: {'; '.join(reasons)}; by hand: {spec.by_hand}")
 
 
-def _fetch_archive(archive: ArchiveSource, target: Path) -> None:
-    from torchvision.datasets.utils import download_and_extract_archive
+def _fetch_archives(archives: Sequence[ArchiveSource], target: Path) -> None:
+    from torchvision.datasets.utils import download_url, extract_archive
 
     with atomic_directory(target) as partial:
-        downloads = partial / ".download"
-        download_and_extract_archive(archive.url, str(downloads), str(partial), md5=archive.md5)
-        shutil.rmtree(downloads)
+        for archive in archives:
+            downloads = partial / ".download"
+            name = archive.url.rpartition("/")[2]
+            download_url(archive.url, str(downloads), name, archive.md5)
+            if name.endswith((".tar", ".tar.gz", ".tgz", ".zip")):
+                extract_archive(str(downloads / name), str(partial))
+            else:
+                (downloads / name).rename(partial / name)
+            shutil.rmtree(downloads)  # before the next one: the largest archives have more than 100 GB

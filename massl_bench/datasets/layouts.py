@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from typing_extensions import override
 
+from massl_bench.datasets.folders import class_files, image_files, labelled_files, subfolders
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.splits import ArrowSplit, FileSplit, ImageSplit, ParquetSplit
 from massl_bench.errors import RequestError, one_line
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})
+_NAMED_MISSING = 5
 
 
 @dataclass(frozen=True)
@@ -111,24 +110,12 @@ class FolderLayout(Layout):
 
     @override
     def files(self) -> list[Path]:
-        return [
-            path for _, folder in sorted(self.split_folders.items()) for _, path in _class_files(self.root / folder)
-        ]
+        return [path for _, folder in sorted(self.split_folders.items()) for _, path in class_files(self.root / folder)]
 
     @override
     def read(self, source: str) -> ImageSplit:
-        folder = self.root / self.split_folders[source]
-        index = {name: number for number, name in enumerate(self.class_names)}
-        files, labels = [], []
-        for class_name, path in _class_files(folder):
-            if class_name not in index:
-                raise RequestError(
-                    f"{folder}: class folder {class_name!r} has no counterpart in the training split; "
-                    f"its classes are {_some(self.class_names)}"
-                )
-            files.append(path.relative_to(self.root).as_posix())
-            labels.append(index[class_name])
-        return FileSplit(self.root, files, np.array(labels, dtype=np.int64), self.class_names)
+        files, labels = labelled_files(self.root, self.split_folders[source], self.class_names)
+        return FileSplit(self.root, files, labels, self.class_names)
 
 
 @dataclass(frozen=True)
@@ -137,7 +124,7 @@ class FlatLayout(Layout):
 
     @override
     def files(self) -> list[Path]:
-        return _image_files(self.root)
+        return image_files(self.root)
 
     @override
     def read(self, source: str) -> ImageSplit:
@@ -149,10 +136,12 @@ class PublishedLayout(Layout):
     """The dataset's own layout, or data that a library embeds."""
 
     reader: str
+    sources: tuple[str, ...]
 
     @override
     def files(self) -> list[Path]:
-        return READERS[self.reader].files(self.root)
+        listed = [path for source in self.sources for path in READERS[self.reader].files(self.root, source)]
+        return list(dict.fromkeys(listed))  # splits share tables
 
     @override
     def read(self, source: str) -> ImageSplit:
@@ -168,26 +157,37 @@ def find_layout(root: Path, sources: list[str], columns: Columns, reader: str | 
         columns: of a table of images.
         reader: the name of the reader of the dataset's own layout.
     """
-    if reader is not None and READERS[reader].marker is None:
-        return PublishedLayout("embedded", root, reader)
+    own = READERS[reader] if reader is not None else None
+    if reader is not None and own is not None and own.marker is None:
+        return PublishedLayout("embedded", root, reader, tuple(sources))
     if not root.is_dir():
         return None
+    if own is None or not own.sole:
+        layout = _find_common(root, sources, columns)
+        if layout is not None:
+            return layout
+    begins = own.locate(root) if own is not None else None
+    if reader is None or begins is None:
+        return None
+    published = PublishedLayout("published", begins, reader, tuple(sources))
+    missing = [path.relative_to(begins).as_posix() for path in published.files() if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - _NAMED_MISSING:,} more" if len(missing) > _NAMED_MISSING else ""
+        raise RequestError(
+            f"{begins}: incomplete: {', '.join(missing[:_NAMED_MISSING])}{more} not found; unpack the archive again"
+        )
+    return published
+
+
+def _find_common(root: Path, sources: list[str], columns: Columns) -> Layout | None:
+    """Returns the layout of `root` that any dataset may have, or None: parquet, saved directory, class folders."""
     for folder in (root, root / "data", *sorted(path for path in root.iterdir() if path.is_dir())):
         split_files = {source: tuple(sorted(folder.glob(f"{source}-*.parquet"))) for source in sources}
         if all(split_files.values()):
             return ParquetLayout("parquet", root, split_files, columns)
     if (root / "dataset_dict.json").is_file():
         return SavedLayout("datasets", root, columns)
-    folders = find_class_folders(root, sources)
-    if folders is not None:
-        return folders
-    marker = READERS[reader].marker if reader is not None else None
-    if reader is not None and marker is not None and (root / marker).exists():
-        missing = [path.name for path in READERS[reader].files(root) if not path.is_file()]
-        if missing:
-            raise RequestError(f"{root / marker}: incomplete: {', '.join(missing)} not found; unpack the archive again")
-        return PublishedLayout("published", root, reader)
-    return None
+    return find_class_folders(root, sources)
 
 
 def find_class_folders(root: Path, sources: list[str]) -> FolderLayout | None:
@@ -196,42 +196,9 @@ def find_class_folders(root: Path, sources: list[str]) -> FolderLayout | None:
     split_folders = {}
     for source in sources:
         names = aliases.get(source, (source,))
-        folder = next((name for name in names if any(_subfolders(root / name))), None)
+        folder = next((name for name in names if any(subfolders(root / name))), None)
         if folder is None:
             return None
         split_folders[source] = folder
     first = split_folders.get("train", next(iter(split_folders.values())))
-    return FolderLayout("folders", root, split_folders, tuple(_subfolders(root / first)))
-
-
-def _subfolders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _class_files(folder: Path) -> list[tuple[str, Path]]:
-    """Returns (class, file) of every image, sorted by class, then by path; an empty class folder is an error."""
-    found = []
-    for name in _subfolders(folder):
-        files = _image_files(folder / name)
-        if not files:
-            raise RequestError(
-                f"{folder / name}: no image in this class folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))}); "
-                "add its images or remove the folder"
-            )
-        found += [(name, path) for path in files]
-    return found
-
-
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        Path(directory, name)
-        for directory, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-    )
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (f", … ({len(names)} in all)" if len(names) > 5 else "")
+    return FolderLayout("folders", root, split_folders, tuple(subfolders(root / first)))

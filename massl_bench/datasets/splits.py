@@ -7,6 +7,7 @@ when they are first read.
 from __future__ import annotations
 
 import io
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,9 @@ from typing_extensions import override
 from massl_bench.errors import RequestError, one_line
 
 _CHECKED_TOGETHER = 256
+
+Labels = NDArray[np.int64] | NDArray[np.int8]
+"""Class indices, int64 [N]; or int8 [N, C] with 1 present, 0 only difficult, −1 absent."""
 
 EncodedImage = bytes | Path | NDArray[np.uint8]
 """A file's content, a file, or pixels [H, W, 3]."""
@@ -38,11 +42,11 @@ class ImageSplit(ABC):
     """The items of one split.
 
     Attributes:
-        labels: int64 [N] class indices, or None.
+        labels: int64 [N] class indices; int8 [N, C] with 1 present, 0 only difficult, −1 absent; or None.
         class_names: the names that the source itself carries, in label order, or None.
     """
 
-    labels: NDArray[np.int64] | None
+    labels: Labels | None
     class_names: tuple[str, ...] | None
 
     @abstractmethod
@@ -110,7 +114,7 @@ class FileSplit(ImageSplit):
         self,
         root: Path,
         files: Sequence[str],
-        labels: NDArray[np.int64] | None,
+        labels: Labels | None,
         class_names: tuple[str, ...] | None,
     ) -> None:
         self._root, self._files, self.labels, self.class_names = root, list(files), labels, class_names
@@ -126,6 +130,44 @@ class FileSplit(ImageSplit):
     @override
     def locate(self, index: int) -> str:
         return self._files[index]
+
+
+class JoinedSplit(ImageSplit):
+    """Several splits, one after the other: `train + val`.
+
+    Raises:
+        RequestError: They have other class names, or only some of them have labels: one label would mean two things.
+    """
+
+    def __init__(self, parts: Sequence[ImageSplit]) -> None:
+        self._parts = list(parts)
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.class_names = parts[0].class_names
+        if any(part.class_names != self.class_names for part in parts):
+            raise RequestError("the parts of this split have different class names: their labels cannot be joined")
+        labels: list[NDArray[Any]] = [part.labels for part in parts if part.labels is not None]
+        if labels and len(labels) != len(self._parts):
+            raise RequestError("only some parts of this split have labels")
+        self.labels = np.concatenate(labels) if labels else None
+
+    @override
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def _part(self, index: int) -> int:
+        return int(np.searchsorted(self._starts, index, side="right")) - 1
+
+    @override
+    def encoded(self, indices: Sequence[int]) -> list[EncodedImage]:
+        images: list[EncodedImage] = []
+        for number, group in itertools.groupby(indices, key=self._part):
+            images += self._parts[number].encoded([index - int(self._starts[number]) for index in group])
+        return images
+
+    @override
+    def locate(self, index: int) -> str:
+        number = self._part(index)
+        return self._parts[number].locate(index - int(self._starts[number]))
 
 
 class ParquetSplit(ImageSplit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Answer
+from tests.datasets.copies import small_registry, write_eurosat
 from tests.datasets.test_layouts import tiny_registry, write_cifar
 
 
@@ -44,7 +46,7 @@ def test_fetch_then_use_offline(
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
     root, address = server
     md5 = make_archive(root, tmp_path)
-    tiny_registry(tmp_path, archive=f'{{ url = "{address}/tiny.tar.gz", md5 = "{md5}" }}')
+    tiny_registry(tmp_path, archives=f'[{{ url = "{address}/tiny.tar.gz", md5 = "{md5}" }}]')
     include = ("--include-path", tmp_path / "registry")
     fetched = run_cli("datasets", "fetch", "tiny", *include)
     assert fetched.code == 0, fetched.err
@@ -61,7 +63,7 @@ def test_a_wrong_checksum_leaves_nothing(
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
     root, address = server
     make_archive(root, tmp_path)
-    tiny_registry(tmp_path, archive=f'{{ url = "{address}/tiny.tar.gz", md5 = "{"0" * 32}" }}')
+    tiny_registry(tmp_path, archives=f'[{{ url = "{address}/tiny.tar.gz", md5 = "{"0" * 32}" }}]')
     answer = run_cli(
         "datasets", "fetch", "tiny", "--include-path", tmp_path / "registry", "--cache-dir", tmp_path / "c"
     )
@@ -71,9 +73,31 @@ def test_a_wrong_checksum_leaves_nothing(
     assert [path for path in (tmp_path / "c").rglob("*") if path.is_file()] == []
 
 
+def test_several_archives_and_tables(
+    server: tuple[Path, str], tmp_path: Path, run_cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    root, address = server
+    copy = write_eurosat(tmp_path / "published")
+    shutil.make_archive(str(root / "EuroSAT"), "zip", tmp_path / "published", "2750")
+    names = ["EuroSAT.zip", "eurosat-train.txt", "eurosat-test.txt"]
+    for name in names[1:]:
+        shutil.copy(tmp_path / "published" / name, root)
+    small_registry(tmp_path, "eurosat", {role: len(files) for role, files in copy.files.items()}, 10)
+    spec = tmp_path / "registry" / "tasks" / "datasets" / "eurosat.toml"
+    sources = [(f"{address}/{name}", hashlib.md5((root / name).read_bytes()).hexdigest()) for name in names]
+    archives = ", ".join(f'{{ url = "{url}", md5 = "{md5}" }}' for url, md5 in sources)
+    spec.write_text(f"archives = [{archives}]\n{spec.read_text()}")
+    include = ("--include-path", tmp_path / "registry")
+    assert run_cli("datasets", "fetch", "eurosat", *include).code == 0
+    checked = run_cli("datasets", "check", "eurosat", "--offline", *include)
+    assert "eurosat: ok; published" in checked.out, checked.err
+    assert "train 20, test 10" in checked.out
+
+
 def test_a_dead_link(tmp_path: Path, run_cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
-    tiny_registry(tmp_path, archive=f'{{ url = "http://127.0.0.1:9/tiny.tar.gz", md5 = "{"0" * 32}" }}')
+    tiny_registry(tmp_path, archives=f'[{{ url = "http://127.0.0.1:9/tiny.tar.gz", md5 = "{"0" * 32}" }}]')
     answer = run_cli("datasets", "fetch", "tiny", "--include-path", tmp_path / "registry")
     assert answer.code == 1
     assert "127.0.0.1:9" in answer.error

@@ -18,6 +18,7 @@ from PIL import Image
 
 from massl_bench.datasets import Columns, DataOptions, Dataset, decode_rgb, open_dataset
 from massl_bench.datasets.published import read_plain_pickle
+from massl_bench.datasets.splits import ArraySplit, JoinedSplit
 from massl_bench.errors import MissingDataError, RequestError
 from massl_bench.specs import Registry
 from tests.conftest import write_image
@@ -201,6 +202,31 @@ def test_a_wrong_copy_is_refused(
         [dataset.split(role) for role in ("train", "test")]
 
 
+def test_a_split_of_several_sources(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data" / "tiny")
+    both = '{ all = { size = 9, source = ["test", "train"] }, test = { size = 3, source = "test" } }'
+    dataset = open_dataset("tiny", tiny_registry(tmp_path, splits=both), options(tmp_path))
+    split = dataset.split("all")
+    assert split.labels is not None
+    assert split.labels.tolist() == LABELS["test"] + LABELS["train"]
+    order = [3, 2, 0, 8, 4]  # across both parts, and back
+    images = np.concatenate([TEST, TRAIN])
+    assert [decode_rgb(image).tobytes() for image in split.encoded(order)] == [images[i].tobytes() for i in order]
+    assert split.locate(3) == "train-00000-of-00002.parquet, row 0"
+
+
+def test_parts_of_a_split_must_fit_together(tmp_path: Path) -> None:
+    write_folders(tmp_path / "data" / "tiny")
+    (tmp_path / "data" / "tiny" / "val" / "bird").rename(tmp_path / "data" / "tiny" / "val" / "cat")
+    both = '{ train = { size = 9, source = ["train", "val"] } }'
+    with pytest.raises(RequestError, match="class folder 'cat' has no counterpart"):
+        open_dataset("tiny", tiny_registry(tmp_path, splits=both), options(tmp_path)).split("train")
+    names = ("a", "b")
+    parts = [ArraySplit("part", TRAIN[:2], np.array([0, 1]), order) for order in (names, names[::-1])]
+    with pytest.raises(RequestError, match="different class names"):
+        JoinedSplit(parts)
+
+
 def test_an_empty_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = {"train": [0, 1, 2, 0, 1, 2], "test": []}
     make_hub_cache(tmp_path / "hub", "org/pets", lambda root: write_parquet(root, labels), monkeypatch)
@@ -229,7 +255,7 @@ def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path: Path) -> Non
 def test_an_incomplete_archive(tmp_path: Path) -> None:
     write_cifar(tmp_path / "data" / "tiny")
     (tmp_path / "data" / "tiny" / "cifar-10-batches-py" / "data_batch_3").unlink()
-    with pytest.raises(RequestError, match="incomplete: data_batch_3 not found"):
+    with pytest.raises(RequestError, match="incomplete: cifar-10-batches-py/data_batch_3 not found"):
         open_dataset("tiny", tiny_registry(tmp_path), options(tmp_path))
 
 
@@ -310,6 +336,19 @@ def test_hub_repository_of_image_files(tmp_path: Path, monkeypatch: pytest.Monke
     dataset = open_dataset("hf:org/files", Registry(), choice)
     assert dataset.class_names == tuple(NAMES)
     assert len(content(dataset, "train")) == 6
+
+
+def test_a_hub_repository_without_the_wanted_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = make_hub_cache(tmp_path / "hub", "org/pets", write_parquet, monkeypatch)
+    hub = f'{{ repo = "org/pets", revision = "{commit}" }}'
+    places = DataOptions(cache_dir=tmp_path / "cache")
+    dataset = open_dataset("tiny", tiny_registry(tmp_path, hub=hub), places, fetch=True)
+    assert (dataset.revision, len(dataset.split("train"))) == (commit, 6)
+    splits = '{ train = { size = 6, source = "train" }, test = { size = 3, source = "validation" } }'
+    with pytest.raises(
+        MissingDataError, match=r"org/pets: no validation-\*\.parquet in it; by hand: ask the publisher"
+    ):
+        open_dataset("tiny", tiny_registry(tmp_path, hub=hub, splits=splits), places, fetch=True)
 
 
 def test_hub_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,35 @@
+"""Readers of the datasets' own published layouts, and of the data that libraries embed; found by a spec's `reader`."""
+
+from massl_bench.datasets.published.binary import STL10
+from massl_bench.datasets.published.cifar import CIFAR10, CIFAR100
+from massl_bench.datasets.published.class_folders import COUNTRY211, IMAGENET, IMAGENET_SUBSET
+from massl_bench.datasets.published.csv_tables import GTSRB
+from massl_bench.datasets.published.embedded import DIGITS
+from massl_bench.datasets.published.inaturalist import INAT2018
+from massl_bench.datasets.published.lists import DTD, EUROSAT, FGVC_AIRCRAFT, FOOD101, OXFORD_PETS
+from massl_bench.datasets.published.matlab import FLOWERS102, STANFORD_CARS
+from massl_bench.datasets.published.pickles import read_plain_pickle
+from massl_bench.datasets.published.reader import PublishedReader
+from massl_bench.datasets.published.voc import VOC2007
+
+__all__ = ["READERS", "PublishedReader", "read_plain_pickle"]
+
+READERS: dict[str, PublishedReader] = {
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "country211": COUNTRY211,
+    "digits": DIGITS,
+    "dtd": DTD,
+    "eurosat": EUROSAT,
+    "fgvc-aircraft": FGVC_AIRCRAFT,
+    "flowers102": FLOWERS102,
+    "food101": FOOD101,
+    "gtsrb": GTSRB,
+    "imagenet": IMAGENET,
+    "imagenet-subset": IMAGENET_SUBSET,
+    "inat2018": INAT2018,
+    "oxford-pets": OXFORD_PETS,
+    "stanford-cars": STANFORD_CARS,
+    "stl10": STL10,
+    "voc2007": VOC2007,
+}

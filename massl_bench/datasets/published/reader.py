@@ -1,0 +1,101 @@
+"""How a published layout is recognised and read; most of them are tables that name image files."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from massl_bench.datasets.splits import FileSplit, ImageSplit, Labels
+from massl_bench.errors import RequestError, one_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedReader:
+    """The reader of one dataset's own layout. A source is a split by the name that a spec gives it."""
+
+    marker: str | None
+    """The file or directory whose presence shows the layout; None for embedded data."""
+    files: Callable[[Path, str], list[Path]]
+    """(root, source) to all files that the split is read from."""
+    read: Callable[[Path, str], ImageSplit]
+    """(root, source) to the split."""
+    folders: tuple[str, ...] = ("",)
+    """Where the layout may begin below the dataset's directory: archives are unpacked in more than one way."""
+    sole: bool = False
+    """The split is defined by file names: neither class folders nor parquet files can serve in its place."""
+
+    def locate(self, place: Path) -> Path | None:
+        """Returns the directory at or below `place` in which the layout begins, or None."""
+        if self.marker is None:
+            return None
+        roots = [place / folder for folder in self.folders]
+        return next((root for root in roots if (root / self.marker).exists()), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What the tables of a dataset say of one split."""
+
+    files: Sequence[str]
+    """Of the images, relative to the layout's root, in the published order."""
+    labels: Labels
+    class_names: tuple[str, ...] | None = None
+    tables: tuple[str, ...] = ()
+    """Further tables that were read, where their names are not the same in every copy."""
+
+
+def listed(
+    *,
+    marker: str,
+    tables: dict[str, tuple[str, ...]],
+    parse: Callable[[Path, str], Listing],
+    folders: tuple[str, ...] = ("",),
+    sole: bool = False,
+) -> PublishedReader:
+    """Returns the reader of a layout in which tables name the image files.
+
+    Args:
+        marker: shows the layout.
+        tables: the tables that each source is read from, relative to the root.
+        parse: (root, source) to the listing; called when all the tables are there.
+        folders: where the layout may begin.
+        sole: whether no other layout can serve.
+    """
+
+    def listing(root: Path, source: str) -> Listing:
+        try:
+            return parse(root, source)
+        except RequestError:
+            raise
+        except (OSError, ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
+            where = ", ".join(tables[source]) or marker
+            raise RequestError(
+                f"{root}: {where}: not as published: {type(error).__name__}: {one_line(error)}; unpack it again"
+            ) from None
+
+    def files(root: Path, source: str) -> list[Path]:
+        needed = [root / name for name in _of(tables, source)]
+        if all(path.is_file() for path in needed):  # else the caller names the tables that are missing
+            found = listing(root, source)
+            needed += [root / name for name in (*found.tables, *found.files)]
+        return needed
+
+    def read(root: Path, source: str) -> ImageSplit:
+        _of(tables, source)
+        found = listing(root, source)
+        return FileSplit(root, found.files, found.labels, found.class_names)
+
+    return PublishedReader(marker=marker, files=files, read=read, folders=folders, sole=sole)
+
+
+def _of(tables: dict[str, tuple[str, ...]], source: str) -> tuple[str, ...]:
+    if source not in tables:
+        raise RequestError(f"no split {source!r} in the published layout; there are: {', '.join(tables)}")
+    return tables[source]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Returns the lines of a text file without those that are empty."""
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
