@@ -109,6 +109,16 @@ def test_stl10(tmp_path: Path, run_cli: Callable[..., Answer]) -> None:
     assert "stl10: ok; published in" in answer.out
 
 
+def test_torchvision_reads_the_same_stl10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import STL10
+
+    monkeypatch.setattr("torchvision.datasets.STL10._check_integrity", lambda _: True)
+    pixels, labels = write_stl10(tmp_path, unlabelled=True)
+    theirs = [*STL10(tmp_path, split="test")]
+    assert [int(label) for _, label in theirs] == labels["test"]
+    np.testing.assert_array_equal([np.asarray(image) for image, _ in theirs], pixels["test"])
+
+
 def test_stl10_damaged(tmp_path: Path) -> None:
     write_stl10(tmp_path / "data" / "stl10", unlabelled=True)
     registry = small_registry(tmp_path, "stl10", STL10_COUNTS, 10)
@@ -180,6 +190,36 @@ def test_the_folder_that_torchvision_makes(name: str, tmp_path: Path) -> None:
     labels = open_dataset(name, registry, options(tmp_path)).split("train").labels
     assert labels is not None
     assert labels.tolist() == copy.labels["train"]
+
+
+@pytest.mark.parametrize(
+    ("name", "loader", "folder"),
+    [
+        ("gtsrb", "GTSRB", "gtsrb"),
+        ("dtd", "DTD", "dtd"),
+        ("oxford-pets", "OxfordIIITPet", "oxford-iiit-pet"),
+        ("flowers102", "Flowers102", "flowers-102"),
+        ("fgvc-aircraft", "FGVCAircraft", ""),
+        ("stanford-cars", "StanfordCars", "stanford_cars"),
+        ("country211", "Country211", ""),
+        ("food101", "Food101", ""),
+    ],
+)
+def test_torchvision_reads_the_same(
+    name: str, loader: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The small copies are such that another implementation reads them, and it finds the same images and labels."""
+    import torchvision
+
+    monkeypatch.setattr("torchvision.datasets.Flowers102._check_integrity", lambda _: True)
+    copy = COPIES[name](tmp_path / "data" / name / folder)
+    sizes = {role: len(files) for role, files in copy.files.items()}
+    split = open_dataset(name, small_registry(tmp_path, name, sizes, copy.num_classes), options(tmp_path)).split("test")
+    theirs = [*getattr(torchvision.datasets, loader)(tmp_path / "data" / name, split="test")]
+    assert split.labels is not None
+    assert split.labels.tolist() == [label for _, label in theirs]
+    ours = [decode_rgb(encoded).tobytes() for encoded in split.encoded(range(len(split)))]
+    assert ours == [image.convert("RGB").tobytes() for image, _ in theirs]
 
 
 @pytest.mark.parametrize(
