@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,6 @@ def _with_shots(task: str, shots: Sequence[int]) -> str:
     """Returns the options that ask for these numbers of images, with a headline that is among their metrics."""
     listed = ",".join(map(str, shots))
     return f"--set {task}.shots={listed} --set {task}.headline={_METRIC_PREFIX[task]}{shots[-1]}"
-
-
-def increasing(shots: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns numbers of items for each class; raises `ValueError` where they do not increase from 1."""
-    if shots[0] < 1 or any(low >= high for low, high in pairwise(shots)):
-        raise ValueError(f"expected increasing numbers from 1, got {list(shots)}")
-    return shots
 
 
 def given_draws(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,16 @@ SINGLE_LABEL_TASKS = "knn, linear, kmeans, few-shot, class-retrieval, spectrum"
 MULTI_LABEL_TASKS = "linear, few-shot-svm, spectrum"
 
 
+def check_not_empty(protocol: str, roles: Iterable[str], num_items: Mapping[str, int]) -> None:
+    """Raises `RequestError` for the first of the splits that has no items."""
+    for role in roles:
+        if num_items[role] == 0:
+            raise RequestError(f"{protocol}: the {role} split is empty: at least one image is needed")
+
+
 def labels_of(protocol: str, role: str, bank: FeatureBank) -> NDArray[Any]:
     """Returns the labels of a split; raises `RequestError` for a split without items or without labels."""
-    if len(bank) == 0:
-        raise RequestError(f"{protocol}: the {role} split is empty: at least one image is needed")
+    check_not_empty(protocol, [role], {role: len(bank)})
     if bank.labels is None:
         raise RequestError(f"{protocol}: the {role} split has no labels; spectrum is the task that needs none")
     return bank.labels

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that only list
     import numpy as np
@@ -25,6 +26,17 @@ class StrictModel(BaseModel):
     """Base of everything that is read from a file: unknown keys and silent conversions are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _increasing(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if numbers[0] < 1 or any(low >= high for low, high in pairwise(numbers)):
+        raise ValueError(f"expected increasing numbers from 1, got {list(numbers)}")
+    return numbers
+
+
+# Not strict only in that TOML's list is taken as a tuple; the numbers in it are strict.
+IncreasingNumbers = Annotated[tuple[int, ...], Field(strict=False, min_length=1), AfterValidator(_increasing)]
+"""Whole numbers from 1, each larger than the one before."""
 
 
 class Preprocessing(StrictModel):

@@ -161,8 +161,7 @@ class Dataset:
         if split.class_names is not None and names is not None and tuple(split.class_names) != names:
             raise RequestError(
                 f"{where}: the classes are {_difference(split.class_names, names)}: the labels would mean something "
-                "else; "
-                f"{remedy}"
+                f"else; {remedy}"
             )
         self._check_labels(where, role, split, self.spec.num_classes)
 
@@ -317,8 +316,7 @@ def _open_folder(reference: str, options: DataOptions) -> Dataset:
         if present:
             raise RequestError(
                 f"{reference}: found {' and '.join(f'{name}/' for name in present)}, expected class folders with "
-                "images "
-                f"under both {' and '.join(f'{source}/' for source in _names(sources))} (val/ serves for test/)"
+                f"images under both {' and '.join(f'{source}/' for source in _names(sources))} (val/ serves for test/)"
             )
         layout, kind, sources = FlatLayout("images", root), "unlabelled", {"all": ("all",)}
         if not layout.files():

@@ -113,8 +113,7 @@ class FeatureCache:
         except OSError as error:
             raise CellError(
                 f"the feature cache {self.root} could not be written: {error.strerror or error}; free some space, or "
-                "choose "
-                "another place with --cache-dir or MASSL_BENCH_CACHE"
+                "choose another place with --cache-dir or MASSL_BENCH_CACHE"
             ) from None
 
 

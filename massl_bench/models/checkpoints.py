@@ -101,8 +101,7 @@ def read_checkpoint(file: Path) -> Any:
         if hidden:
             raise RequestError(
                 f"{file}: refused: it would run {hidden.group(1)} when loaded, and only tensors and plain values are "
-                "read; "
-                "nothing was executed; save it again as a state dict, or as safetensors"
+                "read; nothing was executed; save it again as a state dict, or as safetensors"
             ) from None
         raise RequestError(f"{file}: not a checkpoint of torch: {one_line(error)}") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -209,8 +208,7 @@ def _build_vit(tensors: Tensors, num_heads: int | None, where: str) -> tuple[Mas
     if patch != patch_width or grid * grid != num_tokens:
         raise RequestError(
             f"{where}: contradicting shapes: patches of {patch} × {patch_width}, {num_tokens} position embeddings; "
-            "expected "
-            "square patches on a square grid"
+            "expected square patches on a square grid"
         )
     if num_heads is None:
         if width % _HEAD_WIDTH:

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from massl_bench.draws import check_class_counts, given_draws, increasing, sampled_score
+from massl_bench.draws import check_class_counts, given_draws, sampled_score
 from massl_bench.errors import CellError, RequestError
-from massl_bench.labels import class_count, class_name, single_labels
+from massl_bench.labels import check_not_empty, class_count, class_name, single_labels
 from massl_bench.metrics.classification import rank_of_label
-from massl_bench.types import EvaluationData, Score, StrictModel
+from massl_bench.types import EvaluationData, IncreasingNumbers, Score, StrictModel
 
 ROLES = ("train", "test")
 NEEDS_TORCH = True
@@ -27,18 +27,13 @@ NEEDS_TORCH = True
 class Params(StrictModel):
     """The parameters of the protocol."""
 
-    shots: tuple[int, ...] = Field(strict=False, min_length=1)
+    shots: IncreasingNumbers
     """Images of each class."""
     num_draws: int = Field(gt=0)
     c: float = Field(gt=0)
     """Strength of the logistic regression, in scikit-learn's sense."""
     tolerance: float = Field(gt=0)
     max_iterations: int = Field(gt=0)
-
-    @field_validator("shots")
-    @classmethod
-    def _increasing(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
-        return increasing(shots)
 
 
 def metric_names(params: Params) -> list[str]:
@@ -48,9 +43,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
-    for role in ROLES:
-        if num_items[role] == 0:
-            raise RequestError(f"few-shot: the {role} split is empty: at least one image is needed")
+    check_not_empty("few-shot", ROLES, num_items)
     if num_items["train"] < params.shots[-1]:
         raise RequestError(
             f"few-shot: {params.shots[-1]} images of each class asked, but the training split has {num_items['train']} "

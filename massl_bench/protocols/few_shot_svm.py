@@ -16,13 +16,13 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from massl_bench.draws import check_class_counts, given_draws, increasing, sampled_score
+from massl_bench.draws import check_class_counts, given_draws, sampled_score
 from massl_bench.errors import CellError, RequestError
-from massl_bench.labels import multi_labels
+from massl_bench.labels import check_not_empty, multi_labels
 from massl_bench.metrics.multilabel import mean_average_precision
-from massl_bench.types import EvaluationData, Score, StrictModel
+from massl_bench.types import EvaluationData, IncreasingNumbers, Score, StrictModel
 
 ROLES = ("train", "test")
 
@@ -33,7 +33,7 @@ _ATTEMPTS = 1000
 class Params(StrictModel):
     """The parameters of the protocol."""
 
-    shots: tuple[int, ...] = Field(strict=False, min_length=1)
+    shots: IncreasingNumbers
     """Positive images of each class."""
     num_draws: int = Field(gt=0)
     full: bool
@@ -46,11 +46,6 @@ class Params(StrictModel):
     tolerance: float = Field(gt=0)
     max_iterations: int = Field(gt=0)
 
-    @field_validator("shots")
-    @classmethod
-    def _increasing(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
-        return increasing(shots)
-
 
 def metric_names(params: Params) -> list[str]:
     """Returns `map@k{k}` for every number of shots, and `map@full`."""
@@ -59,9 +54,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
-    for role in ROLES:
-        if num_items[role] == 0:
-            raise RequestError(f"few-shot-svm: the {role} split is empty: at least one image is needed")
+    check_not_empty("few-shot-svm", ROLES, num_items)
     if num_items["train"] < params.shots[-1]:
         raise RequestError(
             f"few-shot-svm: {params.shots[-1]} positive images of each class asked, but the training split has "
@@ -132,7 +125,7 @@ def _draw(present_NC: NDArray[np.bool_], k: int, rng: np.random.Generator) -> tu
     )
 
 
-def _decisions(  # the two sides of one fit
+def _decisions(
     features_ND: NDArray[np.float32],
     labels_NC: NDArray[np.int8],
     test_ND: NDArray[np.float32],

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from massl_bench.errors import CellError, RequestError
-from massl_bench.labels import class_count, single_labels
+from massl_bench.labels import check_not_empty, class_count, single_labels
 from massl_bench.metrics.clustering import NAMES, clustering_scores
 from massl_bench.search import ClusteringSettings, most_similar, spherical_kmeans
 from massl_bench.types import EvaluationData, Score, StrictModel
@@ -44,9 +44,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split."""
-    for role in ROLES:
-        if num_items[role] == 0:
-            raise RequestError(f"kmeans: the {role} split is empty: at least one image is needed")
+    check_not_empty("kmeans", ROLES, num_items)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:

@@ -13,12 +13,13 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from massl_bench.errors import RequestError
+from massl_bench.labels import check_not_empty
 from massl_bench.metrics.classification import accuracy, rank_of_label
 from massl_bench.search import Neighbours, cosine_neighbours
-from massl_bench.types import EvaluationData, Score, StrictModel
+from massl_bench.types import EvaluationData, IncreasingNumbers, Score, StrictModel
 
 ROLES = ("train", "test")
 
@@ -29,18 +30,11 @@ _VOTES_PER_CHUNK = 1 << 23
 class Params(StrictModel):
     """The parameters of the protocol."""
 
-    k: tuple[int, ...] = Field(strict=False, min_length=1)
+    k: IncreasingNumbers
     """Numbers of neighbours; one search at the largest serves all."""
     temperature: float = Field(ge=0.0125)
     """Divides the cosine similarity before the exponential; below 1/80 the float32 exponential would overflow."""
     bootstrap_resamples: int = Field(gt=0)
-
-    @field_validator("k")
-    @classmethod
-    def _increasing(cls, k: tuple[int, ...]) -> tuple[int, ...]:
-        if k[0] < 1 or any(low >= high for low, high in pairwise(k)):
-            raise ValueError(f"expected increasing numbers from 1, got {list(k)}")
-        return k
 
 
 def metric_names(params: Params) -> list[str]:
@@ -50,9 +44,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
-    for role in ROLES:
-        if num_items[role] == 0:
-            raise RequestError(f"knn: the {role} split is empty: at least one image is needed")
+    check_not_empty("knn", ROLES, num_items)
     found = num_items["train"]
     if params.k[-1] > found:
         fitting = [k for k in params.k if k <= found] or [found]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from massl_bench.errors import CellError, RequestError
-from massl_bench.labels import check_every_class, class_count, labels_of, multi_labels, single_labels
+from massl_bench.labels import check_every_class, check_not_empty, class_count, labels_of, multi_labels, single_labels
 from massl_bench.metrics.classification import accuracy, rank_of_label
 from massl_bench.metrics.multilabel import mean_average_precision, scored
 from massl_bench.types import EvaluationData, FeatureBank, Score, StrictModel
@@ -61,9 +61,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or a training split that leaves nothing to hold out."""
-    for role in ROLES:
-        if num_items[role] == 0:
-            raise RequestError(f"linear: the {role} split is empty: at least one image is needed")
+    check_not_empty("linear", ROLES, num_items)
     if "val" not in num_items and num_items["train"] * params.validation_share < 1:
         needed = int(np.ceil(1 / params.validation_share))
         raise RequestError(

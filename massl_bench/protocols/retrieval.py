@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from massl_bench.errors import CellError, RequestError
+from massl_bench.labels import check_not_empty
 from massl_bench.metrics.ranking import mean_score, precision_at, ranks_without, trapezoid_average_precision
 from massl_bench.search import unit_rows
 from massl_bench.types import CopyTruth, EvaluationData, QueryTruth, Score, StrictModel
@@ -42,9 +43,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for no queries, or no database."""
-    for role in ROLES:
-        if num_items[role] == 0:
-            raise RequestError(f"retrieval: the {role} split is empty: at least one image is needed")
+    check_not_empty("retrieval", ROLES, num_items)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
