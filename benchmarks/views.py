@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
@@ -70,7 +69,8 @@ def reference_view(crop: CropConfig, views: ViewsConfig) -> Callable[[Image.Imag
             transforms.Normalize(views.mean, views.std),
         ]
     )
-    return lambda image: steps(image)
+    view: Callable[[Image.Image], Tensor] = steps
+    return view
 
 
 def main() -> None:
@@ -115,9 +115,7 @@ def main() -> None:
     rates = {name: options.images / statistics.median(times) for name, times in seconds.items()}
     for name, rate in rates.items():
         print(f"{name:10}{rate:8.1f} images/s{rate / rates['reference']:8.2f} x{1e3 / rate:8.2f} ms an image")
-    print(
-        f"photo {Path(options.photo).name}, {len(photo)} bytes as JPEG; torch {torch.__version__}, numpy {np.__version__}"
-    )
+    print(f"photo {options.photo.name}, {len(photo)} bytes as JPEG; torch {torch.__version__}")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ Shapes: N crops of S × S pixels.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ _CPU_CHUNK_BYTES = 1 << 20
 _GREY = (0.299, 0.587, 0.114)
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 _BLUR_PASSES = 3
+_BLUR_TILE = 48
 
 
 @dataclass
@@ -107,38 +108,37 @@ def photometric_views(pixels: Tensor, photometric: Photometric, views: ViewsConf
 
 def _apply(pixels_N3SS: Tensor, photometric: Photometric, views: ViewsConfig) -> Tensor:
     device = pixels_N3SS.device
-    images_N3SS = torch.empty(pixels_N3SS.shape, device=device)
-    images_N3SS.copy_(pixels_N3SS)
-    images_N3SS.div_(255)
-    flipped = _where(photometric.flip, device)
-    if flipped is not None:
-        images_N3SS[flipped] = images_N3SS[flipped].flip(3)
+    pixels_N3SS = _change(pixels_N3SS.clone(), photometric.flip, lambda some_M3SS: some_M3SS.flip(3))
+    images_N3SS = pixels_N3SS.float().div_(255)
     if photometric.jitter.any():
-        _jitter(images_N3SS, photometric)
-    greyed = _where(photometric.grey, device)
-    if greyed is not None:
-        images_N3SS[greyed] = _grey(images_N3SS[greyed]).expand(-1, 3, -1, -1)
-    blurred = _where(photometric.blur_radius > 0, device)
-    if blurred is not None:
-        radii = photometric.blur_radius[photometric.blur_radius > 0]
-        if len(radii) == len(images_N3SS):
-            images_N3SS = gaussian_blur(images_N3SS, radii)
-        else:
-            images_N3SS[blurred] = gaussian_blur(images_N3SS[blurred], radii)
-    solarised = _where(photometric.solarise, device)
-    if solarised is not None:
-        some_N3SS = images_N3SS[solarised]
-        # The middle between the two 8-bit values on both sides of the threshold.
-        threshold = (views.solarise_threshold - 0.5) / 255
-        images_N3SS[solarised] = torch.where(some_N3SS < threshold, some_N3SS, 1 - some_N3SS)
+        images_N3SS = _jitter(images_N3SS, photometric)
+    images_N3SS = _change(
+        images_N3SS, photometric.grey, lambda some_M3SS: _grey(some_M3SS).expand(-1, 3, -1, -1).contiguous()
+    )
+    blurred_N = photometric.blur_radius > 0
+    radius_M = photometric.blur_radius[blurred_N]
+    images_N3SS = _change(images_N3SS, blurred_N, lambda some_M3SS: gaussian_blur(some_M3SS, radius_M))
+    # The middle between the two 8-bit values on both sides of the threshold.
+    threshold = (views.solarise_threshold - 0.5) / 255
+    images_N3SS = _change(
+        images_N3SS,
+        photometric.solarise,
+        lambda some_M3SS: torch.where(some_M3SS < threshold, some_M3SS, 1 - some_M3SS),
+    )
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (views.mean, views.std))
     return images_N3SS.sub_(mean).div_(std)
 
 
-def _where(chosen_N: Tensor, device: torch.device) -> Tensor | None:
-    """Returns the indices of the chosen crops on the device, or None where there is none."""
+def _change(images_N3SS: Tensor, chosen_N: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns the images with the chosen ones changed, in place where only some are."""
     indices = chosen_N.nonzero()[:, 0]
-    return indices.to(device, non_blocking=True) if len(indices) else None
+    if len(indices) == 0:
+        return images_N3SS
+    if len(indices) == len(images_N3SS):
+        return change(images_N3SS)
+    indices = indices.to(images_N3SS.device, non_blocking=True)
+    images_N3SS[indices] = change(images_N3SS[indices])
+    return images_N3SS
 
 
 def _grey(images_N3SS: Tensor) -> Tensor:
@@ -147,14 +147,13 @@ def _grey(images_N3SS: Tensor) -> Tensor:
     return torch.mul(red, _GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2]).unsqueeze(1)
 
 
-def _jitter(images_N3SS: Tensor, photometric: Photometric) -> None:
-    """Changes brightness, contrast, saturation and hue in place, for each image in its own order.
+def _jitter(images_N3SS: Tensor, photometric: Photometric) -> Tensor:
+    """Changes brightness, contrast, saturation and hue, for each image in its own order.
 
     Brightness, contrast and saturation are one formula: f·x + (1 - f)·y, with y black, the mean luma of the image, or
     the luma of the pixel. So each of the four rounds is one such blend for all images but those whose turn it is to
     change hue, and a change of hue for those.
     """
-    device = images_N3SS.device
     jitter_N = photometric.jitter
     for turn_N in photometric.order.unbind(1):
         factor_N = photometric.factors.gather(1, turn_N[:, None])[:, 0]
@@ -166,15 +165,9 @@ def _jitter(images_N3SS: Tensor, photometric: Photometric) -> None:
             ]
             _blend(images_N3SS, factor_N1, *other_N1)
         hues_N = jitter_N & (turn_N == _HUE)
-        hued = _where(hues_N, device)
-        if hued is not None:
-            shift_N = factor_N[hues_N].to(device, non_blocking=True)
-            if len(shift_N) == len(images_N3SS):
-                _shift_hue(images_N3SS, shift_N)
-            else:
-                some_N3SS = images_N3SS[hued]
-                _shift_hue(some_N3SS, shift_N)
-                images_N3SS[hued] = some_N3SS
+        shift_M = factor_N[hues_N].to(images_N3SS.device, non_blocking=True)
+        images_N3SS = _change(images_N3SS, hues_N, partial(shift_hue, turns=shift_M))
+    return images_N3SS
 
 
 def _blend(images_N3SS: Tensor, factor_N: Tensor, contrast_N: Tensor, saturation_N: Tensor) -> None:
@@ -194,13 +187,20 @@ def _blend(images_N3SS: Tensor, factor_N: Tensor, contrast_N: Tensor, saturation
     images_N3SS.mul_(on_device(factor_N)).add_(offset).clamp_(0, 1)
 
 
-def _shift_hue(images_N3SS: Tensor, shift_N: Tensor) -> None:
-    """Turns the hue of HSV in place by `shift_N` (in turns); value and saturation stay.
+def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Turns the hue of HSV; value and saturation stay.
 
     A colour of hue h (in turns), value v and chroma c has the channels v - c·clamp(2 - 6·|h - h_k|, 0, 1), with |·| the
     distance on the circle and h_k = 1/2, 5/6, 1/6: the hues at which red, green and blue are smallest.
+
+    Args:
+        images: float32 [N, 3, H, W] in [0, 1]; changed in place.
+        turns: of each image, [N], on the same device; 1 is the whole circle.
+
+    Returns:
+        `images`.
     """
-    red, green, blue = images_N3SS.unbind(1)
+    red, green, blue = images.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = torch.minimum(torch.minimum(red, green), blue).neg_().add_(value)
     sixth = chroma.clamp(min=1e-12).mul_(6).reciprocal_()  # grey pixels have chroma 0, and keep it
@@ -208,11 +208,12 @@ def _shift_hue(images_N3SS: Tensor, shift_N: Tensor) -> None:
     from_green = (blue - red).mul_(sixth).add_(1 / 3)
     from_blue = (red - green).mul_(sixth).add_(2 / 3)
     hue = torch.where(value == red, from_red, torch.where(value == green, from_green, from_blue))
-    hue.add_(shift_N.view(-1, 1, 1))
+    hue.add_(turns.view(-1, 1, 1))
     for channel, darkest in ((red, 1 / 2), (green, 5 / 6), (blue, 1 / 6)):
         turn = hue - darkest
         distance = turn.sub_(turn.round()).abs_()
         torch.addcmul(value, distance.mul_(-6).add_(2).clamp_(0, 1), chroma, value=-1, out=channel)
+    return images
 
 
 def gaussian_blur(images: Tensor, radius: Tensor) -> Tensor:
@@ -229,47 +230,65 @@ def gaussian_blur(images: Tensor, radius: Tensor) -> Tensor:
         float32 [N, C, S, S].
     """
     count, channels, side, _ = images.shape
-    blur_NSS = _blur_matrices(radius, side).to(images.device, non_blocking=True)
-    rows = torch.bmm(images.reshape(count, channels * side, side), blur_NSS.mT)
-    return torch.matmul(blur_NSS[:, None], rows.view(count, channels, side, side))
+    blur_NSS, reach = _blur_matrices(radius, side)
+    blur_NSS = blur_NSS.to(images.device, non_blocking=True)
+    lines = images.reshape(count, channels * side, side)
+    rows = torch.empty_like(lines)
+    result = torch.empty_like(images)
+    # The matrices are zero but for a band of `reach` on both sides of the diagonal.
+    tiles = [
+        (slice(start, start + _BLUR_TILE), slice(max(0, start - reach), min(side, start + _BLUR_TILE + reach)))
+        for start in range(0, side, _BLUR_TILE)
+    ]
+    for target, source in tiles:
+        rows[..., target] = torch.bmm(lines[..., source], blur_NSS[:, target, source].mT)
+    rows = rows.view(count, channels, side, side)
+    for target, source in tiles:
+        result[:, :, target] = torch.matmul(blur_NSS[:, None, target, source], rows[:, :, source])
+    return result
 
 
-def _blur_matrices(radius_N: Tensor, side: int) -> Tensor:
-    """Returns the matrices [N, S, S] that blur one line."""
-    extents = [_box_extent(radius) for radius in radius_N.tolist()]
-    reach = _BLUR_PASSES * (max((whole for whole, _ in extents), default=0) + 1)
+def _blur_matrices(radius_N: Tensor, side: int) -> tuple[Tensor, int]:
+    """Returns the matrices [N, S, S] that blur one line, and how far a pixel's value spreads in them."""
+    whole_N, part_N = box_extents(radius_N)
+    reach = _BLUR_PASSES * (int(whole_N.max()) + 1)
     small = min(side, 4 * reach)  # so long a line has both borders and, in its middle, a row that sees neither
-    boxes = torch.stack([_box_matrix(small, whole, part) for whole, part in extents])
-    blur_NMM = torch.linalg.matrix_power(boxes, _BLUR_PASSES)
+    blur_NMM = torch.linalg.matrix_power(_box_matrices(small, whole_N, part_N), _BLUR_PASSES)
     if small == side:
-        return blur_NMM
-    middle = 2 * reach
-    kernel_NK = torch.nn.functional.pad(blur_NMM[:, middle, middle - reach : middle + reach + 1], (1, 1))
-    place = torch.arange(side)
-    offset_SS = (place - place[:, None]).clamp(-reach - 1, reach + 1) + reach + 1
-    blur_NSS = kernel_NK[:, offset_SS]
+        return blur_NMM, reach
+    # Between the borders every row is the same kernel, one pixel further on: windows of one padded line.
+    kernel_NK = blur_NMM[:, 2 * reach, reach : 3 * reach + 1]
+    line_NL = torch.nn.functional.pad(kernel_NK, (side - 1 - reach, side - 1 - reach))
+    blur_NSS = line_NL.unfold(1, side, 1).flip(1)
     blur_NSS[:, :reach, : 2 * reach] = blur_NMM[:, :reach, : 2 * reach]
     blur_NSS[:, -reach:, -2 * reach :] = blur_NMM[:, -reach:, -2 * reach :]
-    return blur_NSS
+    return blur_NSS, reach
 
 
-def _box_extent(radius: float) -> tuple[int, float]:
-    """Returns the box's whole pixels on each side and the weight of the next ones, as PIL derives them.
+def box_extents(radius: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns each box's whole pixels on both sides and the weight of the next ones, as PIL derives them.
 
     The variance of three boxes is the Gaussian's (Gwosdek et al., Theoretical Foundations of Gaussian Convolution by
     Extended Box Filtering, 2011).
+
+    Args:
+        radius: of the Gaussian, in pixels, [N].
+
+    Returns:
+        int64 [N], and float32 [N] in [0, 1).
     """
-    variance = radius * radius / _BLUR_PASSES
-    whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
-    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
-    return whole, part
+    variance_N = radius.double().square() / _BLUR_PASSES
+    whole_N = (((12 * variance_N + 1).sqrt() - 1) / 2).floor()
+    part_N = (2 * whole_N + 1) * (whole_N * (whole_N + 1) - 3 * variance_N) / (6 * (variance_N - (whole_N + 1) ** 2))
+    return whole_N.long(), part_N.float()
 
 
-def _box_matrix(side: int, whole: int, part: float) -> Tensor:
-    """Returns one pass over a line of `side` pixels, [side, side]; pixels beyond the border are those at the border."""
-    matrix = torch.zeros(side, side)
-    place = torch.arange(side)
-    for offset in range(-whole - 1, whole + 2):
-        weight = (part if abs(offset) > whole else 1.0) / (2 * (whole + part) + 1)
-        matrix.index_put_((place, (place + offset).clamp(0, side - 1)), torch.tensor(weight), accumulate=True)
-    return matrix
+def _box_matrices(side: int, whole_N: Tensor, part_N: Tensor) -> Tensor:
+    """Returns one pass over a line, [N, side, side]; pixels beyond the border are those at the border."""
+    matrices_NSS = torch.zeros(len(whole_N), side, side)
+    place_S = torch.arange(side)
+    widest = int(whole_N.max()) + 1
+    for offset in range(-widest, widest + 1):
+        weight_N = torch.where(whole_N >= abs(offset), 1.0, torch.where(whole_N + 1 == abs(offset), part_N, 0.0))
+        matrices_NSS[:, place_S, (place_S + offset).clamp(0, side - 1)] += weight_N[:, None]
+    return matrices_NSS / (2 * (whole_N + part_N) + 1)[:, None, None]
