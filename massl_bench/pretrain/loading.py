@@ -106,6 +106,8 @@ def load_batches(
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
         persistent_workers=workers > 0,
+        # Unused, as batches seed themselves; without one the loader would draw from torch's own generator.
+        generator=torch.Generator(),
     )
     for batch in loader:
         if batch.problem is not None:
