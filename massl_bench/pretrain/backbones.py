@@ -28,6 +28,8 @@ def build_network(config: PretrainConfig, *, student: bool) -> MultiCropNetwork:
     """
     drop_path = config.backbone.drop_path if student else 0.0
     backbone = build_backbone(config.backbone, config.views.global_1.size, drop_path)
+    if config.backbone.position_std is not None:
+        _initialise(backbone, config.backbone)
     for crop in config.views.crops:
         patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1, 1))[0]
         if crop.size % patch:
@@ -87,6 +89,16 @@ def build_backbone(config: BackboneConfig, image_size: int, drop_path: float) ->
         qkv_bias=attention.qkv.bias is not None,
         drop_path_rate=drop_path,
     )
+
+
+def _initialise(backbone: Any, config: BackboneConfig) -> None:
+    """Draws a ViT's weights anew, scaled by the widths of the layers."""
+    if not hasattr(backbone, "pos_embed"):
+        raise RequestError(f"backbone.init: xavier is for a ViT, and arch is {config.arch}")
+    for layer in backbone.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+    nn.init.normal_(backbone.pos_embed, std=config.position_std or 0.0)
 
 
 def manifest_arch(config: BackboneConfig) -> str | None:

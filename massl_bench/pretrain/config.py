@@ -36,6 +36,12 @@ class BackboneConfig(StrictModel):
     """Blocks of `vit`."""
     drop_path: float = Field(ge=0, lt=1)
     """Largest rate of stochastic depth, in the student only."""
+    init: Literal["timm", "xavier"]
+    """`timm`: as timm makes it (a ViT's weights have a standard deviation of 0.02, whatever its width); `xavier`: weights
+    scaled by the layers' widths (Glorot and Bengio, 2010), for narrow ViTs, whose blocks would else do next to nothing
+    for many steps."""
+    position_std: float | None = Field(default=None, gt=0)
+    """Standard deviation of a ViT's initial position embeddings, with `xavier`."""
 
     @model_validator(mode="after")
     def _widths(self) -> BackboneConfig:
@@ -48,6 +54,8 @@ class BackboneConfig(StrictModel):
                 raise ValueError(f"embed_dim: expected a multiple of 64, got {self.embed_dim}")
         elif self.embed_dim is not None or self.depth is not None:
             raise ValueError(f"embed_dim and depth go with arch vit only, and arch is {self.arch}")
+        if (self.init == "xavier") != (self.position_std is not None):
+            raise ValueError("position_std: goes with init xavier, and is needed there")
         return self
 
 
