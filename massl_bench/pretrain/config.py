@@ -37,9 +37,8 @@ class BackboneConfig(StrictModel):
     drop_path: float = Field(ge=0, lt=1)
     """Largest rate of stochastic depth, in the student only."""
     init: Literal["timm", "xavier"]
-    """`timm`: as timm makes it (a ViT's weights have a standard deviation of 0.02, whatever its width); `xavier`: weights
-    scaled by the layers' widths (Glorot and Bengio, 2010), for narrow ViTs, whose blocks would else do next to nothing
-    for many steps."""
+    """`timm`: as timm makes it (a ViT's weights have a standard deviation of 0.02, at any width); `xavier`: scaled
+    by the layers' widths (Glorot and Bengio, 2010), for narrow ViTs, whose blocks would else do nothing for long."""
     position_std: float | None = Field(default=None, gt=0)
     """Standard deviation of a ViT's initial position embeddings, with `xavier`."""
 
