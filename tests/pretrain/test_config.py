@@ -73,12 +73,12 @@ def test_changes():
         "optimiser.lr=1",
         "optimiser.clip=none",
         "views.ratio=1,2",
-        "views.local.size=6",
+        "views.local.size=12",
         "optimiser.name=adamw",
     ]
     config = load_config("tiny-digits", settings)
     assert (config.optimiser.lr, config.optimiser.clip, config.views.ratio) == (1.0, None, (1.0, 2.0))
-    assert config.views.local.size == 6
+    assert config.views.local.size == 12
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_changes():
         (["massl.block_size=2048"], "massl.block_size: 2048, larger than memory_size = 1024; allowed: 1 to 1024"),
         (["massl.block_size=300"], "massl.memory_size: 1024, not a multiple of block_size 300; nearest: 900 and 1200"),
         (["views.num_local=1100"], "massl.memory_size: 1024, fewer than the 1102 views"),
-        (["views.local.size=5"], "views: 5 pixels are not a multiple of the patch size 2"),
+        (["views.local.size=5"], "views: 5 pixels are not a multiple of the patch size 4"),
         (["backbone.embed_dim=100"], "embed_dim: expected a multiple of 64, got 100"),
         (["optimiser.name=sgd"], "momentum: is missing for sgd"),
         (["method=carp"], "carp: is missing, and the method needs it"),

@@ -226,7 +226,7 @@ def test_official_layout(tmp_path):
     assert content["memory_bank"]["queue"].shape == (64, 128)
     assert torch.equal(content["memory_bank"]["queue"].T, checkpoint["memory"]["memory"])
     assert content["epoch"] == 1
-    assert content["args"].backbone_patch_size == 2
+    assert content["args"].backbone_patch_size == 4
     assert all(
         name.startswith("module.backbone.") or name.startswith("module.head.mlp.") for name in content["student"]
     )
@@ -284,7 +284,7 @@ def test_batches_that_cannot_be_divided():
 def test_images_that_cannot_be_used():
     config = load_config("tiny-digits", SMALL)
     labels = np.zeros(1, np.int64)
-    with pytest.raises(RequestError, match="small: small, row 0: 1 × 3 pixels, smaller than a patch of 2"):
+    with pytest.raises(RequestError, match="small: small, row 0: 1 × 3 pixels, smaller than a patch of 4"):
         check_images(ArraySplit("small", np.zeros((1, 3, 1, 3), np.uint8), labels, None), config, "small")
     with pytest.raises(RequestError, match="none: no image in it"):
         check_images(ArraySplit("none", np.zeros((0, 3, 1, 3), np.uint8), labels[:0], None), config, "none")
