@@ -184,7 +184,7 @@ class ComputeConfig(StrictModel):
     compile: bool
     gradient_checkpointing: bool
     accumulation: int = Field(ge=1)
-    """Pieces that a rank's share of the batch is computed in. BatchNorm and CARP's entropy see one piece at a time."""
+    """Pieces that a rank's share of the batch is computed in. BatchNorm, KoLeo and CARP's entropy see one alone."""
 
 
 class RunConfig(StrictModel):

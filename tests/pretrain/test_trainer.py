@@ -33,6 +33,7 @@ SMALL = [
     "backbone.depth=1",
     "massl.memory_size=128",
     "massl.block_size=32",
+    "massl.koleo_weight=0",
     "massl.teacher_temp_warmup_epochs=1",
     "optimiser.warmup_epochs=0",
     "run.checkpoint_every=1",
