@@ -96,12 +96,10 @@ class _Request:
 
 
 def _train_and_export(request: _Request, registry: Registry, rank: int, device: str, *, with_untrained: bool) -> None:
-    import torch
-
     from massl_bench.datasets import open_dataset
     from massl_bench.pretrain.export import export_weights
     from massl_bench.pretrain.loading import check_images
-    from massl_bench.pretrain.state import initial_state
+    from massl_bench.pretrain.state import initial_network
     from massl_bench.pretrain.trainer import TrainingJob, train
 
     config = request.config
@@ -135,7 +133,7 @@ def _train_and_export(request: _Request, registry: Registry, rank: int, device: 
     )
     print(f"{request.name}: {trained.step} steps on {request.dataset} -> {manifest}")
     if with_untrained:
-        fresh = initial_state(config, torch.device("cpu")).teacher.backbone
+        fresh = initial_network(config).backbone.eval()
         export_weights(fresh, config, name=request.untrained, folder=request.weights_dir, training={**told, "steps": 0})
 
 

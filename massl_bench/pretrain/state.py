@@ -109,11 +109,16 @@ class TrainingState:
             raise RequestError(f"{where}: does not fit this configuration: {one_line(error)}") from None
 
 
-def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState:
-    """Makes the state before the first step: weights and memory are functions of the seed, the same on every rank."""
+def initial_network(config: PretrainConfig) -> MultiCropNetwork:
+    """Makes the student before the first step, on the CPU: a function of the seed, without any collective."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed, "weights"))
-        student = build_network(config, student=True)
+        return build_network(config, student=True)
+
+
+def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState:
+    """Makes the state before the first step: weights and memory are functions of the seed, the same on every rank."""
+    student = initial_network(config)
     teacher = build_network(config, student=False)
     teacher.load_state_dict(student.state_dict())
     teacher.requires_grad_(False)

@@ -1,7 +1,10 @@
 """`massl-bench pretrain` from the command line to the leaderboard's rows."""
 
+import multiprocessing
 import os
 import signal
+import socket
+import sys
 import tomllib
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 
 import massl_bench as mb
+from massl_bench import cli
 from massl_bench.models.checkpoints import read_tensors
 from massl_bench.pretrain import trainer
 from massl_bench.pretrain.checkpoint import CheckpointFolder
@@ -125,6 +129,30 @@ def test_sigterm_writes_a_checkpoint_and_resume_goes_on(run_cli, monkeypatch):
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
     content = tomllib.loads(Path("weights/whole.toml").read_text())
     assert content["training"]["config"]["views"]["global_1"]["scale"] == [0.5, 1.0]
+
+
+def test_two_ranks_as_torchrun_starts_them(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    ranks = [context.Process(target=run_as_rank, args=(rank, port, tmp_path)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=240)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    assert read_toml(tmp_path / "weights/mine.toml", ManifestSpec).training["steps"] == 10
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"mine", "mine-untrained"}
+
+
+def run_as_rank(rank: int, port: int, folder: Path) -> None:
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"})
+    sys.argv = ["massl-bench", *arguments(), "--bench", "quick"]
+    cli.main()
 
 
 def test_tiny_digits_learns(run_cli):
