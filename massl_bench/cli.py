@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from massl_bench.errors import MasslBenchError, RequestError, unknown_name
+from massl_bench.pretrain_command import pretrain
 
 if TYPE_CHECKING:
     from massl_bench.specs import Registry
@@ -34,6 +35,7 @@ datasets_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Download datasets ahead, and verify them."
 )
 app.add_typer(datasets_app, name="datasets")
+app.command(epilog="Example: massl-bench pretrain --dataset digits --method massl --preset tiny-digits")(pretrain)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 DataRoot = Annotated[

@@ -43,8 +43,10 @@ ALLOWED = {
     "doctor": "datasets devices errors search specs",
     "pretrain": "datasets devices errors models specs storage transforms types",
     "verification": "datasets errors features planning results runner specs",
+    "pretrain_command": "api datasets devices errors leaderboard planning pretrain progress runner specs storage",
     "cli": (
-        "datasets doctor errors features leaderboard models planning progress results runner specs storage verification"
+        "datasets doctor errors features leaderboard models planning pretrain_command progress results runner specs "
+        "storage verification"
     ),
     "__main__": "cli",
     "__init__": "api errors types",

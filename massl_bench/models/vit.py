@@ -21,9 +21,10 @@ class MasslVisionTransformer(VisionTransformer):
         num_heads: number of attention heads.
         mlp_ratio: hidden width of the MLPs over D.
         qkv_bias: whether queries, keys and values have a bias.
+        drop_path_rate: largest rate of stochastic depth in training; nothing in evaluation.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the dimensions of an architecture
         self,
         *,
         img_size: int,
@@ -33,6 +34,7 @@ class MasslVisionTransformer(VisionTransformer):
         num_heads: int,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__(
             img_size=img_size,
@@ -42,6 +44,7 @@ class MasslVisionTransformer(VisionTransformer):
             num_heads=num_heads,
             mlp_ratio=mlp_ratio,
             qkv_bias=qkv_bias,
+            drop_path_rate=drop_path_rate,
             num_classes=0,
             global_pool="token",
             dynamic_img_size=True,

@@ -1,8 +1,27 @@
-"""Pretraining with MaSSL and CARP: objectives, memory, schedules, networks and optimizers."""
+"""Pretraining with MaSSL and CARP: objectives, memory, schedules, networks and optimizers.
 
-from massl_bench.pretrain.memory import MemoryBank
-from massl_bench.pretrain.network import MultiCropNetwork, Projector, Prototypes
-from massl_bench.pretrain.objectives import carp_objective, koleo_loss, massl_objective
+The names load when they are first used, so that the command line can know of pretraining without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from massl_bench.pretrain.memory import MemoryBank
+    from massl_bench.pretrain.network import MultiCropNetwork, Projector, Prototypes
+    from massl_bench.pretrain.objectives import carp_objective, koleo_loss, massl_objective
+
+_HOMES = {
+    "MemoryBank": "memory",
+    "MultiCropNetwork": "network",
+    "Projector": "network",
+    "Prototypes": "network",
+    "carp_objective": "objectives",
+    "koleo_loss": "objectives",
+    "massl_objective": "objectives",
+}
 
 __all__ = [
     "MemoryBank",
@@ -13,3 +32,13 @@ __all__ = [
     "koleo_loss",
     "massl_objective",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -47,6 +47,38 @@ def require_same_on_all_ranks(value: str, what: str) -> None:
         raise ValueError(f"{what}: differs from rank 0 on ranks {different}; seed it alike on every rank")
 
 
+def rank_of_process() -> int:
+    """Return the number of this rank, 0 where no process group has been initialised."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def mean_numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    """Average scalars over all ranks and read them, which waits for the device.
+
+    Args:
+        values: By name, the same names on every rank. What is not finite on one rank is so in the mean.
+    """
+    stacked = torch.stack(list(values.values())).float()
+    if world_size() > 1:
+        dist.all_reduce(stacked)
+        stacked /= world_size()
+    return dict(zip(values, stacked.tolist(), strict=True))
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Return whether the flag is up on any rank.
+
+    Args:
+        flag: Of this rank.
+        device: On which the process group communicates.
+    """
+    if world_size() == 1:
+        return flag
+    flags = torch.tensor(int(flag), device=device)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags)
+
+
 def mean_over_ranks(values: Tensor) -> Tensor:
     """Average a tensor over all ranks, differentiably.
 

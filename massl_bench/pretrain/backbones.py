@@ -1,0 +1,126 @@
+"""Networks of a configuration: the backbone under timm's tensor names, and behind it the method's head."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+
+from massl_bench.errors import RequestError, unknown_name
+from massl_bench.models.vit import MasslVisionTransformer
+from massl_bench.pretrain.config import BackboneConfig, PretrainConfig
+from massl_bench.pretrain.network import MultiCropNetwork, Projector, Prototypes
+
+_HEAD_WIDTH = 64
+
+
+def build_network(config: PretrainConfig, *, student: bool) -> MultiCropNetwork:
+    """Makes a student or a teacher with fresh weights from torch's current generator.
+
+    Args:
+        config: of the pretraining.
+        student: whether stochastic depth is in it; the tensors have the same names either way.
+
+    Raises:
+        RequestError: The architecture is unknown, or views do not fit its patches.
+    """
+    drop_path = config.backbone.drop_path if student else 0.0
+    backbone = build_backbone(config.backbone, config.views.global_1.size, drop_path)
+    if config.backbone.position_std is not None:
+        _initialise(backbone, config.backbone)
+    for crop in config.views.crops:
+        patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1, 1))[0]
+        if crop.size % patch:
+            raise RequestError(f"views: {crop.size} pixels are not a multiple of the patch size {patch}")
+    projector = Projector(
+        backbone.num_features,
+        hidden_dim=config.head.hidden_dim,
+        out_dim=config.head.out_dim,
+        batch_norm=config.head.batch_norm,
+        unit_norm=config.massl is not None,
+    )
+    if config.carp is None:
+        return MultiCropNetwork(backbone, projector)
+    prototypes = Prototypes(config.head.out_dim, config.carp.num_prototypes)
+    return MultiCropNetwork(backbone, nn.Sequential(OrderedDict(projector=projector, prototypes=prototypes)))
+
+
+def build_backbone(config: BackboneConfig, image_size: int, drop_path: float) -> Any:
+    """Makes a backbone that maps images [N, 3, S, S] to features [N, D].
+
+    Args:
+        config: the architecture.
+        image_size: S of the global views, which a ViT's position embeddings are made for.
+        drop_path: rate of stochastic depth.
+
+    Raises:
+        RequestError: timm has no such architecture, or it is neither a plain ViT nor a ResNet.
+    """
+    if config.arch == "vit":
+        assert config.embed_dim is not None
+        assert config.depth is not None
+        assert config.patch_size is not None
+        return MasslVisionTransformer(
+            img_size=image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.embed_dim,
+            depth=config.depth,
+            num_heads=config.embed_dim // _HEAD_WIDTH,
+            drop_path_rate=drop_path,
+        )
+    model = _timm_model(config.arch)
+    if not hasattr(model, "blocks"):
+        if config.patch_size is not None:
+            raise RequestError(f"backbone.patch_size: {config.arch} has no patches")
+        import timm
+
+        # The last normalisation of each block starts at zero, so that every block starts as the identity.
+        return timm.create_model(config.arch, num_classes=0, drop_path_rate=drop_path, zero_init_last=True)
+    attention = model.blocks[0].attn
+    return MasslVisionTransformer(
+        img_size=image_size,
+        patch_size=config.patch_size or model.patch_embed.patch_size[0],
+        embed_dim=model.embed_dim,
+        depth=len(model.blocks),
+        num_heads=attention.num_heads,
+        mlp_ratio=model.blocks[0].mlp.fc1.out_features / model.embed_dim,
+        qkv_bias=attention.qkv.bias is not None,
+        drop_path_rate=drop_path,
+    )
+
+
+def _initialise(backbone: Any, config: BackboneConfig) -> None:
+    """Draws a ViT's weights anew, scaled by the widths of the layers."""
+    if not hasattr(backbone, "pos_embed"):
+        raise RequestError(f"backbone.init: xavier is for a ViT, and arch is {config.arch}")
+    for layer in backbone.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+    nn.init.normal_(backbone.pos_embed, std=config.position_std or 0.0)
+
+
+def manifest_arch(config: BackboneConfig) -> str | None:
+    """Returns the architecture that loading the exported tensors needs to be told, or None where shapes tell it."""
+    if config.arch == "vit":
+        return None
+    model = _timm_model(config.arch)
+    if hasattr(model, "blocks") and model.embed_dim == _HEAD_WIDTH * model.blocks[0].attn.num_heads:
+        return None
+    return config.arch
+
+
+def _timm_model(arch: str) -> Any:
+    """Returns a model of timm without values in its tensors, to read its widths."""
+    import timm
+    from timm.models.resnet import ResNet
+    from timm.models.vision_transformer import VisionTransformer
+
+    if not timm.is_model(arch):
+        raise unknown_name("timm architecture", arch, timm.list_models(), "or vit")
+    with torch.device("meta"):
+        model: Any = timm.create_model(arch, num_classes=0)
+    if not isinstance(model, VisionTransformer | ResNet):
+        raise RequestError(f"backbone.arch: {arch} is a {type(model).__name__}; allowed: vit, a ViT or ResNet of timm")
+    return model

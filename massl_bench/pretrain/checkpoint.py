@@ -1,0 +1,144 @@
+"""Checkpoints of a pretraining: written whole or not at all, and enough for an exact resume.
+
+There is no generator's state in them: random numbers are functions of the seed and the step (see `seeds`), and the
+sampler's position is the step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from massl_bench.errors import CellError, RequestError, one_line
+from massl_bench.models.checkpoints import read_checkpoint
+from massl_bench.pretrain.config import differences, flat
+from massl_bench.pretrain.memory import MemoryState
+
+FORMAT = 1
+
+
+class Checkpoint(TypedDict):
+    """The content of a file: tensors and plain values only, so that `weights_only=True` reads it."""
+
+    format: int
+    step: int
+    """Steps that are done; also the next step's number, and so the position of sampler and generators."""
+    student: dict[str, Tensor]
+    teacher: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    scaler: dict[str, Any]
+    memory: MemoryState | None
+    config: dict[str, Any]
+    """The resolved configuration."""
+    data: dict[str, Any]
+    """What was trained on: reference, fingerprint, number of images."""
+
+
+class CheckpointFolder:
+    """The last checkpoints of one run.
+
+    Args:
+        folder: holds `checkpoint-STEP.pth`; need not exist.
+        keep: how many to keep.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self._keep = folder, keep
+
+    def steps(self) -> list[int]:
+        """Returns the steps of the checkpoints that are there, in order."""
+        names = [path.name for path in self.folder.glob("checkpoint-*.pth")]
+        return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint-(\d+)\.pth", name)))
+
+    def path(self, step: int) -> Path:
+        """Returns where the checkpoint of a step lies."""
+        return self.folder / f"checkpoint-{step:08}.pth"
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Writes a checkpoint, then removes those beyond the last few.
+
+        Raises:
+            CellError: It could not be written (no space left); the previous ones are as they were.
+        """
+        path = self.path(checkpoint["step"])
+        write_whole(path, checkpoint)
+        for step in self.steps()[: -self._keep]:
+            self.path(step).unlink(missing_ok=True)
+        return path
+
+    def load(self, step: int) -> Checkpoint:
+        """Reads a checkpoint onto the CPU, executing nothing.
+
+        Raises:
+            RequestError: The file is not a checkpoint of this trainer.
+        """
+        path = self.path(step)
+        content = read_checkpoint(path)
+        if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+            raise RequestError(f"{path}: not a checkpoint of this trainer in format {FORMAT}; remove it to start anew")
+        checkpoint: Checkpoint = content  # type: ignore[assignment]
+        return checkpoint
+
+
+def write_whole(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes tensors and plain values with `torch.save`, so that a reader sees the old file or the whole new one.
+
+    Raises:
+        CellError: The file could not be written; nothing of it stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name, too, is on the disk
+        finally:
+            os.close(folder)
+    except (OSError, RuntimeError) as error:  # torch's writer turns the disk's errors into its own
+        raise CellError(
+            f"{path}: could not be written: {one_line(error)}; earlier checkpoints are as they were; make space and go "
+            "on with --resume"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:
+    """Raises `RequestError` with all differences where a checkpoint is of another configuration or other data."""
+    found = [f"data.{text}" for text in differences(checkpoint["data"], data)]
+    found += differences(checkpoint["config"], config)
+    if found:
+        raise RequestError(f"{where}: written with another configuration: {'; '.join(found)}; --force accepts it")
+
+
+def official_checkpoint(checkpoint: Checkpoint, steps_per_epoch: int) -> dict[str, Any]:
+    """Returns a checkpoint in the layout of the authors' trainer, for their tools.
+
+    `student` has the prefix `module.`, as under DistributedDataParallel; `memory_bank.queue` is [D, K], one vector a
+    column; `epoch` counts finished epochs; `args` is an `argparse.Namespace` of the flat configuration.
+    """
+    official: dict[str, Any] = {
+        "student": {f"module.{name}": tensor for name, tensor in checkpoint["student"].items()},
+        "teacher": dict(checkpoint["teacher"]),
+        "optimizer": checkpoint["optimiser"],
+        "epoch": checkpoint["step"] // steps_per_epoch,
+        "args": argparse.Namespace(
+            **{key.replace(".", "_"): value for key, value in flat(checkpoint["config"]).items()}
+        ),
+    }
+    if checkpoint["memory"] is not None:
+        rows_KD, pointer = checkpoint["memory"]["memory"], checkpoint["memory"]["pointer"]
+        official["memory_bank"] = {"queue": rows_KD.T.contiguous(), "queue_ptr": torch.tensor([pointer])}
+    return official

@@ -1,0 +1,346 @@
+"""The training loop of MaSSL and CARP.
+
+Shapes: B images of a piece, V views, N = V·B student rows, G = 2·B teacher rows, D dimensions, K memory rows or
+prototypes, S of a block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from massl_bench.datasets import ImageSplit
+from massl_bench.errors import CellError, RequestError
+from massl_bench.pretrain.checkpoint import CheckpointFolder, check_same_run, write_whole
+from massl_bench.pretrain.collectives import any_rank, mean_numbers, rank_of_process, world_size
+from massl_bench.pretrain.config import PretrainConfig
+from massl_bench.pretrain.crops import HostBatch, MultiCropImages
+from massl_bench.pretrain.indicators import assignment_entropy, rankme
+from massl_bench.pretrain.loading import StepRequests, divide, load_batches
+from massl_bench.pretrain.log import TrainingLog
+from massl_bench.pretrain.objectives import carp_objective, koleo_loss, massl_objective
+from massl_bench.pretrain.optimizers import clip_each_gradient, set_hyperparameters, update_teacher
+from massl_bench.pretrain.seeds import derived_seed
+from massl_bench.pretrain.state import Rates, TrainingState, broken_tensors, initial_state, permuted_members, rates_at
+from massl_bench.pretrain.views import photometric_views
+
+OnlineEvaluation = Callable[[nn.Module], float]
+"""Maps the teacher's backbone, in evaluation mode, to an accuracy; draws from no global generator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """One pretraining on this rank.
+
+    Attributes:
+        config: resolved.
+        split: the images.
+        data: what identifies them: a checkpoint of other data is not resumed.
+        folder: of checkpoints and log.
+        device: `cpu` or `cuda:i`.
+        resume: go on from the last checkpoint, where there is one.
+        force: resume although configuration or data differ.
+        evaluate: the online evaluation, every `run.knn_every` steps.
+    """
+
+    config: PretrainConfig
+    split: ImageSplit
+    data: dict[str, Any]
+    folder: Path
+    device: str
+    resume: bool = False
+    force: bool = False
+    evaluate: OnlineEvaluation | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training ended with.
+
+    Attributes:
+        step: steps that are done.
+        finished: false where SIGTERM ended it early; its checkpoint is written.
+        backbone: the teacher's, in evaluation mode.
+    """
+
+    step: int
+    finished: bool
+    backbone: nn.Module
+
+
+def train(job: TrainingJob) -> Trained:
+    """Trains until the last epoch's end, or until SIGTERM.
+
+    Raises:
+        RequestError: A checkpoint that does not fit, or numbers that cannot be divided; before any work.
+        CellError: The loss is not finite, an image is damaged, or a checkpoint cannot be written.
+    """
+    config, device, rank = job.config, torch.device(job.device), rank_of_process()
+    shares = divide(config, len(job.split), world_size())
+    num_steps = config.epochs * shares.steps_per_epoch
+    state = initial_state(config, device)
+    checkpoints = CheckpointFolder(job.folder, config.run.keep_checkpoints)
+    first_step = _restore(job, state, checkpoints)
+    student: nn.Module = state.student
+    if world_size() > 1:
+        student = DistributedDataParallel(state.student, device_ids=[device] if device.type == "cuda" else None)
+    batches = load_batches(
+        MultiCropImages(job.split, config.views, seed=config.seed, rank=rank),
+        StepRequests(shares, seed=config.seed, rank=rank, first_step=first_step, num_steps=num_steps),
+        workers=config.run.workers,
+        pin_memory=device.type == "cuda",
+    )
+    log = TrainingLog(
+        job.folder, num_steps=num_steps, batch_size=config.batch_size, first_step=first_step, active=rank == 0
+    )
+    done, stopping = first_step, False
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        _termination() as terminated,
+        contextlib.closing(log),
+    ):
+        while done < num_steps and not stopping:
+            step = done
+            # Stochastic depth draws from torch's own generator, which starts anew in every step.
+            torch.manual_seed(derived_seed(config.seed, "drop_path", rank, step))
+            rates = rates_at(step, config, shares.steps_per_epoch)
+            set_hyperparameters(state.optimiser, lr=rates.lr, weight_decay=rates.weight_decay)
+            state.optimiser.zero_grad(set_to_none=True)
+            permutation_K = permuted_members(config, state, step)
+            computed = _forward_backward(config, state, student, batches, rates, permutation_K)
+
+            # The one place where the host waits for the device: nothing moves before the loss is known to be finite.
+            terms = mean_numbers(computed.terms)
+            if not math.isfinite(sum(terms.values())):
+                _stop(job, state, step, terms, rates, computed)
+
+            if config.method == "carp":  # CARP's teacher takes the student as it was before this step
+                update_teacher(state.teacher, state.student, rates.momentum)
+            if config.optimiser.clip is not None:
+                state.scaler.unscale_(state.optimiser)
+                clip_each_gradient(state.student.parameters(), config.optimiser.clip)
+            state.scaler.step(state.optimiser)
+            state.scaler.update()
+            if config.method == "massl":
+                update_teacher(state.teacher, state.student, rates.momentum)
+
+            done = step + 1
+            last = done == num_steps
+            values: dict[str, float] = {}
+            logs = last or done % config.run.log_every == 0
+            if logs:  # before the memory changes: the indicators are of the logits that the loss was made of
+                values |= _indicators(config, state, computed, rates, permutation_K)
+            if state.memory is not None:
+                state.memory.store(computed.second_view_BD)
+            if job.evaluate is not None and config.run.knn_every and (last or done % config.run.knn_every == 0):
+                values["knn"] = _evaluate(job.evaluate, state.teacher.backbone)
+            if values:
+                log.write(step, {"loss": sum(terms.values()), **terms, **rates.numbers(), **values})
+            # Ranks agree on stopping where they write the log, so that no step has a collective only for that.
+            stopping = any_rank(terminated(), device) if logs or world_size() == 1 else False
+            if rank == 0 and (last or stopping or done % config.run.checkpoint_every == 0):
+                checkpoints.save(state.checkpoint(done, config.model_dump(mode="json"), job.data))
+    return Trained(step=done, finished=done == num_steps, backbone=state.teacher.backbone.eval())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Computed:
+    """What a step computed before anything moved; the rows are those of its last piece.
+
+    Attributes:
+        terms: scalars whose sum is the loss of this rank's images.
+        second_view_BD: the teacher's rows of the second global view of all pieces.
+        features_GD: of the teacher's backbone.
+        teacher_GX: rows or, for CARP, logits.
+        student_NX: rows or, for CARP, logits.
+    """
+
+    terms: dict[str, Tensor]
+    second_view_BD: Tensor
+    features_GD: Tensor
+    teacher_GX: Tensor
+    student_NX: Tensor
+
+
+def _forward_backward(
+    config: PretrainConfig,
+    state: TrainingState,
+    student: nn.Module,
+    batches: Iterator[HostBatch],
+    rates: Rates,
+    permutation_K: Tensor,
+) -> _Computed:
+    """Computes the loss of a step and its gradients, piece by piece."""
+    pieces = config.compute.accumulation
+    device = next(state.student.parameters()).device
+    terms: dict[str, Tensor] = {}
+    second_views: list[Tensor] = []
+    for piece in range(pieces):
+        views = _views(next(batches), config, device)
+        with nullcontext() if piece + 1 == pieces else _no_sync(student):
+            with torch.autocast(device.type, dtype=state.autocast, enabled=state.autocast is not None):
+                with torch.no_grad():
+                    features_GD = state.teacher.backbone(torch.cat(views[:2]))
+                    teacher_GX = state.teacher.head(features_GD)
+                student_NX = student(views)
+            losses = _objective(config, state, student_NX, teacher_GX, rates, permutation_K)
+            loss = torch.stack(list(losses.values())).sum() / pieces
+            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        for name, term in losses.items():
+            share = term.detach() / pieces
+            terms[name] = terms[name] + share if name in terms else share
+        second_views.append(teacher_GX[len(teacher_GX) // 2 :])
+    return _Computed(
+        terms=terms,
+        second_view_BD=torch.cat(second_views),
+        features_GD=features_GD,
+        teacher_GX=teacher_GX,
+        student_NX=student_NX.detach(),
+    )
+
+
+def _restore(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder) -> int:
+    """Takes the state from the last checkpoint where that is asked for; returns the first step to do."""
+    steps = checkpoints.steps()
+    if not steps:
+        return 0
+    where = str(checkpoints.path(steps[-1]))
+    if not job.resume:
+        raise RequestError(f"{where}: an earlier run of this name; go on with --resume, or choose another --name")
+    checkpoint = checkpoints.load(steps[-1])
+    if not job.force:
+        check_same_run(checkpoint, job.config.model_dump(mode="json"), job.data, where)
+    state.restore(checkpoint, where)
+    return checkpoint["step"]
+
+
+def _views(batch: HostBatch, config: PretrainConfig, device: torch.device) -> list[Tensor]:
+    """Returns the V views [B, 3, S, S] of a piece, on the device: global 1, global 2, the local ones."""
+    views: list[Tensor] = []
+    for group in batch.groups:
+        pixels = group.pixels.to(device, non_blocking=True)
+        images = photometric_views(pixels, group.photometric, config.views)
+        if config.compute.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        views += images.chunk(group.num_views)
+    return views
+
+
+def _objective(
+    config: PretrainConfig,
+    state: TrainingState,
+    student_NX: Tensor,
+    teacher_GX: Tensor,
+    rates: Rates,
+    permutation_K: Tensor,
+) -> dict[str, Tensor]:
+    """Returns the terms of the loss by name; their sum is what is minimised."""
+    if config.massl is None:
+        assert config.carp is not None
+        consistency, entropy = carp_objective(student_NX, teacher_GX, permutation_K, block_size=config.carp.block_size)
+        return {"consistency": consistency, "entropy": entropy}
+    assert state.memory is not None
+    assert rates.teacher_temp is not None
+    terms = {
+        "cross_entropy": massl_objective(
+            student_NX,
+            teacher_GX,
+            state.memory.memory,
+            permutation_K,
+            block_size=config.massl.block_size,
+            student_temp=config.massl.student_temp,
+            teacher_temp=rates.teacher_temp,
+        )
+    }
+    if config.massl.koleo_weight:
+        terms["koleo"] = config.massl.koleo_weight * koleo_loss(student_NX[: len(teacher_GX)])
+    return terms
+
+
+def _indicators(
+    config: PretrainConfig, state: TrainingState, computed: _Computed, rates: Rates, permutation_K: Tensor
+) -> dict[str, float]:
+    """Returns signs of collapse in this rank's last piece: its first global view, and the first block."""
+    rows_BX = computed.teacher_GX[: len(computed.teacher_GX) // 2].float()
+    if config.massl is not None:
+        assert state.memory is not None
+        assert rates.teacher_temp is not None
+        block_SD = state.memory.memory[permutation_K[: config.massl.block_size]]
+        logits_BS = rows_BX @ block_SD.T / rates.teacher_temp
+    else:
+        assert config.carp is not None
+        logits_BS = rows_BX[:, permutation_K[: config.carp.block_size]]
+    of_mean, mean_of = assignment_entropy(logits_BS)
+    features_BD = computed.features_GD[: len(rows_BX)]
+    return {"entropy_of_mean": of_mean, "mean_entropy": mean_of, "rankme": rankme(features_BD)}
+
+
+def _no_sync(student: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Returns a context in which gradients are not averaged over ranks yet."""
+    if isinstance(student, DistributedDataParallel):
+        return student.no_sync()
+    return nullcontext()
+
+
+def _evaluate(evaluate: OnlineEvaluation, backbone: nn.Module) -> float:
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            return evaluate(backbone)
+    finally:
+        backbone.train()
+
+
+def _stop(
+    job: TrainingJob, state: TrainingState, step: int, terms: dict[str, float], rates: Rates, computed: _Computed
+) -> NoReturn:
+    """Saves what led to a loss that is not finite, and raises; the weights are those before the step."""
+    path = job.folder / f"diagnostics-{step:08}-rank{rank_of_process()}.pth"
+    write_whole(
+        path,
+        {
+            "step": step,
+            "terms": terms,
+            "rates": rates.numbers(),
+            "student_rows": computed.student_NX.cpu(),
+            "teacher_rows": computed.teacher_GX.cpu(),
+            "not_finite": broken_tensors(state.student),
+            "student": state.student.state_dict(),
+            "teacher": state.teacher.state_dict(),
+        },
+    )
+    found = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+    raise CellError(
+        f"step {step}: the loss is not finite ({found}); it changed no weight; see {path}; go on from the last "
+        "checkpoint with --resume --force and a smaller optimiser.lr, or compute.precision=fp32"
+    )
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[Callable[[], bool]]:
+    """Yields a function that tells whether SIGTERM has come; the step that runs is finished first."""
+    came = False
+
+    def handle(*_: object) -> None:
+        nonlocal came
+        came = True
+
+    try:
+        before = signal.signal(signal.SIGTERM, handle)
+    except ValueError:  # not in the main thread, where Python takes no signals: the caller's business
+        yield lambda: came
+        return
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,155 @@
+"""A run that is killed and resumed is the uninterrupted one, bit for bit."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from massl_bench.datasets.published import READERS
+from massl_bench.datasets.splits import ArraySplit
+from massl_bench.pretrain import checkpoint as checkpoint_module
+from massl_bench.pretrain.config import load_config
+from massl_bench.pretrain.log import read_log
+from massl_bench.pretrain.trainer import TrainingJob, train
+
+STEPS, BATCH = 42, 16  # one epoch
+SETTINGS = [
+    f"batch_size={BATCH}",
+    "epochs=1",
+    "backbone.depth=2",
+    "backbone.drop_path=0.2",
+    "massl.memory_size=256",
+    "massl.block_size=64",
+    "massl.teacher_temp_warmup_epochs=1",
+    "optimiser.warmup_epochs=0",
+    "run.checkpoint_every=4",
+    "run.keep_checkpoints=2",
+    "run.log_every=1",
+    "run.knn_every=0",
+]
+
+
+def run(folder: Path, *settings: str, resume: bool = True, **changes):
+    config = load_config("tiny-digits", [*SETTINGS, *settings])
+    digits = READERS["digits"].read(Path(), "train")
+    pixels = np.stack(digits.encoded(range(STEPS * BATCH)))
+    split = ArraySplit("digits", pixels, digits.labels[: len(pixels)], None)
+    job = TrainingJob(
+        config=config, split=split, data={"reference": "digits"}, folder=folder, device="cpu", resume=resume, **changes
+    )
+    return train(job)
+
+
+def kill_during_write(number: int) -> None:
+    """Lets the process die in the middle of its nth checkpoint, when the bytes are written and the name is not."""
+    count = 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint_module.os = type("os", (), {**vars(os), "fsync": staticmethod(fsync)})
+
+
+def work(folder: Path, writes: int, workers: int) -> None:
+    torch.set_num_threads(1)
+    if writes:
+        kill_during_write(writes)
+    run(folder, f"run.workers={workers}")
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Starts runs as processes of their own, from a server that has imported everything once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+
+    def start(folder: Path, writes: int = 0, workers: int = 0) -> multiprocessing.process.BaseProcess:
+        process = context.Process(target=work, args=(folder, writes, workers))
+        process.start()
+        return process
+
+    return start
+
+
+def ended(process) -> int:
+    process.join(timeout=240)
+    return process.exitcode
+
+
+def kill_at(process, folder: Path, step: int) -> None:
+    """Kills a run some time after a step was logged: in the middle of whatever it does then."""
+    limit = time.monotonic() + 120
+    while not any(line["step"] >= step for line in read_log(folder)):
+        assert time.monotonic() < limit
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    assert ended(process) == -signal.SIGKILL
+
+
+def content(folder: Path, step: int):
+    return checkpoint_module.CheckpointFolder(folder, 1).load(step)
+
+
+def losses(folder: Path):
+    return [(line["step"], line["loss"], line["rankme"]) for line in read_log(folder)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(start, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert ended(start(folder)) == 0
+    return folder
+
+
+def assert_same(a, b, where="checkpoint"):
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{index}]")
+    else:
+        assert a == b, where
+
+
+def test_killed_at_several_moments(start, uninterrupted, tmp_path):
+    """Killed before or after the first checkpoint, between two, while one is written, and later; once with workers."""
+    folder = tmp_path / "killed"
+    kill_at(start(folder), folder, 1)
+    kill_at(start(folder, workers=2), folder, 9)
+    # From step 8: file and folder of step 12, then the file of step 16.
+    assert ended(start(folder, writes=3)) == -signal.SIGKILL
+    assert checkpoint_module.CheckpointFolder(folder, 1).steps()[-1] == 12
+    kill_at(start(folder), folder, 30)
+    assert ended(start(folder)) == 0
+
+    assert losses(folder) == losses(uninterrupted)
+    assert [step for step, *_ in losses(folder)] == list(range(STEPS))
+    ours, expected = content(folder, STEPS), content(uninterrupted, STEPS)
+    for each in (ours, expected):
+        each["config"].pop("run")
+    assert_same(ours, expected)
+    assert expected["memory"]["pointer"] == STEPS * BATCH % 256
+    assert checkpoint_module.CheckpointFolder(folder, 1).steps() == [40, 42]
+    assert not list(folder.glob(".*"))
+
+
+def test_finished_run_resumes_to_nothing(uninterrupted):
+    trained = run(uninterrupted)
+    assert (trained.step, trained.finished) == (STEPS, True)
+    expected = content(uninterrupted, STEPS)["teacher"]["backbone.cls_token"]
+    assert torch.equal(trained.backbone.cls_token, expected)
