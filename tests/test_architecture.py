@@ -43,10 +43,9 @@ ALLOWED = {
     "doctor": "datasets devices errors search specs",
     "pretrain": "datasets devices errors models specs storage transforms types",
     "verification": "datasets errors features planning results runner specs",
-    "pretrain_command": "api datasets devices errors leaderboard planning pretrain progress runner specs storage",
     "cli": (
-        "datasets doctor errors features leaderboard models planning pretrain_command progress results runner specs "
-        "storage verification"
+        "api datasets devices doctor errors features leaderboard models planning pretrain progress results runner "
+        "specs storage verification"
     ),
     "__main__": "cli",
     "__init__": "api errors types",

@@ -1,6 +1,6 @@
 """`massl-bench pretrain`: train, write the weights with their manifest, and benchmark them.
 
-This is a part of the command line: it hands the protocols to the trainer, which knows none.
+The command line hands the protocols to the trainer, which knows none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from massl_bench.cli.options import DataRoot, Offline, cache_directory, open_registry
 from massl_bench.errors import CellError, RequestError
 
 if TYPE_CHECKING:
@@ -36,26 +37,23 @@ def pretrain(
     force: Annotated[bool, typer.Option("--force", help="Resume under another configuration.")] = False,
     bench: Annotated[str | None, typer.Option(help="Then run this suite, beside the untrained network.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
-    data_root: Annotated[
-        Path | None, typer.Option(envvar="MASSL_BENCH_DATA", help="Directory with one folder for each dataset.")
-    ] = None,
+    data_root: DataRoot = None,
     cache_dir: Annotated[Path | None, typer.Option(envvar="MASSL_BENCH_CACHE", help="Features and downloads.")] = None,
     weights_dir: Annotated[Path, typer.Option(help="Where weights, manifest and checkpoints are written.")] = Path(
         "weights"
     ),
     results_dir: Annotated[Path, typer.Option(help="Where --bench writes its records.")] = Path("results"),
     include_path: Annotated[list[Path] | None, typer.Option(help="Directory with tasks/ of your own.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Never download.")] = False,
+    offline: Offline = False,
 ) -> None:
     """Pretrain a backbone; write NAME.safetensors and its manifest. Under torchrun it is distributed."""
     from massl_bench.datasets import DataOptions
     from massl_bench.pretrain.config import load_config
-    from massl_bench.specs import Registry
-    from massl_bench.storage import default_cache_dir, file_safe
+    from massl_bench.storage import file_safe
 
     if method not in ("massl", "carp"):
         raise RequestError(f"--method {method}: expected massl or carp")
-    registry = Registry(include_path or [], weights_dir)
+    registry = open_registry(include_path, weights_dir)
     if bench is not None:
         registry.suite(bench)
     request = _Request(
@@ -66,7 +64,7 @@ def pretrain(
         force=force,
         weights_dir=weights_dir,
         data=DataOptions(
-            cache_dir=cache_dir.expanduser() if cache_dir is not None else default_cache_dir(),
+            cache_dir=cache_directory(cache_dir),
             data_root=data_root,
             offline=offline,
         ),
@@ -163,9 +161,8 @@ def _benchmark(request: _Request, suite: str, results_dir: Path, device: str, in
     from massl_bench.planning import Planner, RunRequest
     from massl_bench.progress import reporting
     from massl_bench.runner import Runner
-    from massl_bench.specs import Registry
 
-    registry = Registry(include_path or [], request.weights_dir)  # anew: it now holds the exported manifests
+    registry = open_registry(include_path, request.weights_dir)  # anew: it now holds the exported manifests
     models = [request.name, request.untrained]
     run = RunRequest(
         cells=[(cell.task, cell.dataset) for cell in registry.suite(suite).cells],
