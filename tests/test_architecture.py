@@ -42,10 +42,11 @@ ALLOWED = {
     "progress": "features",
     "doctor": "datasets devices errors search specs",
     "pretrain": "datasets devices errors models specs storage transforms types",
+    "pretraining": "api datasets planning pretrain progress runner specs",
     "verification": "datasets errors features planning results runner specs",
     "cli": (
-        "api datasets devices doctor errors features leaderboard models planning pretrain progress results runner "
-        "specs storage verification"
+        "datasets devices doctor errors features leaderboard models planning pretrain pretraining progress results "
+        "runner specs storage verification"
     ),
     "__main__": "cli",
     "__init__": "api errors types",
