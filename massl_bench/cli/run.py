@@ -39,7 +39,7 @@ def run(
         typer.Option(
             metavar="MODEL",
             help="Manifest, checkpoint file, timm:NAME, hf-hub:ORG/NAME, torchvision:NAME[@FILE], random:TIMM_NAME or "
-            "pixels; repeatable.",
+            "pixels; repeatable [default: the bundled weights].",
         ),
     ] = None,
     suite: Annotated[str | None, typer.Option(help="The cells of a suite, in place of --task and --dataset.")] = None,
@@ -90,8 +90,9 @@ def run(
     from massl_bench.datasets import Columns, DataOptions
     from massl_bench.features import ExtractionOptions
     from massl_bench.planning import Planner, RunRequest
-    from massl_bench.progress import reporting
+    from massl_bench.progress import reporting, say
     from massl_bench.runner import Runner
+    from massl_bench.specs import DEFAULT_MODEL
 
     if precision not in ("fp32", "tf32", "bf16", "fp16"):
         raise RequestError(f"--precision {precision}: expected fp32, tf32, bf16 or fp16")
@@ -104,9 +105,13 @@ def run(
     else:
         datasets = [features.stem] if features is not None else split_names(dataset)
         cells = [(each, data) for data in datasets for each in split_names(task)]
+    models = split_names(model)
+    if not models and features is None:
+        models = [DEFAULT_MODEL]
+        say(f"no --model given: the bundled weights {DEFAULT_MODEL}, a small network for images of 32 × 32 pixels")
     request = RunRequest(
         cells=cells,
-        models=split_names(model),
+        models=models,
         from_suite=suite is not None,
         features_file=features,
         ground_truth=ground_truth,
@@ -180,10 +185,5 @@ def _check_combination(
         raise RequestError("no task; give --task (see massl-bench list tasks) or --suite")
     if suite is None and not dataset:
         raise RequestError("no dataset; give --dataset (see massl-bench list datasets), folder:DIR or hf:REPO")
-    if not model:
-        raise RequestError(
-            "no model, and no default weights are bundled yet; give --model: pixels (the images themselves), "
-            "random:resnet18 (an untrained network), or a checkpoint"
-        )
     if name and len(split_names(model)) > 1:
         raise RequestError("--name names one model; several were given")
