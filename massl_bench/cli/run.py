@@ -90,9 +90,8 @@ def run(
     from massl_bench.datasets import Columns, DataOptions
     from massl_bench.features import ExtractionOptions
     from massl_bench.planning import Planner, RunRequest
-    from massl_bench.progress import reporting, say
+    from massl_bench.progress import reporting
     from massl_bench.runner import Runner
-    from massl_bench.specs import DEFAULT_MODEL
 
     if precision not in ("fp32", "tf32", "bf16", "fp16"):
         raise RequestError(f"--precision {precision}: expected fp32, tf32, bf16 or fp16")
@@ -105,10 +104,7 @@ def run(
     else:
         datasets = [features.stem] if features is not None else split_names(dataset)
         cells = [(each, data) for data in datasets for each in split_names(task)]
-    models = split_names(model)
-    if not models and features is None:
-        models = [DEFAULT_MODEL]
-        say(f"no --model given: the bundled weights {DEFAULT_MODEL}, a small network for images of 32 × 32 pixels")
+    models = split_names(model) if model or features is not None else _default_models()
     request = RunRequest(
         cells=cells,
         models=models,
@@ -158,6 +154,15 @@ def run(
         if len(outcomes) > 1:
             print(f"{failed} of {len(outcomes)} cells failed; the same command runs them again", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _default_models() -> list[str]:
+    """Returns what is measured where no model is named, and says so."""
+    from massl_bench.progress import say
+    from massl_bench.specs import DEFAULT_MODEL
+
+    say(f"no --model given: the bundled weights {DEFAULT_MODEL}, a small network for images of 32 × 32 pixels")
+    return [DEFAULT_MODEL]
 
 
 def _check_combination(
