@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from massl_bench.errors import SpecError, unknown_name
 from massl_bench.storage import sha256_of
-from massl_bench.types import DatasetKind, Preprocessing, PreprocessingOverride, StrictModel
+from massl_bench.types import DatasetKind, Pooling, Preprocessing, PreprocessingOverride, StrictModel
 
 Spec = TypeVar("Spec", bound=StrictModel)
 
@@ -32,13 +32,18 @@ class TaskSpec(StrictModel):
     params: dict[str, Any]
     """Every number of the protocol; checked by the protocol module's `Params`."""
     preprocessing: PreprocessingOverride | None = None
+    pooling: Pooling | None = None
+    """In place of the model's own feature."""
     summary: str
     citation: str
 
     @property
     def spec_hash(self) -> str:
         """Hex sha256 of all that can move a result: everything but the texts for people."""
-        return sha256_of(self.model_dump(mode="json", exclude={"summary", "citation"}))
+        left_out = {"summary", "citation"}
+        if self.pooling is None:
+            left_out.add("pooling")  # tasks that are older than the key keep their hash
+        return sha256_of(self.model_dump(mode="json", exclude=left_out))
 
 
 class SplitSpec(StrictModel):

@@ -45,12 +45,17 @@ def roles(name: str, kind: DatasetKind, available: Iterable[str]) -> tuple[str, 
 
     A module may define, beyond the above: `OPTIONAL_ROLES`, read where the dataset has them; `ROLES_OF_KIND`, in
     place of `ROLES` for a kind of dataset; `HEADLINES`, the metrics of a kind that the task's own headline does not
-    exist for, the headline first; and `NEEDS_TORCH`.
+    exist for, the headline first; `VIEW_ROLES`, see `view_roles`; and `NEEDS_TORCH`.
     """
     module = load(name)
     needed: tuple[str, ...] = getattr(module, "ROLES_OF_KIND", {}).get(kind, module.ROLES)
     there = set(available)
     return (*needed, *(role for role in getattr(module, "OPTIONAL_ROLES", ()) if role in there))
+
+
+def view_roles(name: str) -> tuple[str, ...]:
+    """Returns the splits that a protocol sees in augmented views (`EvaluationData.views`) in place of a bank."""
+    return getattr(load(name), "VIEW_ROLES", ())
 
 
 def possible_roles(name: str) -> set[str]:
