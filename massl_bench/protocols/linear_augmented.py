@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -46,9 +46,9 @@ class HeadParams(Augmentation):
 class Params(HeadParams):
     """The parameters of the protocol."""
 
-    lr_reference_batch: int | Literal["none"]
+    lr_reference_batch: Annotated[int, Field(gt=0)] | Literal["none"]
     """`lr` is multiplied by batch_size / this; `none`: taken as it is."""
-    lars_trust: float | Literal["none"]
+    lars_trust: Annotated[float, Field(gt=0)] | Literal["none"]
     """Trust coefficient of LARS; `none`: SGD."""
     bootstrap_resamples: int = Field(gt=0)
 
