@@ -247,14 +247,14 @@ def run(
         raise RequestError(f"--ground-truth {ground_truth}: belongs to --features FILE.npz, which is not given")
     _check_combination(task, dataset, model, suite, features, name)
     if suite is not None:
-        cells = [(cell.task, cell.dataset) for cell in registry.suite(suite).cells]
+        cells = registry.suite(suite).pairs
     else:
         datasets = [features.stem] if features is not None else _names(dataset)
         cells = [(each, data) for data in datasets for each in _names(task)]
     request = RunRequest(
         cells=cells,
         models=_names(model),
-        from_suite=suite is not None,
+        suite=suite,
         features_file=features,
         ground_truth=ground_truth,
         name=name,
@@ -374,7 +374,7 @@ def demo(
 
     registry = _registry(None)
     request = RunRequest(
-        cells=[(cell.task, cell.dataset) for cell in registry.suite("quick").cells],
+        cells=registry.suite("quick").pairs,
         models=["pixels", "random:mobilenetv3_small_100"],
         data=DataOptions(cache_dir=_cache_dir(cache_dir), offline=True),
         results_dir=directory / "results",

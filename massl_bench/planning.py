@@ -38,8 +38,8 @@ class RunRequest:
     cells: Sequence[tuple[str, str]]
     """(task, dataset) in order."""
     models: Sequence[str]
-    from_suite: bool = False
-    """Whether the cells come from a suite: data that is missing then fails its cell, and the others go on."""
+    suite: str | None = None
+    """Where the cells come from, if from a suite: data that is missing then fails its cell, and the others go on."""
     features_file: Path | None = None
     """In place of models and datasets."""
     ground_truth: Path | None = None
@@ -136,6 +136,8 @@ class Planner:
         """
         search.check_installation()
         resolve_device(self.request.device)
+        if self.request.suite is not None:
+            protocols.check_suite(self._registry.suite(self.request.suite), self._registry)
         tasks = {name: self._plan_task(name) for name, _ in self.request.cells}
         unused = set(self.request.overrides) - set(tasks)
         if unused:
@@ -206,10 +208,10 @@ class Planner:
                 known = open_dataset(reference, self._registry, self.request.data, fetch=fetch)
             except MissingDataError as error:
                 known = error
-                if self.request.data.offline and not self.request.from_suite:
+                if self.request.data.offline and self.request.suite is None:
                     raise
             except RequestError as error:  # a damaged or incomplete copy
-                if not self.request.from_suite or reference not in self._registry.datasets:
+                if self.request.suite is None or reference not in self._registry.datasets:
                     raise
                 known = error
             self._datasets[reference] = known
@@ -238,7 +240,7 @@ class Planner:
         try:
             seconds, _ = timed(lambda: self.check_cell(cell))
         except RequestError as error:
-            if not self.request.from_suite:
+            if self.request.suite is None:
                 raise
             return replace(cell, problem=error)
         return replace(cell, data_seconds=seconds)

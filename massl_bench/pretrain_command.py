@@ -168,9 +168,9 @@ def _benchmark(request: _Request, suite: str, results_dir: Path, device: str, in
     registry = Registry(include_path or [], request.weights_dir)  # anew: it now holds the exported manifests
     models = [request.name, request.untrained]
     run = RunRequest(
-        cells=[(cell.task, cell.dataset) for cell in registry.suite(suite).cells],
+        cells=registry.suite(suite).pairs,
         models=models,
-        from_suite=True,
+        suite=suite,
         device=device,
         data=request.data,
         results_dir=results_dir,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import massl_bench
+from massl_bench import protocols
 from massl_bench.specs import Registry
 
 PACKAGE = Path(massl_bench.__file__).parent
@@ -159,5 +160,6 @@ def test_every_spec_is_valid() -> None:
         spec = registry.dataset(name)
         assert spec.hub is not None or spec.archives or spec.reader is not None, name
     for name in registry.suites:
+        protocols.check_suite(registry.suite(name), registry)
         for cell in registry.suite(name).cells:
             assert registry.dataset(cell.dataset).kind in registry.task(cell.task).kinds, (name, cell)
