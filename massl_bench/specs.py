@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from massl_bench.errors import SpecError, unknown_name
 from massl_bench.storage import sha256_of
-from massl_bench.types import DatasetKind, Preprocessing, PreprocessingOverride, StrictModel
+from massl_bench.types import DatasetKind, Pooling, Preprocessing, PreprocessingOverride, StrictModel
 
 Spec = TypeVar("Spec", bound=StrictModel)
 
@@ -35,13 +35,18 @@ class TaskSpec(StrictModel):
     params: dict[str, Any]
     """Every number of the protocol; checked by the protocol module's `Params`."""
     preprocessing: PreprocessingOverride | None = None
+    pooling: Pooling | None = None
+    """In place of the model's own feature."""
     summary: str
     citation: str
 
     @property
     def spec_hash(self) -> str:
         """Hex sha256 of all that can move a result: everything but the texts for people."""
-        return sha256_of(self.model_dump(mode="json", exclude={"summary", "citation"}))
+        left_out = {"summary", "citation"}
+        if self.pooling is None:
+            left_out.add("pooling")  # tasks that are older than the key keep their hash
+        return sha256_of(self.model_dump(mode="json", exclude=left_out))
 
 
 class SplitSpec(StrictModel):
@@ -111,6 +116,8 @@ class SuiteCell(StrictModel):
 
     task: str
     dataset: str
+    headline: str | None = None
+    """The metric that the column shows, where not the task's own headline; records are the task's all the same."""
 
 
 class SuiteSpec(StrictModel):
@@ -119,6 +126,24 @@ class SuiteSpec(StrictModel):
     name: str
     summary: str
     cells: tuple[SuiteCell, ...] = Field(strict=False, min_length=1)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(task, dataset) of every cell, in order."""
+        return [(cell.task, cell.dataset) for cell in self.cells]
+
+    @property
+    def headlines(self) -> dict[tuple[str, str], str]:
+        """The metrics that the suite shows in place of a task's own headline, by (task, dataset)."""
+        return {(cell.task, cell.dataset): cell.headline for cell in self.cells if cell.headline is not None}
+
+    @model_validator(mode="after")
+    def _no_cell_twice(self) -> SuiteSpec:
+        pairs = self.pairs
+        twice = [pair for number, pair in enumerate(pairs) if pair in pairs[:number]]
+        if twice:
+            raise ValueError(f"cells: {twice[0][0]} on {twice[0][1]} is listed twice: a column shows one metric")
+        return self
 
 
 class ManifestSpec(StrictModel):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
-from massl_bench.types import Preprocessing
+from massl_bench.types import Interpolation, Preprocessing
 
 
 def apply_preprocessing(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -22,3 +24,22 @@ def apply_preprocessing(image: Image.Image, preprocessing: Preprocessing) -> NDA
     resized = transforms.resize(image, size, InterpolationMode(preprocessing.interpolation))
     cropped = transforms.center_crop(resized, [preprocessing.crop, preprocessing.crop])
     return np.ascontiguousarray(np.asarray(cropped).transpose(2, 0, 1))
+
+
+def cut_view(
+    image: Image.Image, box: Sequence[int], side: int, interpolation: Interpolation, *, mirrored: bool
+) -> NDArray[np.uint8]:
+    """Returns a part of the image as a square view, uint8 [3, side, side].
+
+    Args:
+        image: RGB.
+        box: left, top, width and height of the part, in pixels.
+        side: of the view.
+        interpolation: of the resize, which is PIL's (antialiased), as torchvision's RandomResizedCrop has it.
+        mirrored: whether left and right are exchanged.
+    """
+    left, top, width, height = box
+    view = transforms.resized_crop(image, top, left, height, width, [side, side], InterpolationMode(interpolation))
+    if mirrored:
+        view = transforms.hflip(view)
+    return np.ascontiguousarray(np.asarray(view).transpose(2, 0, 1))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that only list
     import numpy as np
@@ -17,6 +17,11 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 DatasetKind = Literal["single-label", "multi-label", "retrieval", "copy-detection", "unlabelled"]
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+Pooling = Literal["last-blocks"]
+"""What a task asks of the network in place of the model's own feature. `last-blocks`: what DINO's linear evaluation
+takes of a ViT, the class tokens of the last four blocks where it is narrower than a ViT-B, else the last class token
+and the mean of the patch tokens; of any other network its own feature."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -80,6 +85,26 @@ class PreprocessingOverride(StrictModel):
     def apply(self, base: Preprocessing) -> Preprocessing:
         """Returns `base` with the named fields replaced."""
         return base.model_copy(update=self.model_dump(exclude_none=True))
+
+
+class Augmentation(StrictModel):
+    """How training views are cut out: RandomResizedCrop to the crop of the model's preprocessing, and a flip."""
+
+    crop_scale: Annotated[tuple[float, float], Field(strict=False)]
+    """Range of the view's share of the image's area."""
+    crop_ratio: Annotated[tuple[float, float], Field(strict=False)]
+    """Range of its width over its height, before it is resized to a square."""
+    crop_interpolation: Interpolation
+    flip_probability: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Augmentation:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale: expected 0 < low <= high <= 1, got {list(self.crop_scale)}")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"crop_ratio: expected 0 < low <= high, got {list(self.crop_ratio)}")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +202,47 @@ class CopyTruth:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ViewPlan:
+    """The training views that a protocol wants, each epoch in a new order."""
+
+    rows: NDArray[np.int64]
+    """[n], the items of the training split that are seen once in every epoch."""
+    num_epochs: int
+    batch_size: int
+    """Of the training; the last batch of an epoch may be smaller."""
+    augmentation: Augmentation
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewBatch:
+    """One training batch."""
+
+    features: NDArray[np.float32]
+    """[B, D], finite."""
+    rows: NDArray[np.int64]
+    """[B], the items."""
+
+
+class TrainingViews(Protocol):
+    """The training split of a protocol that runs the backbone again, on augmented views."""
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """The labels of all items, as in a bank."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names in the order of the label indices, where they are known."""
+
+    def epochs(self, plan: ViewPlan) -> Iterator[Iterator[ViewBatch]]:
+        """Yields the batches of one epoch after the other; each epoch is read to its end.
+
+        What is drawn is a function of the plan's seed, the epoch and the item: nothing else changes a view.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationData:
     """What a protocol sees: the banks by role (`train`, `test`, …) and where the search runs."""
 
@@ -188,3 +254,5 @@ class EvaluationData:
     """What retrieval and copy detection should find."""
     draws: Mapping[tuple[int, int], NDArray[np.int64]] = field(default_factory=dict)
     """Training rows by (k, run), for few-shot; they were handed in, and take the place of sampling."""
+    views: TrainingViews | None = None
+    """In place of the bank of the training split, for protocols that run the backbone on augmented views."""

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from massl_bench.datasets import ImageSplit, decode_rgb
+from massl_bench.datasets import EncodedImage, ImageSplit, decode_rgb
 from massl_bench.errors import CellError, one_line
 from massl_bench.features.cache import BankWriter
 from massl_bench.features.options import ExtractionOptions
@@ -32,20 +34,20 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
-class _Batch:
-    """The images of consecutive items that could be decoded."""
+class Batch:
+    """The images of some items that could be decoded, and the reasons why others could not."""
 
     pixels_B3SS: Tensor
     kept: list[int]
     problems: list[tuple[int, str]] = field(default_factory=list)
 
-    def pin_memory(self) -> _Batch:
+    def pin_memory(self) -> Batch:
         """Lets the loader pin the pixels (it calls this by name)."""
         self.pixels_B3SS = self.pixels_B3SS.pin_memory()
         return self
 
 
-class _PreparedImages(Dataset[Any]):
+class PreparedImages(Dataset[Any]):
     """Decodes and crops whole batches.
 
     Large images are decoded fastest by one thread a core. Small ones spend their time in the interpreter, where threads
@@ -62,7 +64,16 @@ class _PreparedImages(Dataset[Any]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None, "_trials": [], "_seconds_per_image": {}}
 
-    def __getitems__(self, indices: list[int]) -> _Batch:
+    def item(self, key: Any) -> int:
+        """Returns which item of the split a key of the sampler asks for."""
+        return int(key)
+
+    def pixels(self, encoded: EncodedImage, key: Any) -> NDArray[np.uint8]:
+        """Returns what the encoder sees of an item, uint8 [3, S, S]; raises what PIL raises for a damaged image."""
+        return apply_preprocessing(decode_rgb(encoded), self._preprocessing)
+
+    def __getitems__(self, keys: list[Any]) -> Batch:
+        indices = [self.item(key) for key in keys]
         encoded = self._split.encoded(indices)
         side = self._preprocessing.crop
         pixels_B3SS = np.empty((len(indices), 3, side, side), dtype=np.uint8)
@@ -72,7 +83,7 @@ class _PreparedImages(Dataset[Any]):
             reasons = {}
             for row in rows:
                 try:
-                    pixels_B3SS[row] = apply_preprocessing(decode_rgb(encoded[row]), self._preprocessing)
+                    pixels_B3SS[row] = self.pixels(encoded[row], keys[row])
                 except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
                     reasons[row] = one_line(error)
             return reasons
@@ -91,7 +102,7 @@ class _PreparedImages(Dataset[Any]):
         kept_rows = [row for row in range(len(indices)) if row not in reasons]
         if reasons:
             pixels_B3SS = pixels_B3SS[kept_rows]
-        return _Batch(
+        return Batch(
             torch.from_numpy(pixels_B3SS),
             [indices[row] for row in kept_rows],
             [(indices[row], why) for row, why in sorted(reasons.items())],
@@ -126,22 +137,12 @@ def extract(
         CellError: An image cannot be decoded (and is not to be skipped), or a feature is not finite; names the item.
     """
     count = len(split) if limit is None else min(limit, len(split))
-    on_gpu = encoder.device.type == "cuda"
-    batches = _consecutive(count, options.batch_size or (256 if on_gpu else 32))
-    cores = _available_cores()
-    num_workers = options.num_workers if options.num_workers is not None else (cores if on_gpu else 0)
-    num_workers = min(num_workers, len(batches))
-    loader = DataLoader(
-        _PreparedImages(split, preprocessing, 1 if num_workers else cores),
-        batch_sampler=batches,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        pin_memory=on_gpu,
-        prefetch_factor=4 if num_workers else None,
-    )
+    batches = _consecutive(count, images_at_a_time(options, encoder.device))
+    images = partial(PreparedImages, split, preprocessing)
+    loader = load_images(images, batches, len(batches), options, encoder.device)
     kept: list[int] = []
     skipped: list[str] = []
-    with _numerics(options.precision, encoder.device.type):
+    with numerics(options.precision, encoder.device.type):
         for batch, features in _one_behind(encoder, loader):
             for index, problem in batch.problems:
                 where = f"{split.locate(index)}: corrupt image: {problem}"
@@ -164,9 +165,44 @@ def extract(
     return kept, skipped
 
 
-def _one_behind(encoder: Encoder, loader: DataLoader[Any]) -> Iterator[tuple[_Batch, Tensor]]:
+def images_at_a_time(options: ExtractionOptions, device: torch.device) -> int:
+    """Returns how many images go through the encoder together."""
+    return options.batch_size or (256 if device.type == "cuda" else 32)
+
+
+def load_images(
+    images: Callable[[int], PreparedImages],
+    batches: Iterable[list[Any]],
+    num_batches: int,
+    options: ExtractionOptions,
+    device: torch.device,
+) -> DataLoader[Any]:
+    """Returns a loader of batches, prepared ahead by worker processes on a GPU and by threads on the CPU.
+
+    Args:
+        images: makes the dataset for a number of threads.
+        batches: the keys of each batch.
+        num_batches: how many there are: more workers would have nothing to do.
+        options: the number of workers.
+        device: where the encoder is.
+    """
+    on_gpu = device.type == "cuda"
+    cores = _available_cores()
+    num_workers = options.num_workers if options.num_workers is not None else (cores if on_gpu else 0)
+    num_workers = min(num_workers, num_batches)
+    return DataLoader(
+        images(1 if num_workers else cores),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        pin_memory=on_gpu,
+        prefetch_factor=4 if num_workers else None,
+    )
+
+
+def _one_behind(encoder: Encoder, loader: DataLoader[Any]) -> Iterator[tuple[Batch, Tensor]]:
     """Yields each batch with its features [B, D] after the next one was queued: a GPU never waits for the caller."""
-    queued: tuple[_Batch, Tensor] | None = None
+    queued: tuple[Batch, Tensor] | None = None
     for batch in loader:
         if batch.kept:
             images = batch.pixels_B3SS.to(encoder.device, non_blocking=True)
@@ -195,7 +231,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 @contextmanager
-def _numerics(precision: Precision, device_type: str) -> Iterator[None]:
+def numerics(precision: Precision, device_type: str) -> Iterator[None]:
     """Sets TF32 and autocast to what `precision` says, and back: neither is on for fp32, whatever torch's defaults."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"

@@ -77,3 +77,10 @@ class MasslVisionTransformer(VisionTransformer):
             learnt, scale_factor=((rows + 0.1) / grid_rows, (columns + 0.1) / grid_columns), mode="bicubic"
         )
         return torch.cat([positions[:, :1], resized.permute(0, 2, 3, 1).reshape(1, rows * columns, width)], dim=1)
+
+
+def num_token_blocks(network: nn.Module) -> int | None:
+    """Returns the number of blocks of a ViT whose feature is its class token; None for any other network."""
+    if isinstance(network, VisionTransformer) and network.global_pool == "token" and network.cls_token is not None:
+        return len(network.blocks)
+    return None
