@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that 
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 DatasetKind = Literal["single-label", "multi-label", "retrieval", "copy-detection", "unlabelled"]
+LABELLED_KINDS: frozenset[DatasetKind] = frozenset({"single-label", "multi-label"})
+"""The kinds whose images have classes."""
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -176,6 +178,10 @@ class CopyTruth:
     """[Q], the kind of change (`strong`, `crops/10`, …)."""
 
 
+GroundTruth = Sequence[QueryTruth] | CopyTruth
+"""What the queries of retrieval or copy detection should find, in the order of the queries."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationData:
     """What a protocol sees: the banks by role (`train`, `test`, …) and where the search runs."""
@@ -184,7 +190,7 @@ class EvaluationData:
     num_classes: int | None
     backend: SearchBackend = SearchBackend("faiss-cpu")
     """Where the neighbour search runs."""
-    ground_truth: Sequence[QueryTruth] | CopyTruth | None = None
+    ground_truth: GroundTruth | None = None
     """What retrieval and copy detection should find."""
     draws: Mapping[tuple[int, int], NDArray[np.int64]] = field(default_factory=dict)
     """Training rows by (k, run), for few-shot; they were handed in, and take the place of sampling."""

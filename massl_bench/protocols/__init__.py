@@ -45,7 +45,7 @@ def roles(name: str, kind: DatasetKind, available: Iterable[str]) -> tuple[str, 
 
     A module may define, beyond the above: `OPTIONAL_ROLES`, read where the dataset has them; `ROLES_OF_KIND`, in
     place of `ROLES` for a kind of dataset; `HEADLINES`, the metrics of a kind that the task's own headline does not
-    exist for, the headline first; and `NEEDS_TORCH`.
+    exist for, the headline first; `NEEDS_TORCH`; and `NAMED_BY_TRUTH`, the split whose rows its ground truth names.
     """
     module = load(name)
     needed: tuple[str, ...] = getattr(module, "ROLES_OF_KIND", {}).get(kind, module.ROLES)
@@ -64,6 +64,12 @@ def headline(task: TaskSpec, kind: DatasetKind) -> str:
     """Returns the metric that a leaderboard shows of a task on a kind of dataset."""
     measured: Sequence[str] = getattr(load(task.protocol), "HEADLINES", {}).get(kind, ())
     return measured[0] if measured and task.headline not in measured else task.headline
+
+
+def named_by_truth(name: str) -> str | None:
+    """Returns the split whose rows a protocol's ground truth names, or None for a protocol that asks for none."""
+    role: str | None = getattr(load(name), "NAMED_BY_TRUTH", None)
+    return role
 
 
 def needs_torch(name: str) -> bool:

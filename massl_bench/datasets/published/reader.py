@@ -9,6 +9,7 @@ from pathlib import Path
 
 from massl_bench.datasets.splits import FileSplit, ImageSplit, Labels
 from massl_bench.errors import RequestError, one_line
+from massl_bench.types import GroundTruth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class PublishedReader:
     """Where the layout may begin below the dataset's directory: archives are unpacked in more than one way."""
     sole: bool = False
     """The split is defined by file names: neither class folders nor parquet files can serve in its place."""
+    truth: Callable[[Path], GroundTruth] | None = None
+    """(root) to what the queries of the split `queries` should find; None for datasets without such queries."""
 
     def locate(self, place: Path) -> Path | None:
         """Returns the directory at or below `place` in which the layout begins, or None."""
