@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from massl_bench import protocols, results, search
-from massl_bench.datasets import DataOptions, Dataset, open_dataset
+from massl_bench.datasets import DataOptions, Dataset, check_boxes, open_dataset
 from massl_bench.devices import resolve_device
 from massl_bench.errors import MasslBenchError, MissingDataError, RequestError
 from massl_bench.features import (
@@ -252,8 +252,9 @@ class Planner:
                     f"{cell.dataset.name}: task {cell.task.spec.name} needs the splits {', '.join(roles)}; "
                     f"it has {', '.join(cell.dataset.sources)}"
                 )
-            if self.key(cell, role) not in self.cache:
-                cell.dataset.split(role)
+            key = self.key(cell, role)
+            if key not in self.cache:
+                check_boxes(cell.dataset.split(role), key.preprocessing)
         self._check_truth(cell.task.spec, cell.dataset)
         protocol.check_sizes(cell.task.params, {role: self._count(cell.dataset, role) for role in roles})
 
