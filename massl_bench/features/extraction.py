@@ -252,7 +252,7 @@ def _features(encoder: Encoder, images_G3HW: Tensor) -> Tensor:
             return features
         reason = f"its features have the shape {list(features.shape[1:])}, expected [{encoder.card.embed_dim}]"
     raise CellError(
-        f"model {encoder.card.name} does not take images of {height} × {width} pixels, as this task needs them (its own "
+        f"model {encoder.card.name} does not take images of {height} × {width} pixels, as the task needs them (its own "
         f"are {own} × {own}): {reason}; take a convolutional network, or a ViT from a checkpoint file"
     )
 
