@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from massl_bench import protocols, results, search
-from massl_bench.datasets import DataOptions, Dataset, open_dataset
+from massl_bench.datasets import DataOptions, Dataset, check_boxes, open_dataset
 from massl_bench.devices import resolve_device
 from massl_bench.errors import MasslBenchError, MissingDataError, RequestError
 from massl_bench.features import (
@@ -26,7 +26,7 @@ from massl_bench.models import Model, ModelOptions, open_model
 from massl_bench.results import ResultRecord
 from massl_bench.specs import Registry, TaskSpec
 from massl_bench.storage import sha256_of
-from massl_bench.types import DatasetKind, Preprocessing, SearchBackend, StrictModel
+from massl_bench.types import DatasetKind, GroundTruth, Preprocessing, SearchBackend, StrictModel
 
 T = TypeVar("T")
 
@@ -256,9 +256,36 @@ class Planner:
                     f"{cell.dataset.name}: task {cell.task.spec.name} needs the splits {', '.join(roles)}; "
                     f"it has {', '.join(cell.dataset.sources)}"
                 )
-            if role not in self.bank_roles(cell) or self.key(cell, role) not in self.cache:
-                cell.dataset.split(role)
+            key = self.key(cell, role)
+            if role not in self.bank_roles(cell) or key not in self.cache:
+                check_boxes(cell.dataset.split(role), key.preprocessing)
+        self._check_truth(cell.task.spec, cell.dataset)
         protocol.check_sizes(cell.task.params, {role: self._count(cell.dataset, role) for role in roles})
+
+    def _check_truth(self, task: TaskSpec, dataset: Dataset) -> None:
+        """Raises `RequestError` where a ground truth is missing, or where its rows would mean other images."""
+        named = protocols.named_by_truth(task.protocol)
+        if named is None:
+            return
+        if dataset.ground_truth() is None:
+            raise RequestError(
+                f"{dataset.name} ({dataset.place}): task {task.name} must know what each query should find, and this "
+                f"copy does not say it; see: massl-bench info {dataset.name}"
+            )
+        if self.limit(dataset, named) is not None:
+            raise RequestError(
+                f"--limit: the ground truth of {dataset.name} names the rows of its {named}, which must therefore stay "
+                "whole; fewer queries are possible: --limit queries=N"
+            )
+
+    def ground_truth(self, cell: PlannedCell) -> GroundTruth | None:
+        """Returns what the cell's queries should find, or None for a protocol that asks for nothing of the kind."""
+        if cell.model is None:
+            return self.handed.ground_truth
+        if protocols.named_by_truth(cell.task.spec.protocol) is None:
+            return None
+        assert cell.dataset is not None
+        return cell.dataset.ground_truth(self.limit(cell.dataset, "queries"))
 
     def _plan_handed(self, task: PlannedTask) -> PlannedCell:
         kind = self.handed.kind

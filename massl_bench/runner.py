@@ -113,6 +113,7 @@ class Runner:
         clock = _Clock(setup=cell.setup_seconds, data=cell.data_seconds)
         banks, num_classes = self._banks(cell, clock)
         spec = cell.task.spec
+        _check_nothing_skipped(cell, banks)
         protocol = protocols.load(spec.protocol)
         views = self._views(cell, clock)
         with clock.measure("setup"):
@@ -121,7 +122,7 @@ class Runner:
                 banks=banks,
                 num_classes=num_classes,
                 backend=self._planner.backend,
-                ground_truth=handed.ground_truth if handed is not None else None,
+                ground_truth=self._planner.ground_truth(cell),
                 draws=handed.draws if handed is not None else {},
                 views=views,
             )
@@ -227,6 +228,17 @@ class Runner:
             clock.move("extract", "setup", seconds)
             self._encoder = (cell.model, encoder)
         return self._encoder[1]
+
+
+def _check_nothing_skipped(cell: PlannedCell, banks: Mapping[str, FeatureBank]) -> None:
+    """Raises `CellError` where images were left out that a ground truth counts: its rows would mean others."""
+    named = protocols.named_by_truth(cell.task.spec.protocol)
+    for role in (named, "queries") if named is not None else ():
+        if banks[role].skipped:
+            raise CellError(
+                f"{cell.task.spec.name}: {len(banks[role].skipped)} of the {role} skipped, which the ground truth of "
+                f"{cell.dataset_reference} counts by their rows: {banks[role].skipped[0]}; repair or replace the file"
+            )
 
 
 class _Clock:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from massl_bench.errors import SpecError, unknown_name
 from massl_bench.storage import sha256_of
-from massl_bench.types import DatasetKind, Pooling, Preprocessing, PreprocessingOverride, StrictModel
+from massl_bench.types import LABELLED_KINDS, DatasetKind, Pooling, Preprocessing, PreprocessingOverride, StrictModel
 
 Spec = TypeVar("Spec", bound=StrictModel)
 
@@ -81,7 +81,8 @@ class DatasetSpec(StrictModel):
 
     name: str
     kind: DatasetKind
-    num_classes: int = Field(gt=0)
+    num_classes: int | None = Field(default=None, gt=0)
+    """Of the kinds that have labels: there it is needed, elsewhere it means nothing."""
     class_names: tuple[str, ...] | None = Field(default=None, strict=False)
     """In label order; where a source carries names too, the two orders must agree."""
     splits: dict[str, SplitSpec] = Field(min_length=1)
@@ -103,7 +104,11 @@ class DatasetSpec(StrictModel):
     """How to place the dataset without this tool."""
 
     @model_validator(mode="after")
-    def _class_names_fit(self) -> DatasetSpec:
+    def _classes_fit(self) -> DatasetSpec:
+        if self.kind in LABELLED_KINDS and self.num_classes is None:
+            raise ValueError(f"num_classes: is missing, and a {self.kind} dataset has classes")
+        if self.kind not in LABELLED_KINDS and (self.num_classes, self.class_names) != (None, None):
+            raise ValueError(f"num_classes, class_names: expected neither, as a {self.kind} dataset has no classes")
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"class_names: found {len(self.class_names)} names, expected num_classes = {self.num_classes}"

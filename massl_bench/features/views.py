@@ -112,7 +112,8 @@ class EncodedViews:
             )
         # Only around the encoder: the protocol's own arithmetic is not the features'.
         with numerics(self._options.precision, self._encoder.device.type):
-            images = batch.pixels_B3SS.to(self._encoder.device, non_blocking=True)
+            ((_, pixels_b3SS),) = batch.groups  # all views are of one size
+            images = pixels_b3SS.to(self._encoder.device, non_blocking=True)
             features_bD: NDArray[np.float32] = self._encoder(self._encoder.normalise(images)).cpu().numpy()
         finite_b = np.isfinite(features_bD).all(axis=1)
         if not finite_b.all():
@@ -135,14 +136,15 @@ class AugmentedImages(PreparedImages):
 
     @override
     def pixels(self, encoded: EncodedImage, key: _Key) -> NDArray[np.uint8]:
-        image, augmentation = decode_rgb(encoded), self._augmentation
+        image, augmentation, side = decode_rgb(encoded), self._augmentation, self._preprocessing.crop
+        assert side is not None  # only tasks without augmentation leave images uncropped
         uniform_U = np.random.default_rng([self._seed, _VIEWS, *key]).random(UNIFORMS + 1)
         scale_12 = np.array([augmentation.crop_scale])
         box_14 = crop_boxes(image.width, image.height, scale_12, augmentation.crop_ratio, uniform_U[None, :-1])
         return cut_view(
             image,
             box_14[0].tolist(),
-            self._preprocessing.crop,
+            side,
             augmentation.crop_interpolation,
             mirrored=bool(uniform_U[-1] < augmentation.flip_probability),
         )

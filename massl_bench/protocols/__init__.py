@@ -45,7 +45,8 @@ def roles(name: str, kind: DatasetKind, available: Iterable[str]) -> tuple[str, 
 
     A module may define, beyond the above: `OPTIONAL_ROLES`, read where the dataset has them; `ROLES_OF_KIND`, in
     place of `ROLES` for a kind of dataset; `HEADLINES`, the metrics of a kind that the task's own headline does not
-    exist for, the headline first; `VIEW_ROLES`, see `view_roles`; and `NEEDS_TORCH`.
+    exist for, the headline first; `VIEW_ROLES`, see `view_roles`; `NAMED_BY_TRUTH`, see `named_by_truth`; and
+    `NEEDS_TORCH`.
     """
     module = load(name)
     needed: tuple[str, ...] = getattr(module, "ROLES_OF_KIND", {}).get(kind, module.ROLES)
@@ -91,6 +92,12 @@ def metrics_of(task: TaskSpec, kind: DatasetKind, origin: str) -> list[str]:
         return list(of_kinds[kind])
     others = {metric for metrics in of_kinds.values() for metric in metrics}
     return [metric for metric in module.metric_names(parameters(task, origin)) if metric not in others]
+
+
+def named_by_truth(name: str) -> str | None:
+    """Returns the split whose rows a protocol's ground truth names, or None for a protocol that asks for none."""
+    role: str | None = getattr(load(name), "NAMED_BY_TRUTH", None)
+    return role
 
 
 def needs_torch(name: str) -> bool:
