@@ -42,6 +42,7 @@ class LinearHead:
     """Features to the logits of K classes."""
 
     def __init__(self, dim: int, num_classes: int, training: HeadTraining) -> None:
+        self._training = training
         generator = torch.Generator().manual_seed(training.seed)
         weight_KD = torch.empty(num_classes, dim).normal_(std=training.init_std, generator=generator)
         self._weight_KD = nn.Parameter(weight_KD.to(training.device))
@@ -53,30 +54,27 @@ class LinearHead:
         scores_NK: NDArray[np.float32] = torch.cat(pieces).detach().cpu().numpy()
         return scores_NK
 
-    def train(
-        self, epochs: Iterable[Iterable[ViewBatch]], labels_N: NDArray[np.int64], training: HeadTraining
-    ) -> Iterator[int]:
+    def train(self, epochs: Iterable[Iterable[ViewBatch]], labels_N: NDArray[np.int64]) -> Iterator[int]:
         """Trains with softmax cross-entropy; yields the number of each epoch, from 0, when it is done.
 
         Args:
             epochs: the batches of each epoch; as many epochs as there are learning rates.
             labels_N: the classes of all items, which the batches' rows point into.
-            training: the optimizer and its learning rates.
 
         Raises:
             CellError: The loss is not finite; the weights are those before that step.
         """
-        optimizer = self._optimizer(training)
-        for epoch, (lr, batches) in enumerate(zip(training.lrs, epochs, strict=True)):
+        optimizer, lrs = self._optimizer(), self._training.lrs
+        for epoch, (lr, batches) in enumerate(zip(lrs, epochs, strict=True)):
             for group in optimizer.param_groups:
                 group["lr"] = lr
             for batch in batches:
-                targets_B = torch.from_numpy(labels_N[batch.rows]).to(training.device)
+                targets_B = torch.from_numpy(labels_N[batch.rows]).to(self._weight_KD.device)
                 loss = functional.cross_entropy(self._logits(batch.features), targets_B)
                 if not torch.isfinite(loss):
                     raise CellError(
                         f"the loss of the linear classifier is {loss.item()} in epoch {epoch + 1} of "
-                        f"{len(training.lrs)} at a learning rate of {lr:g}: lower it with --set"
+                        f"{len(lrs)} at a learning rate of {lr:g}: lower it with --set"
                     )
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -88,7 +86,8 @@ class LinearHead:
         features = torch.from_numpy(np.array(features_BD)).to(self._weight_KD.device)
         return functional.linear(features, self._weight_KD, self._bias_K)
 
-    def _optimizer(self, training: HeadTraining) -> torch.optim.Optimizer:
+    def _optimizer(self) -> torch.optim.Optimizer:
+        training = self._training
         parameters = [self._weight_KD, self._bias_K]
         if training.lars_trust is None:
             return torch.optim.SGD(

@@ -159,10 +159,8 @@ class Planner:
         cells = []
         for reference in self.request.models:
             seconds, model = timed(partial(self._open_model, reference))
-            # One model for each pooling: the runner keeps the encoder of the last one.
-            pooled = {pooling: model.pooled(pooling) for pooling in {task.spec.pooling for task in tasks.values()}}
             for task, dataset in self.request.cells:
-                cell = self._plan_cell(tasks[task], dataset, pooled[tasks[task].spec.pooling])
+                cell = self._plan_cell(tasks[task], dataset, model)
                 cells.append(replace(cell, setup_seconds=seconds))
                 seconds = 0.0
         return cells
@@ -346,7 +344,8 @@ class Planner:
         preprocessing = self.preprocessing(cell)
         assert preprocessing is not None
         limit = self.limit(cell.dataset, role)
-        return bank_key(cell.model.card, preprocessing, cell.dataset, role, limit, self.request.extraction)
+        card = cell.model.card.pooled(cell.task.spec.pooling)
+        return bank_key(card, preprocessing, cell.dataset, role, limit, self.request.extraction)
 
     def identity(self, cell: PlannedCell, skipped: Mapping[str, Sequence[str]]) -> results.Identity:
         """Returns what a record of the cell must agree with; `skipped` are the corrupt items left out, by split."""
@@ -375,7 +374,7 @@ class Planner:
             keys = {role: sha256_of([sha256, role]) for role in self._handed_roles(cell.task)}
         else:
             assert cell.dataset is not None
-            card = cell.model.card
+            card = cell.model.card.pooled(spec.pooling)
             model = results.ModelIdentity(
                 **card.model_dump(
                     include={"name", "architecture", "pooling", "embed_dim", "weights_sha256", "weights_hash_of"}

@@ -188,7 +188,7 @@ class Runner:
                 banks[role] = load_or_extract(
                     self._planner.cache,
                     self._planner.key(cell, role),
-                    lambda: self._loaded(cell, clock),
+                    lambda: self._loaded(cell, clock).pooled(cell.task.spec.pooling),
                     cell.dataset,
                     self._planner.request.extraction,
                     self._reporting,
@@ -208,7 +208,7 @@ class Runner:
         assert cell.dataset is not None
         assert preprocessing is not None
         with clock.measure("extract"):
-            encoder = self._loaded(cell, clock)
+            encoder = self._loaded(cell, clock).pooled(cell.task.spec.pooling)
         return EncodedViews(
             encoder,
             cell.dataset.split(role),

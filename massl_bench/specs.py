@@ -19,6 +19,9 @@ Spec = TypeVar("Spec", bound=StrictModel)
 DEFAULT_MODEL = "massl-small-cifar10"
 """The manifest of the bundled weights, which are measured where no model is named."""
 
+_YOUNGER = frozenset({"pooling"})
+"""Keys of a task that count in its hash only where they are given."""
+
 
 class TaskSpec(StrictModel):
     """WHAT is measured: one protocol setting. A changed number bumps `version`."""
@@ -36,17 +39,16 @@ class TaskSpec(StrictModel):
     """Every number of the protocol; checked by the protocol module's `Params`."""
     preprocessing: PreprocessingOverride | None = None
     pooling: Pooling | None = None
-    """In place of the model's own feature."""
+    """What becomes the feature, where it is not the model's own; a network without tokens keeps its own."""
     summary: str
     citation: str
 
     @property
     def spec_hash(self) -> str:
         """Hex sha256 of all that can move a result: everything but the texts for people."""
-        left_out = {"summary", "citation"}
-        if self.pooling is None:
-            left_out.add("pooling")  # tasks that are older than the key keep their hash
-        return sha256_of(self.model_dump(mode="json", exclude=left_out))
+        content = self.model_dump(mode="json", exclude={"summary", "citation"})
+        # Younger than the first tasks, whose hashes do not know of them.
+        return sha256_of({key: value for key, value in content.items() if key not in _YOUNGER or value is not None})
 
 
 class SplitSpec(StrictModel):

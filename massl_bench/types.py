@@ -28,11 +28,6 @@ LABELLED_KINDS: frozenset[DatasetKind] = frozenset({"single-label", "multi-label
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
-Pooling = Literal["last-blocks"]
-"""What a task asks of the network in place of the model's own feature. `last-blocks`: what DINO's linear evaluation
-takes of a ViT, the class tokens of the last four blocks where it is narrower than a ViT-B, else the last class token
-and the mean of the patch tokens; of any other network its own feature."""
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -134,6 +129,22 @@ class PreprocessingOverride(_ImageSettings):
         """Returns `base` with the named fields replaced."""
         named = {name: value for name, value in self if value is not None}
         return base.model_copy(update={"crop": None, **named} if self.resize_mode == "longest" else named)
+
+
+class LastBlocks(StrictModel):
+    """Class tokens of a ViT's last blocks; of a wide ViT, the last one and the mean of the patch tokens.
+
+    Each block after the final norm, as the script of DINO's linear evaluation takes them.
+    """
+
+    kind: Literal["last-blocks"]
+    num_blocks: int = Field(gt=0)
+    wide: int = Field(gt=0)
+    """The width from which on a ViT counts as wide."""
+
+
+Pooling = LastBlocks
+"""What becomes the feature for a task, where it is not the model's own."""
 
 
 class Augmentation(StrictModel):

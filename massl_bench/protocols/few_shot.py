@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from massl_bench.draws import check_class_counts, given_draws, sampled_score
+from massl_bench.draws import check_class_counts, draw_up_to, given_draws, sampled_score
 from massl_bench.errors import CellError, RequestError
 from massl_bench.labels import check_not_empty, class_count, class_name, single_labels
 from massl_bench.metrics.classification import mean_accuracies
@@ -74,7 +73,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     for k in params.shots:
         values = []
         for draw in range(params.num_draws):
-            rows = _draw(labels, num_classes, k, rng) if given is None else given[k, draw]
+            rows = draw_up_to(labels, k, rng) if given is None else given[k, draw]
             drawn = np.bincount(labels[rows], minlength=num_classes)
             if (drawn == 0).any():
                 missing = class_name(int(drawn.argmin()), train.class_names)
@@ -91,12 +90,3 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         for name, column in zip(("top1", "mean_per_class"), np.array(values).T, strict=True):
             scores[f"{name}@s{k}"] = sampled_score(column.tolist(), details)
     return scores
-
-
-def _draw(labels_N: NDArray[np.int64], num_classes: int, k: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Returns k rows of every class, drawn without replacement."""
-    order = rng.permutation(len(labels_N))
-    order = order[np.argsort(labels_N[order], kind="stable")]
-    first_C = np.searchsorted(labels_N[order], np.arange(num_classes))
-    rows: NDArray[np.int64] = order[(first_C[:, None] + np.arange(k)).ravel()]
-    return rows

@@ -13,10 +13,11 @@ Shapes: N items, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from massl_bench.errors import RequestError
@@ -24,6 +25,9 @@ from massl_bench.labels import check_every_class, check_not_empty, class_count, 
 from massl_bench.metrics.classification import rank_of_label
 from massl_bench.protocols.linear import classification_scores
 from massl_bench.types import Augmentation, EvaluationData, Score, TrainingViews, ViewPlan
+
+if TYPE_CHECKING:
+    from massl_bench.heads import LinearHead
 
 ROLES = ("train", "test")
 VIEW_ROLES = ("train",)
@@ -79,42 +83,65 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         RequestError: A split is empty or without labels; fewer than two classes; features were handed in.
         CellError: A class has no training item; an image is damaged; the loss is not finite.
     """
-    from massl_bench.heads import HeadTraining, LinearHead  # torch: not for reading specs
-
     views, test = training_views("linear-augmented", data), data.banks["test"]
     truth = single_labels("linear-augmented", "test", test)
     num_classes = class_count("linear-augmented", data)
-    labels = views.labels.astype(np.int64)
-    check_every_class("linear-augmented", labels, num_classes, views.class_names)
-    plan_seed, head_seed = (int(seed) for seed in rng.integers(2**62, size=2))
-    training = HeadTraining(
-        lrs=[params.lr_at(epoch) for epoch in range(params.epochs)],
-        momentum=params.momentum,
-        weight_decay=params.weight_decay,
-        lars_trust=None if params.lars_trust == "none" else params.lars_trust,
-        init_std=params.init_std,
-        seed=head_seed,
-        device=data.backend.device,
-    )
-    plan = ViewPlan(
-        rows=np.arange(len(labels)),
-        num_epochs=params.epochs,
-        batch_size=params.batch_size,
-        augmentation=params,
-        seed=plan_seed,
-    )
-    head = LinearHead(test.features.shape[1], num_classes, training)
-    top1_E = [
-        float((rank_of_label(head.scores(test.features), truth) == 0).mean())
-        for _ in head.train(views.epochs(plan), labels, training)
-    ]
+    check_every_class("linear-augmented", views.labels, num_classes, views.class_names)
+    lars_trust = None if params.lars_trust == "none" else params.lars_trust
+    lrs = [params.lr_at(epoch) for epoch in range(params.epochs)]
+    top1_E = []
+    for head in train(data, np.arange(len(views.labels)), params, rng, lrs=lrs, lars_trust=lars_trust):
+        scores_NC = head.scores(test.features)
+        top1_E.append(float((rank_of_label(scores_NC, truth) == 0).mean()))
     details: dict[str, float | int | str] = {
         "effective_lr": params.effective_lr,
         "best_epoch": int(np.argmax(top1_E)) + 1,
         "best_epoch_top1": max(top1_E),
     }
-    found = classification_scores(head.scores(test.features), truth, params.bootstrap_resamples, rng)
+    found = classification_scores(scores_NC, truth, params.bootstrap_resamples, rng)
     return {name: Score(value=score.value, ci95=score.ci95, details=details) for name, score in found.items()}
+
+
+def train(
+    data: EvaluationData,
+    rows_n: NDArray[np.int64],
+    params: HeadParams,
+    rng: np.random.Generator,
+    *,
+    lrs: Sequence[float],
+    lars_trust: float | None,
+) -> Iterator[LinearHead]:
+    """Yields the linear layer after each epoch of training on augmented views.
+
+    Args:
+        data: has views and a test bank.
+        rows_n: the training items that are seen, int64 [n].
+        params: of the layer and of the augmentation.
+        rng: seeds the views and the layer's weights.
+        lrs: learning rate of every epoch.
+        lars_trust: trust coefficient of LARS; None for SGD.
+
+    Raises:
+        CellError: An image is damaged; the loss is not finite.
+    """
+    from massl_bench.heads import HeadTraining, LinearHead  # torch: not for reading specs
+
+    assert data.views is not None
+    assert data.num_classes is not None
+    plan_seed, head_seed = (int(seed) for seed in rng.integers(2**62, size=2))
+    training = HeadTraining(
+        lrs=lrs,
+        momentum=params.momentum,
+        weight_decay=params.weight_decay,
+        lars_trust=lars_trust,
+        init_std=params.init_std,
+        seed=head_seed,
+        device=data.backend.device,
+    )
+    plan = ViewPlan(rows=rows_n, num_epochs=len(lrs), batch_size=params.batch_size, augmentation=params, seed=plan_seed)
+    head = LinearHead(data.banks["test"].features.shape[1], data.num_classes, training)
+    for _ in head.train(data.views.epochs(plan), data.views.labels.astype(np.int64)):
+        yield head
 
 
 def training_views(task: str, data: EvaluationData) -> TrainingViews:

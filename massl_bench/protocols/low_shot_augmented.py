@@ -14,14 +14,13 @@ from bisect import bisect_right
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from massl_bench.draws import sampled_score
+from massl_bench.draws import draw_up_to, sampled_score
 from massl_bench.labels import check_every_class, check_not_empty, class_count, single_labels
 from massl_bench.metrics.classification import mean_accuracies
-from massl_bench.protocols.linear_augmented import HeadParams, training_views
-from massl_bench.types import EvaluationData, IncreasingNumbers, Score, TrainingViews, ViewPlan
+from massl_bench.protocols.linear_augmented import HeadParams, train, training_views
+from massl_bench.types import EvaluationData, IncreasingNumbers, Score
 
 ROLES = ("train", "test")
 VIEW_ROLES = ("train",)
@@ -66,55 +65,20 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         RequestError: A split is empty or without labels; fewer than two classes; features were handed in.
         CellError: A class has no training item; an image is damaged; the loss is not finite.
     """
-    views = training_views("low-shot-inat", data)
-    truth = single_labels("low-shot-inat", "test", data.banks["test"])
+    views, test = training_views("low-shot-inat", data), data.banks["test"]
+    truth = single_labels("low-shot-inat", "test", test)
     num_classes = class_count("low-shot-inat", data)
-    check_every_class("low-shot-inat", views.labels.astype(np.int64), num_classes, views.class_names)
+    check_every_class("low-shot-inat", views.labels, num_classes, views.class_names)
+    lrs = [params.lr_at(epoch) for epoch in range(params.epochs)]
     smallest = int(np.bincount(views.labels).min())
     scores = {}
     for k in params.shots:
         values = []
         for _ in range(params.num_draws):
             rows = draw_up_to(views.labels, k, rng)
-            values.append(mean_accuracies(_scores(data, views, rows, params, rng), truth))
+            *_, head = train(data, rows, params, rng, lrs=lrs, lars_trust=None)  # the last epoch is the result
+            values.append(mean_accuracies(head.scores(test.features), truth))
         details = {"effective_lr": params.lr, "images": len(rows), "fewest_of_a_class": min(k, smallest)}
         for name, column in zip(("top1", "mean_per_class"), np.array(values).T, strict=True):
             scores[f"{name}@s{k}"] = sampled_score(column.tolist(), details)
     return scores
-
-
-def draw_up_to(labels_N: NDArray[np.int64], k: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Returns k rows of every class, or all of a class that has fewer, drawn without replacement."""
-    order = rng.permutation(len(labels_N))
-    order = order[np.argsort(labels_N[order], kind="stable")]
-    sorted_labels = labels_N[order]
-    place_in_class = np.arange(len(order)) - np.searchsorted(sorted_labels, sorted_labels)
-    rows: NDArray[np.int64] = order[place_in_class < k]
-    return rows
-
-
-def _scores(
-    data: EvaluationData, views: TrainingViews, rows_n: NDArray[np.int64], params: Params, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Returns the test items' logits, float32 [N, C], of a layer that was trained on the given items."""
-    from massl_bench.heads import HeadTraining, LinearHead  # torch: not for reading specs
-
-    assert data.num_classes is not None
-    plan_seed, head_seed = (int(seed) for seed in rng.integers(2**62, size=2))
-    training = HeadTraining(
-        lrs=[params.lr_at(epoch) for epoch in range(params.epochs)],
-        momentum=params.momentum,
-        weight_decay=params.weight_decay,
-        lars_trust=None,
-        init_std=params.init_std,
-        seed=head_seed,
-        device=data.backend.device,
-    )
-    plan = ViewPlan(
-        rows=rows_n, num_epochs=params.epochs, batch_size=params.batch_size, augmentation=params, seed=plan_seed
-    )
-    test = data.banks["test"].features
-    head = LinearHead(test.shape[1], data.num_classes, training)
-    for _ in head.train(views.epochs(plan), views.labels.astype(np.int64), training):
-        pass  # only the last epoch is tested
-    return head.scores(test)

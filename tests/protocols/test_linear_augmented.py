@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from massl_bench.draws import draw_up_to
 from massl_bench.errors import CellError, RequestError, SpecError
 from massl_bench.heads import HeadTraining, LinearHead
 from massl_bench.protocols import linear_augmented, low_shot_augmented, parameters
@@ -141,7 +142,7 @@ def test_lars_is_the_published_step_and_its_rate_is_not_scaled():
         device="cpu",
     )
     head = LinearHead(10, 4, training)
-    for epoch in head.train(data.views.epochs(data.views.plans[-1]), labels, training):
+    for epoch in head.train(data.views.epochs(data.views.plans[-1]), labels):
         np.testing.assert_allclose(head.scores(data.banks["test"].features), logits[epoch], rtol=1e-4, atol=1e-6)
     assert scores["top1"].value == pytest.approx((logits[-1].argmax(1) == labels[200:]).mean())
 
@@ -176,7 +177,7 @@ def test_low_shot_is_a_plain_loop_on_the_drawn_items():
     plan = data.views.plans[-1]
     assert np.bincount(labels[plan.rows]).tolist() == [3, 3, 3, 3]
     rng = np.random.default_rng(1)
-    assert (low_shot_augmented.draw_up_to(labels[:200], 3, rng) == plan.rows).all()
+    assert (draw_up_to(labels[:200], 3, rng) == plan.rows).all()
     layer = initial_layer(10, 4, int(rng.integers(2**62, size=2)[1]), 0.01)
     optimizer = torch.optim.SGD(layer.parameters(), 0.3, momentum=0.9, weight_decay=1e-6)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[3, 5], gamma=0.1)
@@ -205,7 +206,7 @@ def test_low_shot_draws_every_time_anew_and_reports_each():
 
 def test_a_class_of_fewer_images_gives_all_of_them():
     labels = np.repeat([0, 1, 2], [7, 2, 1])
-    rows = low_shot_augmented.draw_up_to(labels, 4, np.random.default_rng(0))
+    rows = draw_up_to(labels, 4, np.random.default_rng(0))
     assert np.bincount(labels[rows]).tolist() == [4, 2, 1]
     assert len(set(rows)) == 7
 
