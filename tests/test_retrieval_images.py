@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 import massl_bench as mb
 from massl_bench.datasets import Dataset, open_dataset
+from massl_bench.datasets.published import READERS
 from massl_bench.errors import CellError
 from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
 from massl_bench.models.encoder import Encoder
@@ -48,8 +50,14 @@ def of_task(name: str, encoder: Encoder) -> Preprocessing:
     return override.apply(encoder.card.preprocessing)
 
 
-def bank(task: str, encoder: Encoder, dataset: Dataset, role: str, cache: Path, batch: int = 32) -> FeatureBank:
-    chosen = ExtractionOptions(batch_size=batch)
+def bank(
+    task: str,
+    encoder: Encoder,
+    dataset: Dataset,
+    role: str,
+    cache: Path,
+    chosen: ExtractionOptions = ExtractionOptions(),  # noqa: B008  # frozen
+) -> FeatureBank:
     key = bank_key(encoder.card, of_task(task, encoder), dataset, role, None, chosen)
     return load_or_extract(FeatureCache(cache), key, lambda: encoder, dataset, chosen, Reporting())
 
@@ -135,14 +143,15 @@ def test_features_are_those_worked_out_by_hand(
             np.testing.assert_allclose(found[index], expected.numpy(), atol=2e-5, rtol=1e-4)
 
 
-def test_batch_size_changes_nothing(dataset: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (4, 2)])
+def test_batch_size_and_workers_change_nothing(batch_size: int, workers: int, dataset: Dataset, tmp_path: Path) -> None:
     encoder = mb.load_encoder(MODEL)
-    together, alone = (
-        bank("retrieval-box", encoder, dataset, "database", tmp_path / str(batch), batch) for batch in (32, 1)
-    )
-    assert together.key == alone.key
-    assert (together.ids == alone.ids).all()
-    np.testing.assert_allclose(together.features, alone.features, atol=1e-5)
+    plain = bank("retrieval-224", encoder, dataset, "database", tmp_path / "a")
+    chosen = ExtractionOptions(batch_size=batch_size, num_workers=workers)
+    other = bank("retrieval-224", encoder, dataset, "database", tmp_path / "b", chosen)
+    assert plain.key == other.key
+    assert (plain.ids == other.ids).all()
+    np.testing.assert_allclose(plain.features, other.features, atol=1e-5)
 
 
 def test_the_box_changes_only_queries(dataset: Dataset, tmp_path: Path) -> None:
@@ -250,6 +259,13 @@ def test_other_errors_of_a_model_stay_its_own(dataset: Dataset, tmp_path: Path) 
     key = bank_key(encoder.card, encoder.card.preprocessing, dataset, "queries", None, chosen)
     with pytest.raises(RuntimeError, match=r"^boom$"):
         load_or_extract(FeatureCache(tmp_path), key, lambda: encoder, dataset, chosen, Reporting())
+
+
+def test_a_copy_without_ground_truth_is_refused(places: Places, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(READERS, "roxford5k", replace(READERS["roxford5k"], truth=None))
+    answer = run_cli("run", "--task", "retrieval", "--dataset", "roxford5k", "--model", "pixels", *places)
+    assert answer.code == 2
+    assert "task retrieval must know what each query should find, and this copy does not say it" in answer.error
 
 
 def test_tasks_of_other_kinds_are_refused(places: Places, run_cli: Cli) -> None:

@@ -81,7 +81,8 @@ class MasslVisionTransformer(VisionTransformer):
 
         As the official code computes them: bicubic, without antialiasing, with the scale factor (side + 0.1) / grid
         given to the interpolation (the 0.1 guards against rounding, and shifts the sampling points: features at other
-        sizes than the trained one depend on it).
+        sizes than the trained one depend on it). Only where an image has the trained grid, but two different sides
+        (225 × 230 at patch 16), the official code resamples too, and this leaves the embeddings as they were learnt.
         """
         grid_rows, grid_columns = self.patch_embed.grid_size
         positions = self.pos_embed
