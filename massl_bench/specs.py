@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -180,6 +181,23 @@ def read_toml(path: Path, model: type[Spec]) -> Spec:
     if name != path.stem:
         raise SpecError(f"{path}: name: expected {path.stem!r}, as the file is called, got {name!r}")
     return spec
+
+
+def to_toml(content: Mapping[str, Any], section: str = "") -> str:
+    """Returns nested tables of plain values as TOML: values first, then one section for each table."""
+    lines = [f"{key} = {_toml_value(value)}\n" for key, value in content.items() if not isinstance(value, Mapping)]
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            name = f"{section}.{key}" if section else key
+            lines.append(f"\n[{name}]\n{to_toml(value, name)}")
+    return "".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    # Strings, whole numbers, fractions and truth values are written alike in JSON and TOML, but for one character.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def packaged_root() -> Path:

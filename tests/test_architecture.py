@@ -45,7 +45,7 @@ ALLOWED = {
     "verification": "datasets errors features planning results runner specs",
     "cli": (
         "api datasets devices doctor errors features leaderboard models planning pretrain progress results runner "
-        "specs storage verification"
+        "specs storage types verification"
     ),
     "__main__": "cli",
     "__init__": "api errors types",
