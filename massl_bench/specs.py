@@ -17,6 +17,9 @@ from massl_bench.types import DatasetKind, Preprocessing, PreprocessingOverride,
 
 Spec = TypeVar("Spec", bound=StrictModel)
 
+DEFAULT_MODEL = "massl-small-cifar10"
+"""The manifest of the bundled weights, which are measured where no model is named."""
+
 
 class TaskSpec(StrictModel):
     """WHAT is measured: one protocol setting. A changed number bumps `version`."""

@@ -23,18 +23,19 @@ ALLOWED = {
     "storage": "",
     "types": "",
     "devices": "errors",
-    "specs": "errors storage types",
+    "plugins": "errors",
+    "specs": "errors plugins storage types",
     "transforms": "types",
     "metrics": "errors types",
     "search": "errors types",
     "labels": "errors types",
     "draws": "errors labels types",
     "solvers": "errors",
-    "protocols": "draws errors labels metrics search solvers specs types",
+    "protocols": "draws errors labels metrics plugins search solvers specs types",
     "datasets": "errors specs storage types",
     "models": "errors specs storage types",
     "features": "datasets errors models storage transforms types",
-    "results": "errors specs storage types",
+    "results": "errors plugins specs storage types",
     "leaderboard": "errors results specs",
     "planning": "datasets devices errors features models protocols results search specs storage types",
     "runner": "errors features models planning protocols results types",
@@ -42,10 +43,11 @@ ALLOWED = {
     "progress": "features",
     "doctor": "datasets devices errors search specs",
     "pretrain": "datasets devices errors models specs storage transforms types",
+    "pretraining": "api datasets planning pretrain progress runner specs",
     "verification": "datasets errors features planning results runner specs",
     "cli": (
-        "api datasets devices doctor errors features leaderboard models planning pretrain progress results runner "
-        "specs storage types verification"
+        "datasets devices doctor errors features leaderboard models planning pretrain pretraining progress results "
+        "runner specs storage types verification"
     ),
     "__main__": "cli",
     "__init__": "api errors types",

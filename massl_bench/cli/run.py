@@ -39,7 +39,7 @@ def run(
         typer.Option(
             metavar="MODEL",
             help="Manifest, checkpoint file, timm:NAME, hf-hub:ORG/NAME, torchvision:NAME[@FILE], random:TIMM_NAME or "
-            "pixels; repeatable.",
+            "pixels; repeatable [default: the bundled weights].",
         ),
     ] = None,
     suite: Annotated[str | None, typer.Option(help="The cells of a suite, in place of --task and --dataset.")] = None,
@@ -104,9 +104,10 @@ def run(
     else:
         datasets = [features.stem] if features is not None else split_names(dataset)
         cells = [(each, data) for data in datasets for each in split_names(task)]
+    models = split_names(model) if model or features is not None else _default_models()
     request = RunRequest(
         cells=cells,
-        models=split_names(model),
+        models=models,
         from_suite=suite is not None,
         features_file=features,
         ground_truth=ground_truth,
@@ -155,6 +156,15 @@ def run(
         raise typer.Exit(1)
 
 
+def _default_models() -> list[str]:
+    """Returns what is measured where no model is named, and says so."""
+    from massl_bench.progress import say
+    from massl_bench.specs import DEFAULT_MODEL
+
+    say(f"no --model given: the bundled weights {DEFAULT_MODEL}, a small network for images of 32 × 32 pixels")
+    return [DEFAULT_MODEL]
+
+
 def _check_combination(
     task: list[str] | None,
     dataset: list[str] | None,
@@ -180,10 +190,5 @@ def _check_combination(
         raise RequestError("no task; give --task (see massl-bench list tasks) or --suite")
     if suite is None and not dataset:
         raise RequestError("no dataset; give --dataset (see massl-bench list datasets), folder:DIR or hf:REPO")
-    if not model:
-        raise RequestError(
-            "no model, and no default weights are bundled yet; give --model: pixels (the images themselves), "
-            "random:resnet18 (an untrained network), or a checkpoint"
-        )
     if name and len(split_names(model)) > 1:
         raise RequestError("--name names one model; several were given")
