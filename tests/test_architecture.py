@@ -41,7 +41,7 @@ ALLOWED = {
     "runner": "errors features models planning protocols results types",
     "api": "datasets errors features models protocols search specs storage types",
     "progress": "features",
-    "doctor": "datasets devices errors search specs",
+    "doctor": "datasets devices errors plugins search specs",
     "pretrain": "datasets devices errors models specs storage transforms types",
     "pretraining": "api datasets planning pretrain progress runner specs",
     "verification": "datasets errors features planning results runner specs",
