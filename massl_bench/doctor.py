@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from massl_bench import search
+from massl_bench import plugins, search
 from massl_bench.datasets import DataOptions, open_dataset
 from massl_bench.devices import num_gpus
 from massl_bench.errors import MasslBenchError, one_line
@@ -37,7 +37,7 @@ def examine(cache_dir: Path, data_root: Path | None, registry: Registry) -> list
     )
     findings = [Finding("versions", sys.version_info >= (3, 11), versions)]
     findings += [_package(name) for name in _REQUIRED]
-    findings += [_torch(), _faiss_wheels(), *_searches(), _cache(cache_dir)]
+    findings += [_torch(), _faiss_wheels(), *_searches(), _cache(cache_dir), *_plugins()]
     return findings + _datasets(cache_dir, data_root, registry)
 
 
@@ -103,6 +103,19 @@ def _cache(cache_dir: Path) -> Finding:
             "cache", False, f"{text}: little; --cache-dir or MASSL_BENCH_CACHE chooses another place", optional=True
         )
     return Finding("cache", True, text)
+
+
+def _plugins() -> list[Finding]:
+    findings = []
+    for plugin in (*plugins.declared(plugins.REGISTRY_GROUP), *plugins.declared(plugins.PROTOCOLS_GROUP)):
+        try:
+            if plugin.group == plugins.PROTOCOLS_GROUP:
+                plugins.load_protocol(plugin)
+        except MasslBenchError as error:
+            findings.append(Finding("plugin", False, str(error)))
+        else:
+            findings.append(Finding("plugin", True, str(plugin)))
+    return findings
 
 
 def _datasets(cache_dir: Path, data_root: Path | None, registry: Registry) -> list[Finding]:

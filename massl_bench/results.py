@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from massl_bench import plugins
 from massl_bench.errors import RequestError
 from massl_bench.specs import first_problem, packaged_root
 from massl_bench.storage import file_safe, sha256_of, write_atomic
@@ -216,7 +217,7 @@ def json_schema() -> dict[str, Any]:
 
 def environment(device: str) -> Environment:
     """Returns what a record says of the machine."""
-    packages = {}
+    packages = plugins.packages()
     for name in _PACKAGES:
         try:
             packages[name] = metadata.version(name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from massl_bench.errors import SpecError, unknown_name
+from massl_bench.plugins import registry_roots
 from massl_bench.storage import sha256_of
 from massl_bench.types import LABELLED_KINDS, DatasetKind, Pooling, Preprocessing, PreprocessingOverride, StrictModel
 
@@ -217,6 +219,23 @@ def read_toml(path: Path, model: type[Spec]) -> Spec:
     return spec
 
 
+def to_toml(content: Mapping[str, Any], section: str = "") -> str:
+    """Returns nested tables of plain values as TOML: values first, then one section for each table."""
+    lines = [f"{key} = {_toml_value(value)}\n" for key, value in content.items() if not isinstance(value, Mapping)]
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            name = f"{section}.{key}" if section else key
+            lines.append(f"\n[{name}]\n{to_toml(value, name)}")
+    return "".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    # Strings, whole numbers, fractions and truth values are written alike in JSON and TOML, but for one character.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+
+
 def packaged_root() -> Path:
     """Returns what holds `tasks/`, `weights/` and `results/`: a directory of the package, or the checkout around it."""
     package = Path(__file__).resolve().parent
@@ -225,50 +244,62 @@ def packaged_root() -> Path:
 
 
 class Registry:
-    """The tasks, datasets, suites and manifests that there are; an earlier root hides the same name in a later one.
+    """The tasks, datasets, suites and manifests that there are: the user's own, and the installed ones.
+
+    The user's own hide installed ones of the same name, an earlier directory hides a later one. Two installed ones of
+    the same name (this package's, and those of plugins) are an error: nobody would have chosen between them.
 
     Args:
-        include: directories laid out as this project's root (`tasks/`, `tasks/datasets/`, `tasks/suites/`), searched
-            before the packaged ones.
-        weights_dir: searched for manifests before the packaged ones.
+        include: the user's directories, laid out as this project's root (`tasks/`, `tasks/datasets/`,
+            `tasks/suites/`).
+        weights_dir: searched for manifests before all others.
+
+    Raises:
+        SpecError: A directory, the user's or a plugin's, has no folder `tasks/`.
     """
 
     def __init__(self, include: Sequence[Path] = (), weights_dir: Path | None = None) -> None:
         for root in include:
             if not (root / "tasks").is_dir():
                 raise SpecError(f"include path {root}: expected a directory with a folder tasks/ inside")
-        roots = [*include, packaged_root()]
-        self._task_dirs = [root / "tasks" for root in roots]
-        weights = [root / "weights" for root in roots]
-        self._weights_dirs = [weights_dir, *weights] if weights_dir is not None else weights
+        self._include = tuple(include)
+        self._weights_dir = weights_dir
+        self._plugins = registry_roots()
 
-    @staticmethod
-    def _files(directories: Sequence[Path]) -> dict[str, Path]:
+    def _files(self, folder: str, first: Path | None = None) -> dict[str, Path]:
+        """Returns the TOML files of one folder of every root, and of the directory `first`, by name."""
         found: dict[str, Path] = {}
-        for directory in directories:
-            for path in sorted(directory.glob("*.toml")):
-                found.setdefault(path.stem, path)
+        for root in (packaged_root(), *self._plugins):
+            for path in (root / folder).glob("*.toml"):
+                if path.stem in found:
+                    raise SpecError(
+                        f"{self._plugins[root]}: {path}: the name is taken by {found[path.stem]}; rename one"
+                    )
+                found[path.stem] = path
+        own = [*reversed([root / folder for root in self._include]), *([first] if first is not None else [])]
+        for directory in own:
+            found |= {path.stem: path for path in directory.glob("*.toml")}
         return dict(sorted(found.items()))
 
     @cached_property
     def tasks(self) -> dict[str, Path]:
         """The task files by name."""
-        return self._files(self._task_dirs)
+        return self._files("tasks")
 
     @cached_property
     def datasets(self) -> dict[str, Path]:
         """The dataset files by name."""
-        return self._files([directory / "datasets" for directory in self._task_dirs])
+        return self._files("tasks/datasets")
 
     @cached_property
     def suites(self) -> dict[str, Path]:
         """The suite files by name."""
-        return self._files([directory / "suites" for directory in self._task_dirs])
+        return self._files("tasks/suites")
 
     @cached_property
     def manifests(self) -> dict[str, Path]:
         """The manifests of models by name."""
-        return self._files(self._weights_dirs)
+        return self._files("weights", self._weights_dir)
 
     def task(self, name: str) -> TaskSpec:
         """Returns one task; raises `RequestError` with near names, `SpecError` for a malformed file."""
@@ -286,8 +317,11 @@ class Registry:
         """Returns one manifest; raises as `task`."""
         return self._load("model", name, self.manifests, ManifestSpec)
 
-    @staticmethod
-    def _load(kind: str, name: str, files: dict[str, Path], model: type[Spec], hint: str = "") -> Spec:
+    def _load(self, kind: str, name: str, files: dict[str, Path], model: type[Spec], hint: str = "") -> Spec:
         if name not in files:
             raise unknown_name(kind, name, files, hint)
-        return read_toml(files[name], model)
+        try:
+            return read_toml(files[name], model)
+        except SpecError as error:
+            plugin = next((plugin for root, plugin in self._plugins.items() if files[name].is_relative_to(root)), None)
+            raise error if plugin is None else SpecError(f"{plugin}: {error}") from None

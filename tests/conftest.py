@@ -10,8 +10,11 @@ REAL_DATA = os.environ.pop("MASSL_BENCH_DATA", None)
 os.environ.pop("MASSL_BENCH_CACHE", None)
 
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +74,21 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return Answer(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A directory, and the address under which it is served."""
+    root = tmp_path / "served"
+    root.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root)))
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield root, f"http://127.0.0.1:{http.server_port}"
+    http.shutdown()
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (12, 10), channel: int | None = None) -> None:

@@ -21,6 +21,7 @@ from massl_bench.cli.pretrain import pretrain
 from massl_bench.cli.registry import info, list_
 from massl_bench.cli.run import run
 from massl_bench.cli.verify import verify
+from massl_bench.cli.weights import weights_app
 from massl_bench.errors import MasslBenchError, RequestError
 
 # Newer versions of typer carry their own copy of click: this is the base of every wrong use, in either.
@@ -45,6 +46,7 @@ app.command("list", epilog="Example: massl-bench list tasks")(list_)
 app.command(epilog="Example: massl-bench info knn")(info)
 app.command(epilog="Example: massl-bench doctor")(doctor)
 app.add_typer(datasets_app, name="datasets")
+app.add_typer(weights_app, name="weights")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from massl_bench.errors import RequestError, one_line, unknown_name
 from massl_bench.models.encoder import Encoder, num_parameters
+from massl_bench.models.metadata import read_metadata
 from massl_bench.models.model import ModelCard
 from massl_bench.models.resnet import SmallImageResNet
 from massl_bench.models.vit import MasslVisionTransformer, num_token_blocks
@@ -33,6 +34,8 @@ _HEAD_WIDTH = 64
 
 _CONTAINERS = ("teacher", "state_dict", "model", "student")
 """Keys under which trainers keep their weights; evaluation uses the teacher where there is one."""
+
+_DEFAULT_ORIGIN = "the default (a checkpoint has none of its own)"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ def build_checkpoint(file: Path, reference: str, arch: str | None = None, checkp
     """
     where = f"model {reference}"
     backbone = find_backbone(read_checkpoint(file), where, checkpoint_key)
+    own = read_metadata(file)
+    if arch is None and own is not None:
+        arch = own.arch
     network, architecture, pooling = build_network(backbone.tensors, arch, where)
     load_exactly(network, backbone.tensors, where)
     sha256 = sha256_file(file)
@@ -73,8 +79,9 @@ def build_checkpoint(file: Path, reference: str, arch: str | None = None, checkp
         weights_sha256=sha256,
         weights_hash_of="file",
         weights_origin=f"{file.name} ({backbone.layout})",
-        preprocessing=DEFAULT_PREPROCESSING,
-        preprocessing_origin="the default (a checkpoint has none of its own)",
+        preprocessing=own.preprocessing if own is not None else DEFAULT_PREPROCESSING,
+        preprocessing_origin="the file's own metadata" if own is not None else _DEFAULT_ORIGIN,
+        licence=own.licence if own is not None else "unknown",
     )
     return Encoder(network, card, files=[file])
 
@@ -111,15 +118,15 @@ def read_checkpoint(file: Path) -> Any:
 def read_tensors(file: Path) -> Tensors:
     """Returns a file's state dict: a plain one, or the one under a trainer's usual key."""
     content = read_checkpoint(file)
-    tensors = _tensors(content)
+    tensors = state_dict(content)
     if tensors is None and isinstance(content, Mapping):
-        tensors = next((found for key in _CONTAINERS if (found := _tensors(content.get(key))) is not None), None)
+        tensors = next((found for key in _CONTAINERS if (found := state_dict(content.get(key))) is not None), None)
     if tensors is None:
         raise RequestError(f"{file}: no state dict in it; found {_summary(content)}")
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
-def _tensors(value: Any) -> Tensors | None:
+def state_dict(value: Any) -> Tensors | None:
     """Returns `value` as a state dict, or None where it is not one."""
     if isinstance(value, Mapping) and value and all(isinstance(item, Tensor) for item in value.values()):
         return dict(value)
@@ -142,7 +149,7 @@ def find_backbone(content: Any, where: str, checkpoint_key: str | None = None) -
     Raises:
         RequestError: No such tensors; the text names what was found.
     """
-    plain = _tensors(content)
+    plain = state_dict(content)
     candidates: dict[str, Any] = {"": plain} if plain is not None else {}
     if isinstance(content, Mapping) and plain is None:
         candidates = {key: content[key] for key in _CONTAINERS if key in content}
@@ -151,7 +158,7 @@ def find_backbone(content: Any, where: str, checkpoint_key: str | None = None) -
                 raise RequestError(f"{where}: no key {checkpoint_key!r}; found {_summary(content)}")
             candidates = {checkpoint_key: content[checkpoint_key]}
     for key, value in candidates.items():
-        tensors = _tensors(value)
+        tensors = state_dict(value)
         if tensors is None:
             continue
         stripped = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
@@ -264,6 +271,18 @@ def load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], where: str) 
         RequestError: The sets of names or shapes differ; the text lists what is missing, unexpected or misshapen.
     """
     wanted = network.state_dict()
+    problems = mismatches(wanted, tensors)
+    if problems:
+        raise RequestError(f"{where}: its tensors are not those of the architecture: {'; '.join(problems)}")
+    broken = not_finite(tensors)
+    if broken:
+        raise RequestError(f"{where}: {broken}")
+    counters = {name: value for name, value in wanted.items() if name not in tensors}
+    network.load_state_dict({**tensors, **counters}, strict=True)
+
+
+def mismatches(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Returns in which names and shapes `tensors` differ from the `wanted` ones, in words; nothing where they fit."""
     # Older checkpoints lack batch norm's counter, which no forward pass in evaluation reads.
     missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in tensors if name not in wanted]
@@ -272,18 +291,17 @@ def load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], where: str) 
         for name in wanted
         if name in tensors and tensors[name].shape != wanted[name].shape
     ]
-    problems = [
+    return [
         f"{len(names)} {kind} ({_list(names)})"
         for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
         if names
     ]
-    if problems:
-        raise RequestError(f"{where}: its tensors are not those of the architecture: {'; '.join(problems)}")
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Returns which tensors have values that are not finite, in words; None where all are."""
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
-        raise RequestError(f"{where}: tensors with values that are not finite: {_list(broken)}")
-    counters = {name: value for name, value in wanted.items() if name not in tensors}
-    network.load_state_dict({**tensors, **counters}, strict=True)
+    return f"tensors with values that are not finite: {_list(broken)}" if broken else None
 
 
 def _list(names: list[str]) -> str:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from massl_bench.errors import MissingDataError, RequestError, unknown_name
+from massl_bench.errors import RequestError, unknown_name
+from massl_bench.models.fetch import CHECKPOINT_SUFFIXES, weights_file
 from massl_bench.specs import ManifestSpec, Registry
 from massl_bench.storage import read_memo, sha256_file, sha256_of, stat_signature, write_memo
 from massl_bench.types import LastBlocks, Pooling, Preprocessing, StrictModel
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from massl_bench.models.encoder import Encoder
 
 PREFIXES = ("timm", "hf-hub", "torchvision", "random")
-CHECKPOINT_SUFFIXES = frozenset({".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors"})
 
 
 class ModelCard(StrictModel):
@@ -167,13 +167,7 @@ def _open_checkpoint(file: Path, reference: str, options: ModelOptions) -> Model
 
 
 def _open_manifest(manifest: ManifestSpec, path: Path, options: ModelOptions) -> Model:
-    if manifest.file is None:
-        raise MissingDataError(
-            f"model {manifest.name}: its file is not here; download {manifest.url} and add `file` to {path}"
-        )
-    file = (path.parent / manifest.file).resolve()
-    if not file.is_file():
-        raise MissingDataError(f"model {manifest.name}: {file} (named in {path}) does not exist")
+    file = weights_file(manifest, path, options.cache_dir)
 
     def build() -> Encoder:
         from massl_bench.models.checkpoints import build_checkpoint

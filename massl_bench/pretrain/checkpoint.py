@@ -18,6 +18,7 @@ from torch import Tensor
 
 from massl_bench.errors import CellError, RequestError, one_line
 from massl_bench.models.checkpoints import read_checkpoint
+from massl_bench.models.export import official_weights
 from massl_bench.pretrain.config import differences, flat
 from massl_bench.pretrain.memory import MemoryState
 
@@ -130,8 +131,7 @@ def official_checkpoint(checkpoint: Checkpoint, steps_per_epoch: int) -> dict[st
     column; `epoch` counts finished epochs; `args` is an `argparse.Namespace` of the flat configuration.
     """
     official: dict[str, Any] = {
-        "student": {f"module.{name}": tensor for name, tensor in checkpoint["student"].items()},
-        "teacher": dict(checkpoint["teacher"]),
+        **official_weights(checkpoint["student"], checkpoint["teacher"]),
         "optimizer": checkpoint["optimiser"],
         "epoch": checkpoint["step"] // steps_per_epoch,
         "args": argparse.Namespace(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
 from massl_bench.errors import CellError, one_line
 from massl_bench.models.checkpoints import build_network, load_exactly
+from massl_bench.models.metadata import WeightsMetadata, save_weights
 from massl_bench.pretrain.backbones import manifest_arch
 from massl_bench.pretrain.config import PretrainConfig
-from massl_bench.specs import ManifestSpec
+from massl_bench.specs import ManifestSpec, to_toml
 from massl_bench.storage import sha256_file, write_atomic
 from massl_bench.types import Preprocessing
 
@@ -47,37 +45,39 @@ def export_weights(
     Raises:
         CellError: The files could not be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.safetensors"
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in backbone.state_dict().items()}
+    tensors = backbone.state_dict()
     arch = manifest_arch(config.backbone)
-    load_exactly(build_network(tensors, arch, name)[0], tensors, name)
-    temporary = file.with_name(f".{file.name}.tmp")
+    network, architecture, _ = build_network(tensors, arch, name)
+    load_exactly(network, tensors, name)
+    metadata = WeightsMetadata(
+        name=name,
+        architecture=architecture,
+        arch=arch,
+        preprocessing=evaluation_preprocessing(config),
+        licence="none stated: weights trained here",
+        citation="trained with massl-bench",
+    )
     try:
-        save_file(tensors, temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(file)
+        save_weights(file, tensors, metadata)
         manifest = ManifestSpec(
             name=name,
             file=file.name,
             sha256=sha256_file(file),
             arch=arch,
-            preprocessing=evaluation_preprocessing(config),
+            preprocessing=metadata.preprocessing,
             summary=f"{config.method}, {training['steps']} steps on {training['dataset']}: {config.summary}",
-            licence="none stated: weights trained here",
-            citation="trained with massl-bench",
+            licence=metadata.licence,
+            citation=metadata.citation,
             training={
                 **training,
-                "versions": {package: metadata.version(package) for package in ("massl-bench", "torch", "timm")},
+                "versions": {package: version(package) for package in ("massl-bench", "torch", "timm")},
                 "config": config.model_dump(mode="json", exclude_none=True),
             },
         )
         write_atomic(folder / f"{name}.toml", to_toml(manifest.model_dump(mode="json", exclude_none=True)))
     except OSError as error:
         raise CellError(f"{file}: could not be written: {one_line(error)}; the checkpoints are as they were") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return folder / f"{name}.toml"
 
 
@@ -92,20 +92,3 @@ def evaluation_preprocessing(config: PretrainConfig) -> Preprocessing:
         mean=config.views.mean,
         std=config.views.std,
     )
-
-
-def to_toml(content: Mapping[str, Any], section: str = "") -> str:
-    """Returns nested tables of plain values as TOML: values first, then one section for each table."""
-    lines = [f"{key} = {_value(value)}\n" for key, value in content.items() if not isinstance(value, Mapping)]
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            name = f"{section}.{key}" if section else key
-            lines.append(f"\n[{name}]\n{to_toml(value, name)}")
-    return "".join(lines)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_value(item) for item in value)}]"
-    # Strings, whole numbers, fractions and truth values are written alike in JSON and TOML.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -1,4 +1,4 @@
-"""The protocols: one module each, found by its name.
+"""The protocols: one module each, found by its name, here or in an installed plugin.
 
 A protocol module defines
 
@@ -19,13 +19,14 @@ from typing import Any, Protocol, cast
 import numpy as np
 from pydantic import ValidationError
 
+from massl_bench import plugins
 from massl_bench.errors import SpecError, unknown_name
 from massl_bench.specs import Registry, SuiteSpec, TaskSpec, first_problem
 from massl_bench.types import DatasetKind, EvaluationData, Score, StrictModel
 
 
 class ProtocolModule(Protocol):
-    """The interface of a module in this package."""
+    """The interface of a protocol's module."""
 
     ROLES: tuple[str, ...]
     Params: type[StrictModel]
@@ -106,15 +107,29 @@ def needs_torch(name: str) -> bool:
 
 
 def names() -> list[str]:
-    """Returns the names of all protocols."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """Returns the names of all protocols: those of this package, and those of installed plugins."""
+    own = _own_names()
+    return sorted([*own, *plugins.protocol_modules(own)])
 
 
 def load(name: str) -> ProtocolModule:
-    """Returns the protocol of that name; raises `RequestError` with near names."""
-    if name not in names():
+    """Returns the protocol of that name.
+
+    Raises:
+        RequestError: There is none; the text has near names.
+        SpecError: A plugin is broken; the text names its package.
+    """
+    own = _own_names()
+    added = plugins.protocol_modules(own)
+    if name in own:
+        return cast(ProtocolModule, importlib.import_module(f"{__name__}.{name}"))
+    if name not in added:
         raise unknown_name("protocol", name, names())
-    return cast(ProtocolModule, importlib.import_module(f"{__name__}.{name}"))
+    return cast(ProtocolModule, plugins.load_protocol(added[name]))
+
+
+def _own_names() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__)]
 
 
 def parameters(task: TaskSpec, origin: str, *, check_headline: bool = True) -> StrictModel:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,21 +13,6 @@ import pytest
 from tests.conftest import Answer
 from tests.datasets.copies import small_registry, write_eurosat
 from tests.datasets.test_layouts import tiny_registry, write_cifar
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A directory, and the address under which it is served."""
-    root = tmp_path / "served"
-    root.mkdir()
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root)))
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    yield root, f"http://127.0.0.1:{http.server_port}"
-    http.shutdown()
 
 
 def make_archive(root: Path, tmp_path: Path) -> str:

@@ -1,0 +1,172 @@
+"""`massl-bench weights`: checkpoints become models with a name, are looked into, fetched and exported."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from massl_bench.cli.options import CacheDir, IncludePath, Json, Offline, WeightsDir, cache_directory, open_registry
+from massl_bench.cli.output import fail, print_json
+from massl_bench.errors import MasslBenchError, RequestError, unknown_name
+
+if TYPE_CHECKING:
+    from massl_bench.models.inspection import Inspection
+
+weights_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Register, look into, fetch and export weights."
+)
+
+Arch = Annotated[str | None, typer.Option(help="timm architecture of a checkpoint whose shapes leave it open.")]
+CheckpointKey = Annotated[
+    str | None, typer.Option(help="Which of the file's sets of weights [default: the teacher's, where there is one].")
+]
+
+_SUFFIXES = {"safetensors": ".safetensors", "massl": ".pth"}
+
+
+@weights_app.command(epilog="Example: massl-bench weights add checkpoint.pth --name my-model --licence MIT")
+def add(
+    file: Annotated[Path, typer.Argument(help="A checkpoint.")],
+    name: Annotated[str, typer.Option(help="By which the model is then known.")],
+    arch: Arch = None,
+    checkpoint_key: CheckpointKey = None,
+    summary: Annotated[str | None, typer.Option(help="One line for lists [default: architecture and file].")] = None,
+    licence: Annotated[str, typer.Option(help="Of the weights.")] = "unknown",
+    citation: Annotated[str, typer.Option(help="Of the weights.")] = "unknown",
+    url: Annotated[str | None, typer.Option(help="Where others can fetch the file.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the file beside the manifest.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a manifest of this name.")] = False,
+    weights_dir: WeightsDir = Path("weights"),
+) -> None:
+    """Load a checkpoint, every tensor of it, and write its manifest: --model NAME then means this file, by its hash."""
+    from massl_bench.models.manifests import NewManifest, add_weights
+
+    new = NewManifest(
+        file=file.expanduser(),
+        name=name,
+        weights_dir=weights_dir,
+        arch=arch,
+        checkpoint_key=checkpoint_key,
+        url=url,
+        summary=summary,
+        licence=licence,
+        citation=citation,
+        copy=copy,
+        force=force,
+    )
+    card = add_weights(new)
+    print(
+        f"{card.name}: {card.architecture}, {card.embed_dim} dimensions, {card.num_parameters:,} parameters, sha256 "
+        f"{card.weights_sha256} -> {new.path}"
+    )
+    print(f"preprocessing: {card.preprocessing.describe()}; from {card.preprocessing_origin}")
+
+
+@weights_app.command(epilog="Example: massl-bench weights inspect checkpoint.pth")
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A checkpoint.")],
+    arch: Arch = None,
+    checkpoint_key: CheckpointKey = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is in a file and what it would be taken for; nothing in it is executed."""
+    from massl_bench.models.inspection import inspect_checkpoint
+
+    path = file.expanduser()
+    if not path.is_file():
+        raise RequestError(f"{file}: no such file; expected a checkpoint")
+    inspection = inspect_checkpoint(path, arch, checkpoint_key)
+    if as_json:
+        own = inspection.metadata
+        print_json({**asdict(inspection), "metadata": own.model_dump(mode="json") if own is not None else None})
+    else:
+        _print_inspection(inspection)
+
+
+def _print_inspection(inspection: Inspection) -> None:
+    print(f"file: {inspection.file}\nsize: {inspection.num_bytes:,} bytes\nsha256: {inspection.sha256}")
+    for part in inspection.parts:
+        print(f"{part.key or 'the file'}: {part.kind}{f', {part.text}' if part.text else ''}")
+        for group in part.groups:
+            print(
+                f"  {group.prefix}: {group.num_tensors} tensors, {', '.join(group.dtypes)}, {group.num_values:,} "
+                f"values; largest {group.largest}"
+            )
+        for key, text in part.values.items():
+            print(f"  {key} = {text}")
+    if inspection.metadata is not None:
+        print(f"exported as: {inspection.metadata.name}; {inspection.metadata.preprocessing.describe()}")
+    backbone = inspection.backbone
+    print(f"backbone: {backbone.found or 'none found'}")
+    print(f"architecture: {backbone.architecture or 'unknown'}")
+    print(f"as --model: {f'refused: {backbone.problem}' if backbone.problem else 'every tensor fits'}")
+
+
+@weights_app.command(epilog="Example: massl-bench weights fetch my-model")
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="Manifests with a url.")],
+    cache_dir: CacheDir = None,
+    weights_dir: WeightsDir = Path("weights"),
+    include_path: IncludePath = None,
+    offline: Offline = False,
+) -> None:
+    """Download the weights of known models into the cache, and verify their sha256. Goes on after a failure."""
+    from massl_bench.models.fetch import fetch_weights
+
+    registry = open_registry(include_path, weights_dir)
+    manifests = [registry.manifest(name) for name in names]
+    failed = False
+    for manifest in manifests:
+        try:
+            file = fetch_weights(manifest, cache_directory(cache_dir), download=not offline)
+        except RequestError:
+            raise
+        except MasslBenchError as error:
+            failed = True
+            fail(str(error))
+        else:
+            print(f"{manifest.name}: there; {file}; sha256 {manifest.sha256}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@weights_app.command(epilog="Example: massl-bench weights export my-model --format safetensors")
+def export(
+    name: Annotated[str, typer.Argument(help="A manifest's name, or a checkpoint.")],
+    format: Annotated[str, typer.Option(help="safetensors, or massl: the layout that the authors' tools read.")],
+    output: Annotated[Path | None, typer.Option(help="File to write [default: NAME with the format's suffix].")] = None,
+    arch: Arch = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    cache_dir: CacheDir = None,
+    weights_dir: WeightsDir = Path("weights"),
+    include_path: IncludePath = None,
+) -> None:
+    """Write a model's weights as one file, with a model card beside it; read back, it gives the same features."""
+    from massl_bench.models import ModelOptions
+    from massl_bench.models.export import card_path, export_weights, open_for_export
+    from massl_bench.models.fetch import CHECKPOINT_SUFFIXES
+    from massl_bench.progress import say
+    from massl_bench.storage import file_safe
+    from massl_bench.types import DEFAULT_PREPROCESSING
+
+    if format not in _SUFFIXES:
+        raise unknown_name("format", format, _SUFFIXES)
+    options = ModelOptions(cache_dir=cache_directory(cache_dir), arch=arch)
+    model = open_for_export(name, open_registry(include_path, weights_dir), options)
+    card = model.encoder.card
+    file = output if output is not None else Path(f"{file_safe(card.name)}{_SUFFIXES[format]}")
+    if (file.suffix == ".safetensors") != (format == "safetensors") or file.suffix not in CHECKPOINT_SUFFIXES:
+        raise RequestError(f"--output {file}: expected a name that ends in {_SUFFIXES[format]}")
+    there = [path for path in (file, card_path(file)) if path.exists()]
+    if there and not force:
+        raise RequestError(f"{there[0]} is there already; --force replaces it, or choose another --output")
+    export_weights(model, file, "safetensors" if format == "safetensors" else "massl")
+    print(f"{card.name}: {card.architecture} -> {file}, {card_path(file)}")
+    if format == "massl" and card.preprocessing != DEFAULT_PREPROCESSING:
+        say(
+            f"{file} has no place for the preprocessing: read as --model {file}, images are fed as "
+            f"{DEFAULT_PREPROCESSING.describe()}, and not as {card.preprocessing.describe()}"
+        )

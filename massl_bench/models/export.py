@@ -1,0 +1,174 @@
+"""A model's weights as one file for others: safetensors that describes itself, or the layout of MaSSL's authors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from massl_bench.errors import CellError, MasslBenchError, RequestError, one_line
+from massl_bench.models.checkpoints import build_checkpoint
+from massl_bench.models.encoder import Encoder
+from massl_bench.models.metadata import WeightsMetadata, read_metadata, save_weights
+from massl_bench.models.model import PREFIXES, ModelOptions, open_model
+from massl_bench.specs import Registry
+from massl_bench.storage import atomic_file, sha256_file, write_atomic
+
+FileLayout = Literal["safetensors", "massl"]
+
+LEFT_OUT_OF_OFFICIAL = (
+    "There is one set of weights: `teacher` and `student` hold the same tensors.",
+    "There is no projector (`head.`): it is a part of pretraining, not of the representation.",
+    "There is no `optimizer`, `memory_bank`, `fp16_scaler`, `epoch` or `args`: training cannot go on from this file.",
+    "The layout has no place for the preprocessing: who reads the file must know it.",
+)
+"""What a file of the trainer has, and one that was exported from a model's weights has not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedModel:
+    """What is exported: the encoder, and what its card does not tell.
+
+    Attributes:
+        encoder: on the CPU, from a checkpoint file.
+        arch: the timm architecture that loading it was told; None where the tensors' shapes tell it.
+        citation: of the weights.
+        training: what the manifest tells of the training.
+    """
+
+    encoder: Encoder
+    arch: str | None
+    citation: str
+    training: Mapping[str, Any]
+
+
+def open_for_export(reference: str, registry: Registry, options: ModelOptions) -> ExportedModel:
+    """Returns a manifest's model, or a checkpoint's.
+
+    Raises:
+        RequestError: The reference is of another kind, or as `open_model`.
+        MissingDataError: As `open_model`.
+    """
+    if reference == "pixels" or reference.partition(":")[0] in PREFIXES:
+        raise RequestError(
+            f"model {reference}: expected a manifest's name or a checkpoint: its weights are no file here"
+        )
+    manifest = registry.manifest(reference) if reference in registry.manifests else None
+    if manifest is not None and options.arch is not None:
+        raise RequestError(f"--arch {options.arch}: is for a checkpoint; of {reference} its manifest says it")
+    encoder = open_model(reference, registry, options).encoder("cpu")
+    own = read_metadata(encoder.files[0])
+    told = manifest.arch if manifest is not None else options.arch
+    return ExportedModel(
+        encoder=encoder,
+        arch=own.arch if told is None and own is not None else told,
+        citation=manifest.citation if manifest is not None else own.citation if own is not None else "unknown",
+        training=manifest.training if manifest is not None else {},
+    )
+
+
+def official_weights(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Returns `student` and `teacher` as the authors' trainer saves them: the student as under DistributedDataParallel.
+
+    Args:
+        student: by name, with the prefixes `backbone.` and `head.`.
+        teacher: likewise.
+    """
+    return {"student": {f"module.{name}": tensor for name, tensor in student.items()}, "teacher": dict(teacher)}
+
+
+def export_weights(model: ExportedModel, file: Path, layout: FileLayout) -> None:
+    """Writes the weights and, beside them, a model card; proves before that `--model FILE` gives the same features.
+
+    Args:
+        model: what to export.
+        file: replaced where it is there; its suffix is that of its layout.
+        layout: of the file.
+
+    Raises:
+        RequestError: The layout cannot tell this model's architecture; nothing was written.
+        CellError: The files could not be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=file.parent, prefix=".export-") as folder:
+            written = Path(folder) / file.name
+            _write(model, written, layout)
+            _check_reads_back(model.encoder, written, layout)
+            text = _model_card(model, written, layout)
+            written.replace(file)
+        write_atomic(card_path(file), text)
+    except (OSError, RuntimeError) as error:  # torch's writer turns the disk's errors into its own
+        raise CellError(f"{file}: could not be written: {one_line(error)}") from None
+
+
+def card_path(file: Path) -> Path:
+    """Returns where the model card of an exported file lies."""
+    return file.with_name(f"{file.name}.md")
+
+
+def _write(model: ExportedModel, file: Path, layout: FileLayout) -> None:
+    tensors = model.encoder.network.state_dict()
+    if layout == "massl":
+        weights = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+        # Through a handle: torch.save writes the name of a path into the file.
+        with atomic_file(file) as temporary, temporary.open("wb") as opened:
+            torch.save(official_weights(weights, weights), opened)
+        return
+    card = model.encoder.card
+    metadata = WeightsMetadata(
+        name=card.name,
+        architecture=card.architecture,
+        arch=model.arch,
+        preprocessing=card.preprocessing,
+        licence=card.licence,
+        citation=model.citation,
+    )
+    save_weights(file, tensors, metadata)
+
+
+def _check_reads_back(encoder: Encoder, file: Path, layout: FileLayout) -> None:
+    """Raises `RequestError` where the file, as it is, is not read as the same function of the image."""
+    name, side = encoder.card.name, encoder.card.preprocessing.crop
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    try:
+        same = torch.equal(build_checkpoint(file, name)(images), encoder(images))
+    except MasslBenchError as error:
+        raise RequestError(f"model {name}: --format {layout} would not be read again: {error}") from None
+    if not same:
+        raise RequestError(
+            f"model {name}: --format {layout} cannot say what --arch says of {encoder.card.architecture}: read again, "
+            "it would give other features; --format safetensors keeps it"
+        )
+
+
+def _model_card(model: ExportedModel, file: Path, layout: FileLayout) -> str:
+    """Returns what people should know of an exported file, in Markdown."""
+    card = model.encoder.card
+    facts = {
+        "architecture": card.architecture,
+        "feature": f"{card.pooling}, {card.embed_dim} dimensions",
+        "parameters": f"{card.num_parameters:,}",
+        "preprocessing": card.preprocessing.describe(),
+        "preprocessing from": card.preprocessing_origin,
+        "file": f"{file.name}, layout {layout}",
+        "sha256 of the file": sha256_file(file),
+        "exported from": f"{card.weights_origin}, sha256 {card.weights_sha256}",
+        "licence": card.licence,
+        "citation": model.citation,
+    }
+    rows = "".join(f"| {key} | {' '.join(value.split())} |\n" for key, value in facts.items())
+    parts = [f"# {card.name}\n\n| | |\n|---|---|\n{rows}"]
+    parts.append(f"## Use\n\n```bash\nmassl-bench run --task knn --dataset cifar10 --model {file.name}\n```\n")
+    if layout == "massl":
+        parts.append("## What is not in the file\n\n" + "".join(f"- {line}\n" for line in LEFT_OUT_OF_OFFICIAL))
+    if model.training:
+        told = json.dumps(model.training, indent=2, sort_keys=True, ensure_ascii=False)
+        parts.append(f"## Training\n\n```json\n{told}\n```\n")
+    return "\n".join(parts)

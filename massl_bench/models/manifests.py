@@ -1,0 +1,105 @@
+"""A checkpoint becomes a model that is known by its name."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from massl_bench.errors import CellError, RequestError, one_line
+from massl_bench.models.checkpoints import build_checkpoint
+from massl_bench.models.model import ModelCard
+from massl_bench.specs import ManifestSpec, to_toml
+from massl_bench.storage import atomic_file, file_safe, sha256_file, write_atomic
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewManifest:
+    """What the user says of a checkpoint.
+
+    Attributes:
+        file: the checkpoint.
+        name: by which the model will be known.
+        weights_dir: where manifests are looked for.
+        arch: a timm architecture, where the shapes do not tell everything.
+        checkpoint_key: which of the file's sets of weights.
+        url: where others can download the file.
+        summary: one line for lists; None for the architecture and the file's name.
+        copy: whether the file is copied beside the manifest.
+        force: whether a manifest of this name is replaced.
+    """
+
+    file: Path
+    name: str
+    weights_dir: Path
+    arch: str | None = None
+    checkpoint_key: str | None = None
+    url: str | None = None
+    summary: str | None = None
+    licence: str = "unknown"
+    citation: str = "unknown"
+    copy: bool = False
+    force: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The manifest's file."""
+        return self.weights_dir / f"{self.name}.toml"
+
+
+def add_weights(new: NewManifest) -> ModelCard:
+    """Loads a checkpoint, every tensor of it, and writes its manifest.
+
+    Returns:
+        The model's card, under its new name.
+
+    Raises:
+        RequestError: The name or the file will not do, the manifest is there already, or the tensors do not fit.
+        CellError: The manifest, or the copy of the file, could not be written.
+    """
+    _check_request(new)
+    card = build_checkpoint(new.file, str(new.file), new.arch, new.checkpoint_key).card
+    try:
+        manifest = ManifestSpec(
+            name=new.name,
+            file=_copy(new, card.weights_sha256) if new.copy else _named_file(new),
+            url=new.url,
+            sha256=card.weights_sha256,
+            checkpoint_key=new.checkpoint_key,
+            arch=new.arch,
+            summary=new.summary if new.summary is not None else f"{card.architecture}, added from {new.file.name}",
+            licence=new.licence,
+            citation=new.citation,
+        )
+        write_atomic(new.path, to_toml(manifest.model_dump(mode="json", exclude_defaults=True)))
+    except OSError as error:
+        raise CellError(f"{new.path}: could not be written: {one_line(error)}") from None
+    return card.model_copy(update={"name": new.name, "licence": new.licence})
+
+
+def _check_request(new: NewManifest) -> None:
+    if new.name != file_safe(new.name) or new.name == "pixels":
+        raise RequestError(f"--name {new.name}: expected letters, digits, '.', '_' and '-', and not pixels")
+    if not new.file.is_file():
+        raise RequestError(f"{new.file}: no such file; expected a checkpoint (download it first)")
+    if new.path.exists() and not new.force:
+        raise RequestError(f"{new.path} is there already; --force replaces it, or choose another --name")
+
+
+def _named_file(new: NewManifest) -> str:
+    """Returns the checkpoint's path as the manifest names it: relative where it lies beside the manifest."""
+    file, folder = new.file.resolve(), new.weights_dir.resolve()
+    return str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
+
+
+def _copy(new: NewManifest, sha256: str) -> str:
+    target = new.weights_dir / f"{new.name}{new.file.suffix}"
+    if target.exists() and target.samefile(new.file):
+        return target.name
+    if target.exists() and not new.force:
+        raise RequestError(f"{target} is there already; --force replaces it, or choose another --name")
+    with atomic_file(target) as temporary:
+        shutil.copyfile(new.file, temporary)
+        if sha256_file(temporary) != sha256:
+            raise RequestError(f"{new.file}: changed while it was copied; nothing was written")
+    return target.name

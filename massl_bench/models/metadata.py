@@ -1,0 +1,70 @@
+"""Safetensors files that say what they hold: how their tensors are loaded and how images are fed to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ValidationError
+
+from massl_bench.errors import RequestError
+from massl_bench.specs import first_problem
+from massl_bench.storage import atomic_file, canonical_json
+from massl_bench.types import Preprocessing, StrictModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_KEY = "massl_bench"
+"""One entry: safetensors writes several in an order that changes from run to run, and with it the hash of the file."""
+
+
+class WeightsMetadata(StrictModel):
+    """What an exported file says of itself."""
+
+    format: Literal[1] = 1
+    name: str
+    architecture: str
+    arch: str | None
+    """The timm architecture that loading must be told; None where the tensors' shapes tell it."""
+    preprocessing: Preprocessing
+    licence: str
+    citation: str
+
+
+def save_weights(file: Path, tensors: Mapping[str, Tensor], metadata: WeightsMetadata) -> None:
+    """Writes tensors and what they are, whole or not at all; equal content is equal in every byte.
+
+    Raises:
+        OSError: The file could not be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    header = {_KEY: canonical_json(metadata.model_dump(mode="json"))}
+    try:
+        with atomic_file(file) as temporary:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
+    except SafetensorError as error:  # its own error for a full disk
+        raise OSError(str(error)) from None
+
+
+def read_metadata(file: Path) -> WeightsMetadata | None:
+    """Returns what a file says of itself; None for one that was not written by `save_weights`.
+
+    Raises:
+        RequestError: It was, and its metadata is damaged or of a newer format.
+    """
+    if file.suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        header = opened.metadata() or {}
+    if _KEY not in header:
+        return None
+    try:
+        return WeightsMetadata.model_validate_json(header[_KEY])
+    except ValidationError as error:
+        raise RequestError(f"{file}: metadata {_KEY}: {first_problem(error)}") from None
