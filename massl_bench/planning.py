@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from massl_bench import protocols, results, search
-from massl_bench.datasets import DataOptions, Dataset, open_dataset
+from massl_bench.datasets import CopiesDataset, DataOptions, Dataset, open_dataset, with_copies
 from massl_bench.devices import resolve_device
 from massl_bench.errors import MasslBenchError, MissingDataError, RequestError
 from massl_bench.features import (
@@ -26,7 +26,7 @@ from massl_bench.models import Model, ModelOptions, open_model
 from massl_bench.results import ResultRecord
 from massl_bench.specs import Registry, TaskSpec
 from massl_bench.storage import sha256_of
-from massl_bench.types import DatasetKind, GroundTruth, Preprocessing, SearchBackend, StrictModel
+from massl_bench.types import CopyTruth, DatasetKind, GroundTruth, Preprocessing, SearchBackend, StrictModel
 
 T = TypeVar("T")
 
@@ -68,6 +68,8 @@ class PlannedTask:
     spec: TaskSpec
     params: StrictModel
     departures: tuple[str, ...]
+    seed_given: bool = False
+    """Whether `--seed` replaced the task's own: then it replaces that of generated copies too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,7 @@ class Planner:
         self._reporting = reporting
         self.cache = FeatureCache(request.features_dir or request.data.cache_dir)
         self._datasets: dict[str, Dataset | MasslBenchError] = {}
+        self._with_copies: dict[tuple[str, str, int | None], CopiesDataset] = {}
 
     @cached_property
     def backend(self) -> SearchBackend:
@@ -182,10 +185,12 @@ class Planner:
                 if isinstance(spec.params[key], list) and not isinstance(value, list):
                     changes[key] = [value]  # knn.k=20 is a list of one
             spec = spec.model_copy(update={"params": {**spec.params, **changes}, "headline": headline})
-        if self.request.seed is not None and self.request.seed != spec.seed:
+        seed_given = self.request.seed is not None and self.request.seed != spec.seed
+        if seed_given:
             departures.append(f"--seed {self.request.seed}")
             spec = spec.model_copy(update={"seed": self.request.seed})
-        return PlannedTask(spec=spec, params=protocols.parameters(spec, origin), departures=tuple(departures))
+        params = protocols.parameters(spec, origin)
+        return PlannedTask(spec=spec, params=params, departures=tuple(departures), seed_given=seed_given)
 
     def _open_model(self, reference: str) -> Model:
         options = ModelOptions(
@@ -213,6 +218,22 @@ class Planner:
             self._datasets[reference] = known
         return known
 
+    def as_task_reads(self, task: PlannedTask, dataset: Dataset) -> Dataset:
+        """Returns the dataset, with generated copies where the task needs copies and nobody made any.
+
+        Raises:
+            RequestError: It has too few images for that.
+        """
+        how = task.spec.copies if dataset.kind == "unlabelled" else None
+        if how is None and not isinstance(dataset, CopiesDataset):
+            return dataset
+        seed = task.spec.seed if task.seed_given else None
+        key = dataset.name, how or "", seed
+        if key not in self._with_copies:  # one object for all cells, which hashes the files once
+            copied = dataset if isinstance(dataset, CopiesDataset) else with_copies(dataset, how or "", self._registry)
+            self._with_copies[key] = copied if seed is None else copied.seeded(seed)
+        return self._with_copies[key]
+
     def check_kind(self, task: PlannedTask, reference: str) -> None:
         """Raises `RequestError` where the task does not apply to the dataset."""
         dataset = self._datasets[reference]
@@ -232,7 +253,12 @@ class Planner:
         found = self.open_dataset(reference)
         if isinstance(found, MasslBenchError):
             return PlannedCell(task=task, dataset_reference=reference, model=model, dataset=None, problem=found)
-        cell = PlannedCell(task=task, dataset_reference=reference, model=model, dataset=found)
+        cell = PlannedCell(task=task, dataset_reference=reference, model=model, dataset=self.as_task_reads(task, found))
+        if task.spec.pooling is not None and model.card.token_dim is None:
+            self._reporting.say(
+                f"{model.card.name} has no class and patch tokens: {task.spec.name} takes its own feature "
+                f"({model.card.pooling})"
+            )
         try:
             seconds, _ = timed(lambda: self.check_cell(cell))
         except RequestError as error:
@@ -262,10 +288,15 @@ class Planner:
         named = protocols.named_by_truth(task.protocol)
         if named is None:
             return
-        if dataset.ground_truth() is None:
+        truth = dataset.ground_truth()
+        if truth is None:
             raise RequestError(
                 f"{dataset.name} ({dataset.place}): task {task.name} must know what each query should find, and this "
                 f"copy does not say it; see: massl-bench info {dataset.name}"
+            )
+        if isinstance(truth, CopyTruth) and truth.missing_blocks:
+            self._reporting.say(
+                f"{dataset.name} ({dataset.place}): not there, and left out: {', '.join(truth.missing_blocks)}"
             )
         if self._limit(dataset, named) is not None:
             raise RequestError(
@@ -289,7 +320,13 @@ class Planner:
                 f"task {task.spec.name} needs {' or '.join(task.spec.kinds)} features; the file's are {kind}; "
                 f"tasks that apply: {', '.join(self._fitting(kind)) or 'none yet'}"
             )
-        sizes = {role: len(self.handed.banks[role]) for role in self._handed_roles(task)}
+        roles = self._handed_roles(task)
+        if not set(roles) <= set(self.handed.banks):
+            raise RequestError(
+                f"task {task.spec.name} needs the features {', '.join(roles)}; the file's are {kind}, and the suite "
+                "makes copies of images only"
+            )
+        sizes = {role: len(self.handed.banks[role]) for role in roles}
         protocols.load(task.spec.protocol).check_sizes(task.params, sizes)
         return PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None)
 
@@ -318,9 +355,7 @@ class Planner:
     def _preprocessing(self, cell: PlannedCell) -> Preprocessing | None:
         if cell.model is None:
             return None
-        override = cell.task.spec.preprocessing
-        base = cell.model.card.preprocessing
-        return base if override is None else override.apply(base)
+        return cell.model.card.prepared(cell.task.spec.preprocessing)
 
     def key(self, cell: PlannedCell, role: str) -> BankKey:
         """Returns the content key of one of the cell's banks."""
@@ -329,7 +364,8 @@ class Planner:
         preprocessing = self._preprocessing(cell)
         assert preprocessing is not None
         limit = self._limit(cell.dataset, role)
-        return bank_key(cell.model.card, preprocessing, cell.dataset, role, limit, self.request.extraction)
+        card = cell.model.card.pooled(cell.task.spec.pooling)
+        return bank_key(card, preprocessing, cell.dataset, role, limit, self.request.extraction)
 
     def identity(self, cell: PlannedCell, skipped: Mapping[str, Sequence[str]]) -> results.Identity:
         """Returns what a record of the cell must agree with; `skipped` are the corrupt items left out, by split."""
@@ -358,7 +394,7 @@ class Planner:
             keys = {role: sha256_of([sha256, role]) for role in self._handed_roles(cell.task)}
         else:
             assert cell.dataset is not None
-            card = cell.model.card
+            card = cell.model.card.pooled(spec.pooling)
             model = results.ModelIdentity(
                 **card.model_dump(
                     include={"name", "architecture", "pooling", "embed_dim", "weights_sha256", "weights_hash_of"}

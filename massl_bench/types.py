@@ -84,6 +84,22 @@ class PreprocessingOverride(StrictModel):
         return base.model_copy(update=self.model_dump(exclude_none=True))
 
 
+class ClassGem(StrictModel):
+    """Class token ‖ generalised mean (GeM) of the patch tokens, after the final norm (DINO, ICCV 2021, 4.2.1)."""
+
+    kind: Literal["class-gem"]
+    exponent: float = Field(gt=0)
+    floor: float = Field(gt=0)
+    """Smaller values of the patch tokens are raised to this one: the power needs positive ones."""
+
+    def describe(self) -> str:
+        """Returns what becomes the feature, for people and for keys."""
+        return (
+            f"class token and GeM (exponent {self.exponent:g}, values from {self.floor:g}) of the patch tokens, after "
+            "the final norm"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """One metric of one cell; a fraction in [0, 1] unless the metric's definition says otherwise."""
@@ -176,6 +192,8 @@ class CopyTruth:
     """int64 [Q], rows of the originals; −1 for a query that is a copy of none of them."""
     block: NDArray[np.str_]
     """[Q], the kind of change (`strong`, `crops/10`, …)."""
+    missing_blocks: tuple[str, ...] = ()
+    """Kinds of change that the dataset has as published, and this copy of it lacks."""
 
 
 GroundTruth = Sequence[QueryTruth] | CopyTruth

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from massl_bench.errors import RequestError, one_line, unknown_name
 from massl_bench.models.encoder import Encoder, num_parameters
 from massl_bench.models.model import ModelCard
-from massl_bench.models.vit import MasslVisionTransformer
+from massl_bench.models.vit import MasslVisionTransformer, token_dim
 from massl_bench.storage import sha256_file
 from massl_bench.types import DEFAULT_PREPROCESSING
 
@@ -69,6 +69,7 @@ def build_checkpoint(file: Path, reference: str, arch: str | None = None, checkp
         architecture=architecture,
         pooling=pooling,
         embed_dim=int(network.num_features),
+        token_dim=token_dim(network),
         num_parameters=num_parameters(network),
         weights_sha256=sha256,
         weights_hash_of="file",

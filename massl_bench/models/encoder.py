@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from massl_bench.models.model import ModelCard
+from massl_bench.models.tokens import ClassGemFeatures
+from massl_bench.types import ClassGem
 
 
 class Encoder:
@@ -35,6 +37,14 @@ class Encoder:
     def with_card(self, card: ModelCard) -> Encoder:
         """Returns the same network under another card (another name, another preprocessing)."""
         return Encoder(self.network, card, files=self.files, reproducible=self.reproducible)
+
+    def pooled(self, pooling: ClassGem | None) -> Encoder:
+        """Returns the same network under a task's pooling, or this encoder where the network has no tokens."""
+        card = self.card.pooled(pooling)
+        if pooling is None or card == self.card:
+            return self
+        network = ClassGemFeatures(self.network, pooling)
+        return Encoder(network, card, files=self.files, reproducible=self.reproducible).to(str(self.device))
 
     @property
     def device(self) -> torch.device:

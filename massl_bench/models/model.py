@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from massl_bench.errors import MissingDataError, RequestError, unknown_name
 from massl_bench.specs import ManifestSpec, Registry
 from massl_bench.storage import read_memo, sha256_file, sha256_of, stat_signature, write_memo
-from massl_bench.types import Preprocessing, StrictModel
+from massl_bench.types import ClassGem, Preprocessing, PreprocessingOverride, StrictModel
 
 if TYPE_CHECKING:
     from massl_bench.models.encoder import Encoder
@@ -38,6 +38,8 @@ class ModelCard(StrictModel):
     pooling: str
     """What becomes the feature: `class token after the final norm`, `pooled map`, …"""
     embed_dim: int
+    token_dim: int | None
+    """Width of the class token and the patch tokens; None for a network that has no such tokens."""
     num_parameters: int
     weights_sha256: str
     """Of the weights' file, or of the tensors where there is no file of their own."""
@@ -47,7 +49,23 @@ class ModelCard(StrictModel):
     preprocessing: Preprocessing
     preprocessing_origin: str
     """Which rule the preprocessing came from."""
+    keeps_size: bool = False
+    """Whether the size of the input is a part of what the model is, so that no task may change it."""
     licence: str = "unknown"
+
+    def pooled(self, pooling: ClassGem | None) -> ModelCard:
+        """Returns the card under a task's pooling; a network without tokens keeps its own, and the card says which."""
+        if pooling is None or self.token_dim is None:
+            return self
+        return self.model_copy(update={"pooling": pooling.describe(), "embed_dim": 2 * self.token_dim})
+
+    def prepared(self, override: PreprocessingOverride | None) -> Preprocessing:
+        """Returns the preprocessing under a task's override."""
+        if override is None:
+            return self.preprocessing
+        if self.keeps_size:
+            override = override.model_copy(update={"resize": None, "crop": None})
+        return override.apply(self.preprocessing)
 
 
 @dataclass(frozen=True, kw_only=True)
