@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 import massl_bench
-from massl_bench.specs import Registry
+from massl_bench.datasets.copies import CopiesSpec
+from massl_bench.specs import Registry, read_toml
+from massl_bench.storage import sha256_of
 
 PACKAGE = Path(massl_bench.__file__).parent
 
@@ -148,6 +150,15 @@ def test_a_changed_number_bumps_the_version() -> None:
         released = known.get(name, {})
         assert str(task.version) in released, f"{name}: add version {task.version} with hash {task.spec_hash}"
         assert released[str(task.version)] == task.spec_hash, f"{name}: a number changed, and the version did not"
+
+
+def test_a_changed_number_of_generated_copies_bumps_the_version() -> None:
+    known = json.loads((Path(__file__).parent / "task_versions.json").read_text())
+    for name, path in Registry().copies.items():
+        copies = read_toml(path, CopiesSpec)
+        found = sha256_of(copies.model_dump(mode="json", exclude={"summary"}))
+        released = known.get(f"copies/{name}", {})
+        assert released.get(str(copies.version)) == found, f"{name}: version {copies.version} needs the hash {found}"
 
 
 def test_every_spec_is_valid() -> None:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from massl_bench.errors import RequestError, one_line, unknown_name
 from massl_bench.models.encoder import Encoder, num_parameters
 from massl_bench.models.model import ModelCard
-from massl_bench.models.vit import MasslVisionTransformer, token_dim
+from massl_bench.models.timm_models import token_dim
+from massl_bench.models.vit import MasslVisionTransformer
 from massl_bench.storage import sha256_file
 from massl_bench.types import DEFAULT_PREPROCESSING
 

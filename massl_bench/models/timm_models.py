@@ -9,12 +9,13 @@ from typing import Any
 import timm
 import torch
 from timm.data.config import resolve_data_config
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from massl_bench.errors import MissingDataError, RequestError, one_line, unknown_name
 from massl_bench.models.encoder import Encoder, num_parameters, tensors_sha256
 from massl_bench.models.model import ModelCard
-from massl_bench.models.vit import token_dim
 from massl_bench.storage import sha256_file
 from massl_bench.types import DEFAULT_PREPROCESSING, Preprocessing
 
@@ -126,6 +127,14 @@ def _pooling(network: nn.Module) -> str:
             return "mean of the patch tokens, normalised"
         case _:
             return "pooled map" if hasattr(network, "conv1") or not pool else f"timm's pooled features ({pool})"
+
+
+def token_dim(network: nn.Module) -> int | None:
+    """Returns the width of a network's tokens, or None where it has no class token and patch tokens after one norm."""
+    if not isinstance(network, (VisionTransformer, Eva)) or network.cls_token is None:
+        return None
+    # A network that normalises its pooled tokens instead has an identity here.
+    return None if isinstance(network.norm, nn.Identity) else int(network.num_features)
 
 
 def _weights_file(config: dict[str, Any]) -> Path | None:

@@ -1,11 +1,10 @@
-"""The ViT of MaSSL (and DINO): timm's, with the published interpolation of position embeddings; the tokens of any."""
+"""The ViT of MaSSL (and DINO): timm's, with the published interpolation of position embeddings."""
 
 from __future__ import annotations
 
 from functools import partial
 
 import torch
-from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -78,11 +77,3 @@ class MasslVisionTransformer(VisionTransformer):
             learnt, scale_factor=((rows + 0.1) / grid_rows, (columns + 0.1) / grid_columns), mode="bicubic"
         )
         return torch.cat([positions[:, :1], resized.permute(0, 2, 3, 1).reshape(1, rows * columns, width)], dim=1)
-
-
-def token_dim(network: nn.Module) -> int | None:
-    """Returns the width of a network's tokens, or None where it has no class token and patch tokens after one norm."""
-    if not isinstance(network, (VisionTransformer, Eva)) or network.cls_token is None:
-        return None
-    # A network that normalises its pooled tokens instead has an identity here.
-    return None if isinstance(network.norm, nn.Identity) else int(network.num_features)
