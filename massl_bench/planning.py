@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from massl_bench import protocols, results, search
-from massl_bench.datasets import DataOptions, Dataset, check_boxes, open_dataset
+from massl_bench.datasets import CopiesDataset, DataOptions, Dataset, check_boxes, open_dataset, with_copies
 from massl_bench.devices import resolve_device
 from massl_bench.errors import MasslBenchError, MissingDataError, RequestError
 from massl_bench.features import (
@@ -26,7 +26,7 @@ from massl_bench.models import Model, ModelOptions, open_model
 from massl_bench.results import ResultRecord
 from massl_bench.specs import Registry, TaskSpec
 from massl_bench.storage import sha256_of
-from massl_bench.types import DatasetKind, GroundTruth, Preprocessing, SearchBackend, StrictModel
+from massl_bench.types import CopyTruth, DatasetKind, GroundTruth, Preprocessing, SearchBackend, StrictModel
 
 T = TypeVar("T")
 
@@ -68,6 +68,8 @@ class PlannedTask:
     spec: TaskSpec
     params: StrictModel
     departures: tuple[str, ...]
+    seed_given: bool = False
+    """Whether `--seed` replaced the task's own: then it replaces that of generated copies too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,7 @@ class Planner:
         self._reporting = reporting
         self.cache = FeatureCache(request.features_dir or request.data.cache_dir)
         self._datasets: dict[str, Dataset | MasslBenchError] = {}
+        self._with_copies: dict[tuple[str, str, int | None], CopiesDataset] = {}
 
     @cached_property
     def backend(self) -> SearchBackend:
@@ -184,10 +187,12 @@ class Planner:
                 if isinstance(spec.params[key], list) and not isinstance(value, list):
                     changes[key] = [value]  # knn.k=20 is a list of one
             spec = spec.model_copy(update={"params": {**spec.params, **changes}, "headline": headline})
-        if self.request.seed is not None and self.request.seed != spec.seed:
+        seed_given = self.request.seed is not None and self.request.seed != spec.seed
+        if seed_given:
             departures.append(f"--seed {self.request.seed}")
             spec = spec.model_copy(update={"seed": self.request.seed})
-        return PlannedTask(spec=spec, params=protocols.parameters(spec, origin), departures=tuple(departures))
+        params = protocols.parameters(spec, origin)
+        return PlannedTask(spec=spec, params=params, departures=tuple(departures), seed_given=seed_given)
 
     def _open_model(self, reference: str) -> Model:
         options = ModelOptions(
@@ -215,6 +220,22 @@ class Planner:
             self._datasets[reference] = known
         return known
 
+    def as_task_reads(self, task: PlannedTask, dataset: Dataset) -> Dataset:
+        """Returns the dataset, with generated copies where the task needs copies and nobody made any.
+
+        Raises:
+            RequestError: It has too few images for that.
+        """
+        how = task.spec.copies if dataset.kind == "unlabelled" else None
+        if how is None and not isinstance(dataset, CopiesDataset):
+            return dataset
+        seed = task.spec.seed if task.seed_given else None
+        key = dataset.name, how or "", seed
+        if key not in self._with_copies:  # one object for all cells, which hashes the files once
+            copied = dataset if isinstance(dataset, CopiesDataset) else with_copies(dataset, how or "", self._registry)
+            self._with_copies[key] = copied if seed is None else copied.seeded(seed)
+        return self._with_copies[key]
+
     def check_kind(self, task: PlannedTask, reference: str) -> None:
         """Raises `RequestError` where the task does not apply to the dataset."""
         dataset = self._datasets[reference]
@@ -234,7 +255,12 @@ class Planner:
         found = self.open_dataset(reference)
         if isinstance(found, MasslBenchError):
             return PlannedCell(task=task, dataset_reference=reference, model=model, dataset=None, problem=found)
-        cell = PlannedCell(task=task, dataset_reference=reference, model=model, dataset=found)
+        cell = PlannedCell(task=task, dataset_reference=reference, model=model, dataset=self.as_task_reads(task, found))
+        if task.spec.pooling is not None and model.card.pooled(task.spec.pooling) == model.card:
+            self._reporting.say(
+                f"{model.card.name} has no class and patch tokens: {task.spec.name} takes its own feature "
+                f"({model.card.pooling})"
+            )
         try:
             seconds, _ = timed(lambda: self.check_cell(cell))
         except RequestError as error:
@@ -265,10 +291,15 @@ class Planner:
         named = protocols.named_by_truth(task.protocol)
         if named is None:
             return
-        if dataset.ground_truth() is None:
+        truth = dataset.ground_truth()
+        if truth is None:
             raise RequestError(
                 f"{dataset.name} ({dataset.place}): task {task.name} must know what each query should find, and this "
                 f"copy does not say it; see: massl-bench info {dataset.name}"
+            )
+        if isinstance(truth, CopyTruth) and truth.missing_blocks:
+            self._reporting.say(
+                f"{dataset.name} ({dataset.place}): not there, and left out: {', '.join(truth.missing_blocks)}"
             )
         if self.limit(dataset, named) is not None:
             raise RequestError(
@@ -298,7 +329,13 @@ class Planner:
                 f"task {task.spec.name} trains on augmented views of the images, which --features does not hold: give "
                 f"--model and --dataset; tasks that apply to features: {', '.join(fitting)}"
             )
-        sizes = {role: len(self.handed.banks[role]) for role in self._handed_roles(task)}
+        roles = self._handed_roles(task)
+        if not set(roles) <= set(self.handed.banks):
+            raise RequestError(
+                f"task {task.spec.name} needs the features {', '.join(roles)}; the file's are {kind}, and the suite "
+                "makes copies of images only"
+            )
+        sizes = {role: len(self.handed.banks[role]) for role in roles}
         protocols.load(task.spec.protocol).check_sizes(task.params, sizes)
         return PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None)
 
@@ -333,9 +370,7 @@ class Planner:
         """Returns the preprocessing of the cell's images: the model's, with the task's changes; None without images."""
         if cell.model is None:
             return None
-        override = cell.task.spec.preprocessing
-        base = cell.model.card.preprocessing
-        return base if override is None else override.apply(base)
+        return cell.model.card.prepared(cell.task.spec.preprocessing)
 
     def key(self, cell: PlannedCell, role: str) -> BankKey:
         """Returns the content key of one of the cell's banks; of a split in augmented views, the one it would have."""

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -134,6 +135,8 @@ class ResultRecord(StrictModel):
     preprocessing_origin: str
     dataset_layout: str
     dataset_revision: str | None
+    generated_copies: Mapping[str, Any] | None = None
+    """For copies that the suite made itself: every number behind them, and the libraries that made them."""
     environment: Environment
     timings: Timings
     peak_memory_mb: dict[str, float]

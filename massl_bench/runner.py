@@ -104,6 +104,7 @@ class Runner:
         seconds, found = timed(lambda: self._planner.open_dataset(cell.dataset_reference, fetch=True))
         if isinstance(found, MasslBenchError):
             raise found
+        found = self._planner.as_task_reads(cell.task, found)
         cell = replace(cell, dataset=found, problem=None, data_seconds=seconds)
         self._planner.check_kind(cell.task, cell.dataset_reference)
         self._planner.check_cell(cell)
@@ -164,6 +165,7 @@ class Runner:
             preprocessing_origin=card.preprocessing_origin + override if card is not None else "unknown",
             dataset_layout=cell.dataset.layout.kind if cell.dataset is not None else "npz",
             dataset_revision=cell.dataset.revision if cell.dataset is not None else None,
+            generated_copies=cell.dataset.generated if cell.dataset is not None else None,
             environment=results.environment(self._planner.device),
             timings=clock.timings(),
             peak_memory_mb=results.peak_memory_mb(self._planner.device),

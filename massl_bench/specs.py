@@ -14,14 +14,21 @@ from pydantic import Field, ValidationError, model_validator
 from massl_bench.errors import SpecError, unknown_name
 from massl_bench.plugins import registry_roots
 from massl_bench.storage import sha256_of
-from massl_bench.types import LABELLED_KINDS, DatasetKind, Pooling, Preprocessing, PreprocessingOverride, StrictModel
+from massl_bench.types import (
+    LABELLED_KINDS,
+    DatasetKind,
+    Pooling,
+    Preprocessing,
+    PreprocessingOverride,
+    StrictModel,
+)
 
 Spec = TypeVar("Spec", bound=StrictModel)
 
 DEFAULT_MODEL = "massl-small-cifar10"
 """The manifest of the bundled weights, which are measured where no model is named."""
 
-_YOUNGER = frozenset({"pooling"})
+_YOUNGER = frozenset({"pooling", "copies"})
 """Keys of a task that count in its hash only where they are given."""
 
 
@@ -42,6 +49,8 @@ class TaskSpec(StrictModel):
     preprocessing: PreprocessingOverride | None = None
     pooling: Pooling | None = None
     """What becomes the feature, where it is not the model's own; a network without tokens keeps its own."""
+    copies: str | None = None
+    """For images that nobody made copies of: the file of `tasks/copies/` that says how the suite makes them."""
     summary: str
     citation: str
 
@@ -56,9 +65,12 @@ class TaskSpec(StrictModel):
 class SplitSpec(StrictModel):
     """One split of a dataset."""
 
-    size: int = Field(gt=0)
+    size: int | None = Field(default=None, gt=0)
+    """None where copies of the dataset differ in what they hold: as many as are found."""
     source: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
     """The name that the split has in its source (`validation`, …); several names: one after the other."""
+    optional: bool = False
+    """Whether a copy of the dataset may lack it."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -78,6 +90,15 @@ class ArchiveSource(StrictModel):
 
     url: str
     md5: str = Field(pattern=r"^[0-9a-f]{32}$")
+
+
+class PatchGrid(StrictModel):
+    """How photographs are cut into square patches, from the upper left corner; what is left over is not used."""
+
+    side: int = Field(gt=0)
+    """In pixels."""
+    stride: int = Field(gt=0)
+    """Pixels from one patch to the next; less than `side`: they overlap."""
 
 
 class DatasetSpec(StrictModel):
@@ -100,6 +121,10 @@ class DatasetSpec(StrictModel):
     """The folder of the data root that it shares with another dataset, of whose files it is a part."""
     reader: str | None = None
     """Reads the dataset's own published layout, or the data that a library embeds."""
+    patches: PatchGrid | None = None
+    """For patches of the two photographs that scikit-learn embeds, in place of a reader."""
+    copies: str | None = None
+    """The file of `tasks/copies/` that says how the suite makes copies of the patches; its splits follow from it."""
     metric: Literal["top1", "mean_per_class", "map"]
     summary: str
     licence: str
@@ -117,6 +142,14 @@ class DatasetSpec(StrictModel):
             raise ValueError(
                 f"class_names: found {len(self.class_names)} names, expected num_classes = {self.num_classes}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _patches_have_copies(self) -> DatasetSpec:
+        if (self.patches is None) != (self.copies is None):
+            raise ValueError("patches and copies belong together: one of them is missing")
+        if self.patches is not None and (self.kind != "copy-detection" or self.reader is not None):
+            raise ValueError('patches: expected kind = "copy-detection" and no reader')
         return self
 
 
@@ -295,6 +328,11 @@ class Registry:
     def suites(self) -> dict[str, Path]:
         """The suite files by name."""
         return self._files("tasks/suites")
+
+    @cached_property
+    def copies(self) -> dict[str, Path]:
+        """The files that describe generated copies, by name."""
+        return self._files("tasks/copies")
 
     @cached_property
     def manifests(self) -> dict[str, Path]:

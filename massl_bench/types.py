@@ -131,6 +131,22 @@ class PreprocessingOverride(_ImageSettings):
         return base.model_copy(update={"crop": None, **named} if self.resize_mode == "longest" else named)
 
 
+class ClassGem(StrictModel):
+    """Class token ‖ generalised mean (GeM) of the patch tokens, after the final norm (DINO, ICCV 2021, 4.2.1)."""
+
+    kind: Literal["class-gem"]
+    exponent: float = Field(gt=0)
+    floor: float = Field(gt=0)
+    """Smaller values of the patch tokens are raised to this one: the power needs positive ones."""
+
+    def describe(self) -> str:
+        """Returns what becomes the feature, for people and for keys."""
+        return (
+            f"class token and GeM (exponent {self.exponent:g}, values from {self.floor:g}) of the patch tokens, after "
+            "the final norm"
+        )
+
+
 class LastBlocks(StrictModel):
     """Class tokens of a ViT's last blocks; of a wide ViT, the last one and the mean of the patch tokens.
 
@@ -143,7 +159,7 @@ class LastBlocks(StrictModel):
     """The width from which on a ViT counts as wide."""
 
 
-Pooling = LastBlocks
+Pooling = Annotated[ClassGem | LastBlocks, Field(discriminator="kind")]
 """What becomes the feature for a task, where it is not the model's own."""
 
 
@@ -259,6 +275,8 @@ class CopyTruth:
     """int64 [Q], rows of the originals; −1 for a query that is a copy of none of them."""
     block: NDArray[np.str_]
     """[Q], the kind of change (`strong`, `crops/10`, …)."""
+    missing_blocks: tuple[str, ...] = ()
+    """Kinds of change that the dataset has as published, and this copy of it lacks."""
 
 
 GroundTruth = Sequence[QueryTruth] | CopyTruth

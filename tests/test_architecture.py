@@ -13,7 +13,9 @@ import pytest
 
 import massl_bench
 from massl_bench import protocols
-from massl_bench.specs import Registry
+from massl_bench.datasets.copies import CopiesSpec
+from massl_bench.specs import Registry, read_toml
+from massl_bench.storage import sha256_of
 
 PACKAGE = Path(massl_bench.__file__).parent
 
@@ -155,11 +157,20 @@ def test_a_changed_number_bumps_the_version() -> None:
         assert released[str(task.version)] == task.spec_hash, f"{name}: a number changed, and the version did not"
 
 
+def test_a_changed_number_of_generated_copies_bumps_the_version() -> None:
+    known = json.loads((Path(__file__).parent / "task_versions.json").read_text())
+    for name, path in Registry().copies.items():
+        copies = read_toml(path, CopiesSpec)
+        found = sha256_of(copies.model_dump(mode="json", exclude={"summary"}))
+        released = known.get(f"copies/{name}", {})
+        assert released.get(str(copies.version)) == found, f"{name}: version {copies.version} needs the hash {found}"
+
+
 def test_every_spec_is_valid() -> None:
     registry = Registry()
     for name in registry.datasets:
         spec = registry.dataset(name)
-        assert spec.hub is not None or spec.archives or spec.reader is not None, name
+        assert spec.hub is not None or spec.archives or spec.reader is not None or spec.patches is not None, name
     for name in registry.suites:
         protocols.check_suite(registry.suite(name), registry)
         for cell in registry.suite(name).cells:

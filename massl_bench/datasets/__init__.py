@@ -1,11 +1,14 @@
 """Datasets: where they lie, how they are read, and whether they are what they claim to be."""
 
-from massl_bench.datasets.dataset import DataOptions, Dataset, open_dataset
+from massl_bench.datasets.copies import CopiesDataset, with_copies
+from massl_bench.datasets.dataset import DataOptions, Dataset
 from massl_bench.datasets.layouts import Columns
+from massl_bench.datasets.opening import open_dataset
 from massl_bench.datasets.splits import EncodedImage, ImageSplit, check_boxes, corrupt_images, decode_rgb
 
 __all__ = [
     "Columns",
+    "CopiesDataset",
     "DataOptions",
     "Dataset",
     "EncodedImage",
@@ -14,4 +17,5 @@ __all__ = [
     "corrupt_images",
     "decode_rgb",
     "open_dataset",
+    "with_copies",
 ]

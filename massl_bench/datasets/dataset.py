@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from massl_bench.datasets.layouts import (
     FlatLayout,
     FolderLayout,
     Layout,
+    PatchesLayout,
     SavedLayout,
     find_class_folders,
     find_layout,
@@ -73,9 +75,9 @@ class Dataset:
 
     def _embedded_fingerprint(self) -> str:
         """Returns the hash of embedded arrays, remembered for the version of the library that holds them."""
-        key = sha256_of(
-            [self.name, dict(self.sources), metadata.version("scikit-learn"), metadata.version("massl-bench")]
-        )
+        libraries = ("scikit-learn", "massl-bench", "pillow")
+        grid = self.layout.grid.model_dump() if isinstance(self.layout, PatchesLayout) else None
+        key = sha256_of([self.name, dict(self.sources), grid, *(metadata.version(name) for name in libraries)])
         remembered = read_memo(self.memo_dir / "fingerprints", key)
         if remembered is not None and isinstance(remembered.get("sha256"), str):
             return str(remembered["sha256"])
@@ -96,9 +98,13 @@ class Dataset:
 
     def num_items(self, role: str) -> int:
         """Returns the number of items of a split: what the spec declares (and `split` checks), else what is found."""
-        if self.spec is not None:
-            return self.spec.splits[role].size
-        return len(self.split(role))
+        declared = self.spec.splits[role].size if self.spec is not None else None
+        return declared if declared is not None else len(self.split(role))
+
+    @property
+    def generated(self) -> Mapping[str, Any] | None:
+        """What the suite made of the files, for the record; None where the images are the files' own."""
+        return None
 
     @cached_property
     def _opened(self) -> dict[str, ImageSplit]:
@@ -132,12 +138,15 @@ class Dataset:
         Args:
             num_queries: only of the first queries; None for all of them.
         """
-        truth = self.layout.ground_truth()
+        truth = self._truth()
         if truth is None or num_queries is None:
             return truth
         if isinstance(truth, CopyTruth):
             return replace(truth, original=truth.original[:num_queries], block=truth.block[:num_queries])
         return truth[:num_queries]
+
+    def _truth(self) -> GroundTruth | None:
+        return self.layout.ground_truth()
 
     def split(self, role: str) -> ImageSplit:
         """Returns one split, checked: size, label range, class count and class order.
@@ -167,7 +176,7 @@ class Dataset:
             self._check_labels(where, role, split, None)
             return
         expected = self.spec.splits[role].size
-        if len(split) != expected:
+        if expected is not None and len(split) != expected:
             raise RequestError(
                 f"{where}: found {len(split):,} images, expected {expected:,}: an incomplete or different copy; "
                 f"{remedy}"
@@ -232,19 +241,8 @@ def _difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:
     )
 
 
-def open_dataset(reference: str, registry: Registry, options: DataOptions, *, fetch: bool = False) -> Dataset:
-    """Returns the dataset of a reference: a registry name, `folder:DIR` or `hf:REPO[@REV]`.
-
-    Args:
-        reference: what `--dataset` takes.
-        registry: the known datasets.
-        options: where to look.
-        fetch: whether to download what is not on this machine.
-
-    Raises:
-        MissingDataError: It is not on this machine, and `fetch` is false or nothing could be downloaded.
-        RequestError: The name is unknown, or the directory does not hold what it should.
-    """
+def find_dataset(reference: str, registry: Registry, options: DataOptions, *, fetch: bool) -> Dataset:
+    """Returns the dataset of a reference, as its files hold it; arguments and errors as of `open_dataset`."""
     if reference.startswith("folder:"):
         return _open_folder(reference, options)
     if reference.startswith("hf:"):
@@ -255,6 +253,7 @@ def open_dataset(reference: str, registry: Registry, options: DataOptions, *, fe
 
 def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Dataset:
     sources = {role: split.sources for role, split in spec.splits.items()}
+    optional = {role for role, split in spec.splits.items() if split.optional}
     wanted = _names(sources)
     columns = Columns(options.columns.image or spec.image_column, options.columns.label or spec.label_column)
     if spec.reader is not None and spec.reader not in READERS:
@@ -266,7 +265,7 @@ def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Da
             kind=spec.kind,
             spec=spec,
             layout=layout,
-            sources=sources,
+            sources={role: names for role, names in sources.items() if role not in optional or layout.holds(names)},
             memo_dir=options.cache_dir,
             revision=revision,
         )

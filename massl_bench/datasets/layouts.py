@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,10 @@ from typing_extensions import override
 
 from massl_bench.datasets.folders import class_files, image_files, labelled_files, subfolders
 from massl_bench.datasets.published import READERS
+from massl_bench.datasets.published.embedded import read_patches
 from massl_bench.datasets.splits import ArrowSplit, FileSplit, ImageSplit, ParquetSplit
 from massl_bench.errors import RequestError, one_line
+from massl_bench.specs import PatchGrid
 from massl_bench.types import GroundTruth
 
 _NAMED_MISSING = 5
@@ -53,6 +55,10 @@ class Layout(ABC):
     def ground_truth(self) -> GroundTruth | None:
         """Returns what the queries should find, or None where the layout does not say it."""
         return None
+
+    def holds(self, sources: Sequence[str]) -> bool:
+        """Tells whether an optional split is there, by the names that it has in this source."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,21 @@ class FlatLayout(Layout):
 
 
 @dataclass(frozen=True)
+class PatchesLayout(Layout):
+    """Patches of the photographs that scikit-learn embeds: one unlabelled split, `all`."""
+
+    grid: PatchGrid
+
+    @override
+    def files(self) -> list[Path]:
+        return []
+
+    @override
+    def read(self, source: str) -> ImageSplit:
+        return read_patches(self.grid)
+
+
+@dataclass(frozen=True)
 class PublishedLayout(Layout):
     """The dataset's own layout, or data that a library embeds."""
 
@@ -151,6 +172,10 @@ class PublishedLayout(Layout):
     @override
     def read(self, source: str) -> ImageSplit:
         return READERS[self.reader].read(self.root, source)
+
+    @override
+    def holds(self, sources: Sequence[str]) -> bool:
+        return all(READERS[self.reader].files(self.root, source) for source in sources)
 
     @override
     def ground_truth(self) -> GroundTruth | None:

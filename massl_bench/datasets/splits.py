@@ -27,12 +27,23 @@ _CHECKED_TOGETHER = 256
 Labels = NDArray[np.int64] | NDArray[np.int8]
 """Class indices, int64 [N]; or int8 [N, C] with 1 present, 0 only difficult, −1 absent."""
 
-EncodedImage = bytes | Path | NDArray[np.uint8]
-"""A file's content, a file, or pixels [H, W, 3]."""
+
+class DerivedImage(ABC):
+    """An image that is made of another one, each time that it is decoded."""
+
+    @abstractmethod
+    def render(self) -> Image.Image:
+        """Returns the image in RGB; raises what PIL raises where the other one is damaged."""
+
+
+EncodedImage = bytes | Path | NDArray[np.uint8] | DerivedImage
+"""A file's content, a file, pixels [H, W, 3], or what is made of one of them."""
 
 
 def decode_rgb(encoded: EncodedImage) -> Image.Image:
     """Returns the image in RGB, decoded completely; raises what PIL raises for a damaged one."""
+    if isinstance(encoded, DerivedImage):
+        return encoded.render()
     if isinstance(encoded, np.ndarray):
         return Image.fromarray(encoded)
     with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
@@ -102,7 +113,11 @@ class ArraySplit(ImageSplit):
     """Pixels in memory, uint8 [N, H, W, 3]."""
 
     def __init__(
-        self, name: str, pixels: NDArray[np.uint8], labels: NDArray[np.int64], class_names: tuple[str, ...] | None
+        self,
+        name: str,
+        pixels: NDArray[np.uint8],
+        labels: NDArray[np.int64] | None,
+        class_names: tuple[str, ...] | None,
     ) -> None:
         self._name, self._pixels, self.labels, self.class_names = name, pixels, labels, class_names
 
@@ -144,6 +159,31 @@ class FileSplit(ImageSplit):
     @override
     def locate(self, index: int) -> str:
         return self._files[index]
+
+
+class SubsetSplit(ImageSplit):
+    """Some items of another split without labels.
+
+    Args:
+        whole: the other split.
+        rows: which of its items, in their order here.
+    """
+
+    def __init__(self, whole: ImageSplit, rows: Sequence[int]) -> None:
+        self._whole, self._rows = whole, list(rows)
+        self.labels = self.class_names = None
+
+    @override
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @override
+    def encoded(self, indices: Sequence[int]) -> list[EncodedImage]:
+        return self._whole.encoded([self._rows[index] for index in indices])
+
+    @override
+    def locate(self, index: int) -> str:
+        return self._whole.locate(self._rows[index])
 
 
 class JoinedSplit(ImageSplit):

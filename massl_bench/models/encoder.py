@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from massl_bench.models.blocks import LastBlocksFeatures
 from massl_bench.models.model import ModelCard
-from massl_bench.types import Pooling
+from massl_bench.models.tokens import ClassGemFeatures
+from massl_bench.types import ClassGem, Pooling
 
 
 class Encoder:
@@ -43,8 +44,12 @@ class Encoder:
         card = self.card.pooled(pooling)
         if pooling is None or card == self.card:
             return self
-        num_blocks, mean_patch = self.card.last_blocks(pooling)
-        network = LastBlocksFeatures(self.network, num_blocks=num_blocks, mean_patch=mean_patch)
+        network: nn.Module
+        if isinstance(pooling, ClassGem):
+            network = ClassGemFeatures(self.network, pooling)
+        else:
+            num_blocks, mean_patch = self.card.last_blocks(pooling)
+            network = LastBlocksFeatures(self.network, num_blocks=num_blocks, mean_patch=mean_patch)
         return Encoder(network, card, files=self.files, reproducible=self.reproducible).to(str(self.device))
 
     @property

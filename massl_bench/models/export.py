@@ -135,7 +135,8 @@ def _write(model: ExportedModel, file: Path, layout: FileLayout) -> None:
 
 def _check_reads_back(encoder: Encoder, file: Path, layout: FileLayout) -> None:
     """Raises `RequestError` where the file, as it is, is not read as the same function of the image."""
-    name, side = encoder.card.name, encoder.card.preprocessing.crop
+    name, preprocessing = encoder.card.name, encoder.card.preprocessing
+    side = preprocessing.crop or preprocessing.resize
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         same = torch.equal(build_checkpoint(file, name)(images), encoder(images))

@@ -23,6 +23,7 @@ def pixels_card() -> ModelCard:
         pooling="all values",
         embed_dim=3 * _SIDE * _SIDE,
         num_blocks=None,
+        token_dim=None,
         num_parameters=0,
         weights_sha256=sha256_of("pixels"),
         weights_hash_of="nothing",
@@ -36,6 +37,7 @@ def pixels_card() -> ModelCard:
             std=(1.0, 1.0, 1.0),
         ),
         preprocessing_origin="the definition of pixels",
+        keeps_size=True,
         licence="Apache-2.0",
     )
 

@@ -9,6 +9,8 @@ from typing import Any
 import timm
 import torch
 from timm.data.config import resolve_data_config
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from massl_bench.errors import MissingDataError, RequestError, one_line, unknown_name
@@ -48,6 +50,7 @@ def build_timm(prefix: str, name: str, reference: str, download: bool) -> Encode
         pooling=_pooling(network),
         embed_dim=_without_classifier(network),
         num_blocks=num_token_blocks(network),
+        token_dim=token_dim(network),
         num_parameters=num_parameters(network),
         weights_sha256=sha256_file(files[0]) if files else tensors_sha256(network),
         weights_hash_of="file" if files else "tensors",
@@ -75,6 +78,7 @@ def _build_random(name: str, reference: str) -> Encoder:
         pooling=_pooling(network),
         embed_dim=embed_dim,
         num_blocks=num_token_blocks(network),
+        token_dim=token_dim(network),
         num_parameters=num_parameters(network),
         weights_sha256=tensors_sha256(network),
         weights_hash_of="tensors",
@@ -126,6 +130,14 @@ def _pooling(network: nn.Module) -> str:
             return "mean of the patch tokens, normalised"
         case _:
             return "pooled map" if hasattr(network, "conv1") or not pool else f"timm's pooled features ({pool})"
+
+
+def token_dim(network: nn.Module) -> int | None:
+    """Returns the width of a network's tokens, or None where it has no class token and patch tokens after one norm."""
+    if not isinstance(network, (VisionTransformer, Eva)) or network.cls_token is None:
+        return None
+    # A network that normalises its pooled tokens instead has an identity here.
+    return None if isinstance(network.norm, nn.Identity) else int(network.num_features)
 
 
 def _weights_file(config: dict[str, Any]) -> Path | None:

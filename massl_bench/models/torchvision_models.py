@@ -49,6 +49,7 @@ def build_torchvision(name: str, file: Path | None, reference: str, download: bo
         pooling="input of the last linear layer",
         embed_dim=embed_dim,
         num_blocks=None,
+        token_dim=None,
         num_parameters=num_parameters(network),
         weights_sha256=sha256_file(file),
         weights_hash_of="file",

@@ -102,11 +102,11 @@ class MultiCropImages(Dataset[Any]):
 def _cut(encoded: EncodedImage, views: ViewsConfig, uniform_VU: NDArray[np.float64], out: Sequence[Tensor]) -> None:
     """Fills one image's views, each uint8 [3, S, S]."""
     scales_V2 = np.array([crop.scale for crop in views.crops])
-    if isinstance(encoded, np.ndarray):
-        boxes_V4 = crop_boxes(encoded.shape[1], encoded.shape[0], scales_V2, views.ratio, uniform_VU)
-        pixels_HW3 = encoded
-    else:
+    if isinstance(encoded, (bytes, Path)):
         pixels_HW3, boxes_V4 = _decode(encoded, views, scales_V2, uniform_VU)
+    else:
+        pixels_HW3 = encoded if isinstance(encoded, np.ndarray) else np.asarray(decode_rgb(encoded))
+        boxes_V4 = crop_boxes(pixels_HW3.shape[1], pixels_HW3.shape[0], scales_V2, views.ratio, uniform_VU)
     image_3HW = torch.from_numpy(np.array(pixels_HW3)).permute(2, 0, 1)
     for view, (left, top, width, height) in zip(out, boxes_V4.tolist(), strict=True):
         crop = image_3HW[None, :, top : top + height, left : left + width]

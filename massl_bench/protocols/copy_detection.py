@@ -72,6 +72,8 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         "distractors": len(distractors) if distractors is not None else 0,
         "whitening": f"learned on {len(whitening)} images" if whitening is not None else "none",
     }
+    if truth.missing_blocks:
+        details["missing_blocks"] = ", ".join(truth.missing_blocks)
 
     copies_Q = truth.original >= 0
     rank_Q = np.full(len(queries), -1)

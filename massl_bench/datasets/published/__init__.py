@@ -3,6 +3,7 @@
 from massl_bench.datasets.published.binary import STL10
 from massl_bench.datasets.published.cifar import CIFAR10, CIFAR100
 from massl_bench.datasets.published.class_folders import COUNTRY211, IMAGENET, IMAGENET_SUBSET
+from massl_bench.datasets.published.copydays import COPYDAYS
 from massl_bench.datasets.published.csv_tables import GTSRB
 from massl_bench.datasets.published.embedded import DIGITS
 from massl_bench.datasets.published.inaturalist import INAT2018
@@ -18,6 +19,7 @@ __all__ = ["READERS", "PublishedReader", "read_plain_pickle"]
 READERS: dict[str, PublishedReader] = {
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
+    "copydays": COPYDAYS,
     "country211": COUNTRY211,
     "digits": DIGITS,
     "dtd": DTD,

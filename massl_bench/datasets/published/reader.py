@@ -21,6 +21,8 @@ class PublishedReader:
 
     marker: str | None
     """The file or directory whose presence shows the layout; None for embedded data."""
+    other_markers: tuple[str, ...] = ()
+    """Others that show it as well, in copies that were unpacked another way or not as a whole."""
     files: Callable[[Path, str], list[Path]]
     """(root, source) to all files that the split is read from."""
     read: Callable[[Path, str], ImageSplit]
@@ -37,7 +39,8 @@ class PublishedReader:
         if self.marker is None:
             return None
         roots = [place / folder for folder in self.folders]
-        return next((root for root in roots if (root / self.marker).exists()), None)
+        markers = (self.marker, *self.other_markers)
+        return next((root for root in roots if any((root / marker).exists() for marker in markers)), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,41 @@
+"""Features of a ViT's tokens other than its own. Shapes: B images, T tokens, P patch tokens, D width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from massl_bench.types import ClassGem
+
+
+def generalised_mean(tokens: Tensor, exponent: float, floor: float) -> Tensor:
+    """Returns the generalised mean [B, D] of tokens [B, P, D] (Radenović et al., TPAMI 2019, equation 3).
+
+    Args:
+        tokens: of any sign; smaller values are raised to `floor`.
+        exponent: 1 is the mean, and larger ones come nearer to the maximum.
+        floor: positive.
+    """
+    return tokens.float().clamp(min=floor).pow(exponent).mean(dim=1).pow(1 / exponent)
+
+
+class ClassGemFeatures(nn.Module):
+    """The class token and the generalised mean of the patch tokens of a ViT, one after the other: [B, 2 D].
+
+    Args:
+        network: a ViT of timm; registers, where it has them, are in neither part.
+        pooling: exponent and floor.
+    """
+
+    def __init__(self, network: Any, pooling: ClassGem) -> None:
+        super().__init__()
+        self._network, self._pooling = network, pooling
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns float32 [B, 2 D] of normalised images [B, 3, H, W]."""
+        tokens_BTD = self._network.forward_features(images)
+        patches_BPD = tokens_BTD[:, self._network.num_prefix_tokens :]
+        gem_BD = generalised_mean(patches_BPD, self._pooling.exponent, self._pooling.floor)
+        return torch.cat([tokens_BTD[:, 0].float(), gem_BD], dim=1)
