@@ -67,6 +67,16 @@ def check_class_counts(
     )
 
 
+def draw_up_to(labels_N: NDArray[np.int64], k: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Returns k rows of every class, or all of a class that has fewer, drawn without replacement."""
+    order = rng.permutation(len(labels_N))
+    order = order[np.argsort(labels_N[order], kind="stable")]
+    sorted_labels = labels_N[order]
+    place_in_class = np.arange(len(order)) - np.searchsorted(sorted_labels, sorted_labels)
+    rows: NDArray[np.int64] = order[place_in_class < k]
+    return rows
+
+
 def sampled_score(values: Sequence[float], details: Mapping[str, Any]) -> Score:
     """Returns mean, standard deviation (of the draws, as the published scripts: divided by their number) and values."""
     return Score(

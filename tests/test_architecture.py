@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import massl_bench
+from massl_bench import protocols
 from massl_bench.specs import Registry
 
 PACKAGE = Path(massl_bench.__file__).parent
@@ -31,10 +32,13 @@ ALLOWED = {
     "labels": "errors types",
     "draws": "errors labels types",
     "solvers": "errors",
-    "protocols": "draws errors labels metrics plugins search solvers specs types",
+    "optimizers": "",
+    "crop_boxes": "",
+    "heads": "errors optimizers types",
+    "protocols": "draws errors heads labels metrics plugins search solvers specs types",
     "datasets": "errors specs storage types",
     "models": "errors specs storage types",
-    "features": "datasets errors models storage transforms types",
+    "features": "crop_boxes datasets errors models storage transforms types",
     "results": "errors plugins specs storage types",
     "leaderboard": "errors results specs",
     "planning": "datasets devices errors features models protocols results search specs storage types",
@@ -42,7 +46,7 @@ ALLOWED = {
     "api": "datasets errors features models protocols search specs storage types",
     "progress": "features",
     "doctor": "datasets devices errors plugins search specs",
-    "pretrain": "datasets devices errors models specs storage transforms types",
+    "pretrain": "crop_boxes datasets devices errors models optimizers specs storage transforms types",
     "pretraining": "api datasets planning pretrain progress runner specs",
     "verification": "datasets errors features planning results runner specs",
     "cli": (
@@ -159,5 +163,6 @@ def test_every_spec_is_valid() -> None:
         spec = registry.dataset(name)
         assert spec.hub is not None or spec.archives or spec.reader is not None, name
     for name in registry.suites:
+        protocols.check_suite(registry.suite(name), registry)
         for cell in registry.suite(name).cells:
             assert registry.dataset(cell.dataset).kind in registry.task(cell.task).kinds, (name, cell)

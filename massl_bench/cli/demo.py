@@ -40,9 +40,9 @@ def demo(
     pretrain(request, open_registry(None, weights_dir), rank=0, device="cpu")
     registry = open_registry(None, weights_dir)  # anew: it now holds the manifests
     run = RunRequest(
-        cells=[(cell.task, cell.dataset) for cell in registry.suite("quick").cells],
+        cells=registry.suite("quick").pairs,
         models=[*request.models, "pixels"],
-        from_suite=True,
+        suite="quick",
         device="cpu",
         data=request.data,
         results_dir=directory / "results",

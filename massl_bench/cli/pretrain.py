@@ -53,7 +53,7 @@ def pretrain(
     if method not in ("massl", "carp"):
         raise RequestError(f"--method {method}: expected massl or carp")
     registry = open_registry(include_path, weights_dir)
-    cells = registry.suite(bench).cells if bench is not None else ()
+    cells = registry.suite(bench).pairs if bench is not None else []
     request = PretrainRequest(
         dataset=dataset,
         config=load_config(preset, set or [], method),
@@ -74,9 +74,9 @@ def pretrain(
     print(f"{request.name}: {trained.step} steps on {dataset} -> {weights_dir / request.name}.toml")
     if bench is not None:
         run = RunRequest(
-            cells=[(cell.task, cell.dataset) for cell in cells],
+            cells=cells,
             models=request.models,
-            from_suite=True,
+            suite=bench,
             device=device,
             data=request.data,
             results_dir=results_dir,

@@ -100,7 +100,7 @@ def run(
         raise RequestError(f"--ground-truth {ground_truth}: belongs to --features FILE.npz, which is not given")
     _check_combination(task, dataset, model, suite, features, name)
     if suite is not None:
-        cells = [(cell.task, cell.dataset) for cell in registry.suite(suite).cells]
+        cells = registry.suite(suite).pairs
     else:
         datasets = [features.stem] if features is not None else split_names(dataset)
         cells = [(each, data) for data in datasets for each in split_names(task)]
@@ -108,7 +108,7 @@ def run(
     request = RunRequest(
         cells=cells,
         models=models,
-        from_suite=suite is not None,
+        suite=suite,
         features_file=features,
         ground_truth=ground_truth,
         name=name,

@@ -23,7 +23,7 @@ from massl_bench.models.encoder import Encoder, num_parameters
 from massl_bench.models.metadata import read_metadata
 from massl_bench.models.model import ModelCard
 from massl_bench.models.resnet import SmallImageResNet
-from massl_bench.models.vit import MasslVisionTransformer
+from massl_bench.models.vit import MasslVisionTransformer, num_token_blocks
 from massl_bench.storage import sha256_file
 from massl_bench.types import DEFAULT_PREPROCESSING
 
@@ -74,6 +74,7 @@ def build_checkpoint(file: Path, reference: str, arch: str | None = None, checkp
         architecture=architecture,
         pooling=pooling,
         embed_dim=int(network.num_features),
+        num_blocks=num_token_blocks(network),
         num_parameters=num_parameters(network),
         weights_sha256=sha256,
         weights_hash_of="file",

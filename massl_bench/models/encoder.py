@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from massl_bench.models.blocks import LastBlocksFeatures
 from massl_bench.models.model import ModelCard
+from massl_bench.types import Pooling
 
 
 class Encoder:
@@ -35,6 +37,15 @@ class Encoder:
     def with_card(self, card: ModelCard) -> Encoder:
         """Returns the same network under another card (another name, another preprocessing)."""
         return Encoder(self.network, card, files=self.files, reproducible=self.reproducible)
+
+    def pooled(self, pooling: Pooling | None) -> Encoder:
+        """Returns the same network under a task's pooling, or this encoder where the network has no tokens."""
+        card = self.card.pooled(pooling)
+        if pooling is None or card == self.card:
+            return self
+        num_blocks, mean_patch = self.card.last_blocks(pooling)
+        network = LastBlocksFeatures(self.network, num_blocks=num_blocks, mean_patch=mean_patch)
+        return Encoder(network, card, files=self.files, reproducible=self.reproducible).to(str(self.device))
 
     @property
     def device(self) -> torch.device:

@@ -19,7 +19,7 @@ from massl_bench.errors import RequestError, unknown_name
 from massl_bench.models.fetch import CHECKPOINT_SUFFIXES, weights_file
 from massl_bench.specs import ManifestSpec, Registry
 from massl_bench.storage import read_memo, sha256_file, sha256_of, stat_signature, write_memo
-from massl_bench.types import Preprocessing, StrictModel
+from massl_bench.types import LastBlocks, Pooling, Preprocessing, StrictModel
 
 if TYPE_CHECKING:
     from massl_bench.models.encoder import Encoder
@@ -38,6 +38,8 @@ class ModelCard(StrictModel):
     pooling: str
     """What becomes the feature: `class token after the final norm`, `pooled map`, …"""
     embed_dim: int
+    num_blocks: int | None
+    """Of a ViT whose feature is its class token, so that tokens of its blocks can be read; None for other networks."""
     num_parameters: int
     weights_sha256: str
     """Of the weights' file, or of the tensors where there is no file of their own."""
@@ -48,6 +50,20 @@ class ModelCard(StrictModel):
     preprocessing_origin: str
     """Which rule the preprocessing came from."""
     licence: str = "unknown"
+
+    def pooled(self, pooling: Pooling | None) -> ModelCard:
+        """Returns the card under a task's pooling; a network without tokens keeps its own, and the card says which."""
+        if pooling is None or self.num_blocks is None:
+            return self
+        count, mean_patch = self.last_blocks(pooling)
+        text = f"class tokens of the last {count} blocks" if count > 1 else "class token"
+        text += " and mean of the patch tokens, after the final norm" if mean_patch else ", after the final norm"
+        return self.model_copy(update={"pooling": text, "embed_dim": (count + mean_patch) * self.embed_dim})
+
+    def last_blocks(self, pooling: LastBlocks) -> tuple[int, bool]:
+        """Returns (number of blocks whose class tokens are taken, whether the mean patch token follows)."""
+        assert self.num_blocks is not None
+        return (1, True) if self.embed_dim >= pooling.wide else (min(pooling.num_blocks, self.num_blocks), False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from massl_bench.features import BankKey, ExtractionOptions, FeatureCache
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.pixels import pixels_card
 from massl_bench.transforms import apply_preprocessing
-from massl_bench.types import DEFAULT_PREPROCESSING, IMAGENET_MEAN, IMAGENET_STD, PreprocessingOverride
+from massl_bench.types import DEFAULT_PREPROCESSING, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, PreprocessingOverride
 from tests.conftest import write_image
 
 
@@ -110,6 +110,9 @@ def test_the_key_covers_all_that_can_change_a_feature() -> None:
         {"pooling": "other"},
         {"preprocessing": PreprocessingOverride(interpolation="bilinear").apply(DEFAULT_PREPROCESSING)},
         {"preprocessing": PreprocessingOverride(resize=255).apply(DEFAULT_PREPROCESSING)},
+        {"preprocessing": PreprocessingOverride(resize_mode="longest").apply(DEFAULT_PREPROCESSING)},
+        {"preprocessing": PreprocessingOverride(scales=(1.0, 0.5)).apply(DEFAULT_PREPROCESSING)},
+        {"preprocessing": PreprocessingOverride(query_box=True).apply(DEFAULT_PREPROCESSING)},
         {"dataset_fingerprint": "other"},
         {"split": "test"},
         {"limit": 5},
@@ -118,6 +121,17 @@ def test_the_key_covers_all_that_can_change_a_feature() -> None:
     ]
     assert len({key(**change).digest for change in changes}) == len(changes)
     assert set(BankKey.model_fields) == {name for change in changes for name in change}
+
+
+@pytest.mark.parametrize("change", [{}, {"scales": (1.0,), "query_box": False}])
+def test_keys_outlive_new_settings(change: dict[str, object]) -> None:
+    """The digests are those of banks that were written before there were scales and boxes."""
+    squashed = PreprocessingOverride(resize=320, resize_mode="squash", crop=320, **change).apply(DEFAULT_PREPROCESSING)
+    assert key().digest == "37229b4bc0c3af720f347ec9ef7ab9e01780c6d9847da20b1090beeab23df66c"
+    expected = "fc68587c83e3cad27f883e9a48d11a011f6568ef7df75ac9d02c95eff376c624"
+    assert key(preprocessing=squashed, limit=5).digest == expected
+    assert set(squashed.model_dump(mode="json")) == {"resize", "resize_mode", "crop", "interpolation", "mean", "std"}
+    assert Preprocessing.model_validate(squashed.model_dump(mode="json")) == squashed
 
 
 def write_bank(cache: FeatureCache, rows: int = 7) -> np.ndarray:

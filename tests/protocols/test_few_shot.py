@@ -7,6 +7,7 @@ import pytest
 import torch  # noqa: F401  # before faiss
 from sklearn.linear_model import LogisticRegression
 
+from massl_bench.draws import draw_up_to
 from massl_bench.errors import CellError, RequestError
 from massl_bench.protocols import few_shot, few_shot_svm
 from tests.conftest import GOLDEN
@@ -71,7 +72,7 @@ def test_svm_redraws_what_leaves_a_class_without_a_negative(rng):
 def test_logistic_regression_on_given_draws_is_scikit_learns(single_label, rng):
     params = PARAMS.model_copy(update={"shots": (4,), "num_draws": 2})
     labels = single_label["train_labels"]
-    draws = {(4, run): few_shot._draw(labels, 12, 4, rng) for run in range(2)}
+    draws = {(4, run): draw_up_to(labels, 4, rng) for run in range(2)}
     data = evaluation(
         12,
         train=(single_label["train_features"], labels),

@@ -1,0 +1,84 @@
+"""Low-shot evaluation as CARP publishes it on iNaturalist: a linear layer trained on augmented views of few images.
+
+Of each class k training images are drawn (all of them where a class has fewer, as published), and a linear layer is
+trained on augmented views of these, the frozen backbone in front of it; the learning rate falls at given epochs. The
+layer after the last epoch is the result. The published script draws once; here every k is drawn several times, each
+(k, run) for itself.
+
+Shapes: N items, C classes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from massl_bench.draws import draw_up_to, sampled_score
+from massl_bench.labels import check_every_class, check_not_empty, class_count, single_labels
+from massl_bench.metrics.classification import mean_accuracies
+from massl_bench.protocols.linear_augmented import HeadParams, train, training_views
+from massl_bench.types import EvaluationData, IncreasingNumbers, Score
+
+ROLES = ("train", "test")
+VIEW_ROLES = ("train",)
+NEEDS_TORCH = True
+
+
+class Params(HeadParams):
+    """The parameters of the protocol."""
+
+    shots: IncreasingNumbers
+    """Images of each class."""
+    num_draws: int = Field(gt=0)
+    milestones: IncreasingNumbers
+    """Epochs, from 0, from which on the learning rate is multiplied by another `gamma`."""
+    gamma: float = Field(gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _milestones_are_reached(self) -> Params:
+        if self.milestones[-1] >= self.epochs:
+            raise ValueError(f"milestones: {self.milestones[-1]} is never reached in {self.epochs} epochs")
+        return self
+
+    def lr_at(self, epoch: int) -> float:
+        """Returns the learning rate of an epoch, from 0."""
+        return self.lr * self.gamma ** bisect_right(self.milestones, epoch)
+
+
+def metric_names(params: Params) -> list[str]:
+    """Returns `top1@s{k}` and `mean_per_class@s{k}` for every number of shots."""
+    return [f"{metric}@s{k}" for k in params.shots for metric in ("top1", "mean_per_class")]
+
+
+def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
+    """Raises `RequestError` for an empty split."""
+    check_not_empty("low-shot-inat", ROLES, num_items)
+
+
+def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
+    """Returns top-1 and mean per-class accuracy for every k: mean, standard deviation and value of each draw.
+
+    Raises:
+        RequestError: A split is empty or without labels; fewer than two classes; features were handed in.
+        CellError: A class has no training item; an image is damaged; the loss is not finite.
+    """
+    views, test = training_views("low-shot-inat", data), data.banks["test"]
+    truth = single_labels("low-shot-inat", "test", test)
+    num_classes = class_count("low-shot-inat", data)
+    check_every_class("low-shot-inat", views.labels, num_classes, views.class_names)
+    lrs = [params.lr_at(epoch) for epoch in range(params.epochs)]
+    smallest = int(np.bincount(views.labels).min())
+    scores = {}
+    for k in params.shots:
+        values = []
+        for _ in range(params.num_draws):
+            rows = draw_up_to(views.labels, k, rng)
+            *_, head = train(data, rows, params, rng, lrs=lrs, lars_trust=None)  # the last epoch is the result
+            values.append(mean_accuracies(head.scores(test.features), truth))
+        details = {"effective_lr": params.lr, "images": len(rows), "fewest_of_a_class": min(k, smallest)}
+        for name, column in zip(("top1", "mean_per_class"), np.array(values).T, strict=True):
+            scores[f"{name}@s{k}"] = sampled_score(column.tolist(), details)
+    return scores
