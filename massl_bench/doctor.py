@@ -112,9 +112,9 @@ def _plugins() -> list[Finding]:
             if plugin.group == plugins.PROTOCOLS_GROUP:
                 plugins.load_protocol(plugin)
         except MasslBenchError as error:
-            findings.append(Finding("plugin", False, str(error)))
+            findings.append(Finding("plugin", False, str(error).removeprefix("plugin ")))
         else:
-            findings.append(Finding("plugin", True, str(plugin)))
+            findings.append(Finding("plugin", True, str(plugin).removeprefix("plugin ")))
     return findings
 
 

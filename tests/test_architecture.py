@@ -109,6 +109,8 @@ HEAVY = ("torch", "faiss", "timm", "torchvision", "datasets", "sklearn")
     [
         (["--help"], (*HEAVY, "numpy", "pydantic")),
         (["run", "--help"], (*HEAVY, "numpy")),
+        (["weights", "--help"], (*HEAVY, "numpy", "pydantic")),
+        (["list", "models"], (*HEAVY, "numpy")),
         (["list", "tasks"], (*HEAVY, "numpy")),
         (["list", "datasets"], (*HEAVY, "numpy")),
         (["info", "knn"], (*HEAVY, "numpy")),

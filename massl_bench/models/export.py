@@ -30,6 +30,9 @@ LEFT_OUT_OF_OFFICIAL = (
 )
 """What a file of the trainer has, and one that was exported from a model's weights has not."""
 
+_SIDE = 224
+"""Pixels of the images that prove an export, where a model crops none: whole patches of 7, 8, 14, 16, 28 or 32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedModel:
@@ -135,8 +138,8 @@ def _write(model: ExportedModel, file: Path, layout: FileLayout) -> None:
 
 def _check_reads_back(encoder: Encoder, file: Path, layout: FileLayout) -> None:
     """Raises `RequestError` where the file, as it is, is not read as the same function of the image."""
-    name, preprocessing = encoder.card.name, encoder.card.preprocessing
-    side = preprocessing.crop or preprocessing.resize
+    name, crop = encoder.card.name, encoder.card.preprocessing.crop
+    side = crop if crop is not None else _SIDE
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         same = torch.equal(build_checkpoint(file, name)(images), encoder(images))
