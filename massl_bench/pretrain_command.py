@@ -5,6 +5,7 @@ This is a part of the command line: it hands the protocols to the trainer, which
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ REQUEUE = 75
 
 
 def pretrain(
-    dataset: Annotated[str, typer.Option(help="Registry name, folder:DIR or hf:REPO[@REV].")],
+    dataset: Annotated[str, typer.Option(help="Registry name, folder:DIR, hf:REPO[@REV] or wds:PATTERN.")],
     method: Annotated[str, typer.Option(help="massl or carp.")],
     preset: Annotated[str, typer.Option(help="Configuration to start from.")],
     set: Annotated[list[str] | None, typer.Option(help="key=value, as in optimiser.lr=0.001; repeatable.")] = None,
@@ -35,6 +36,7 @@ def pretrain(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Resume under another configuration.")] = False,
     bench: Annotated[str | None, typer.Option(help="Then run this suite, beside the untrained network.")] = None,
+    wandb: Annotated[str | None, typer.Option(help="Project of Weights & Biases to log to as well.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
     data_root: Annotated[
         Path | None, typer.Option(envvar="MASSL_BENCH_DATA", help="Directory with one folder for each dataset.")
@@ -50,6 +52,7 @@ def pretrain(
     """Pretrain a backbone; write NAME.safetensors and its manifest. Under torchrun it is distributed."""
     from massl_bench.datasets import DataOptions
     from massl_bench.pretrain.config import load_config
+    from massl_bench.pretrain.trackers import require_wandb
     from massl_bench.specs import Registry
     from massl_bench.storage import default_cache_dir, file_safe
 
@@ -58,9 +61,12 @@ def pretrain(
     registry = Registry(include_path or [], weights_dir)
     if bench is not None:
         registry.suite(bench)
+    settings = [*(set or []), *([f"run.wandb={json.dumps(wandb)}"] if wandb is not None else [])]
+    config = load_config(preset, settings, method)
+    require_wandb(config)
     request = _Request(
         dataset=dataset,
-        config=load_config(preset, set or [], method),
+        config=config,
         name=file_safe(name if name is not None else f"{preset}-{dataset}"),
         resume=resume,
         force=force,

@@ -199,6 +199,8 @@ class RunConfig(StrictModel):
     """Steps between two online k-NN evaluations; 0 for none."""
     workers: int = Field(ge=0)
     """Processes that decode images; 0 decodes in the training process."""
+    wandb: str | None = None
+    """Project of Weights & Biases that the numbers are sent to as well."""
 
 
 class PretrainConfig(StrictModel):
