@@ -155,11 +155,11 @@ def _synchronised(network: MultiCropNetwork) -> MultiCropNetwork:
 
 
 def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    if device.type != "cuda" or precision == "fp32":
-        return None
     if precision == "auto":
+        if device.type != "cuda":  # half precision saves a CPU nothing
+            return None
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if precision == "bf16" else torch.float16
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
 
 
 def _optimiser(config: PretrainConfig, student: nn.Module, device: torch.device) -> torch.optim.Optimizer:
