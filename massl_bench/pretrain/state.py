@@ -117,12 +117,16 @@ def initial_network(config: PretrainConfig) -> MultiCropNetwork:
 
 
 def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState:
-    """Makes the state before the first step: weights and memory are functions of the seed, the same on every rank."""
+    """Makes the state before the first step: weights and memory are functions of the seed, the same on every rank.
+
+    On GPUs every BatchNorm normalises over the images of all ranks, so that their number moves no result. torch has no
+    such BatchNorm for the CPU: there, each rank normalises over its own images.
+    """
     student = initial_network(config)
     teacher = build_network(config, student=False)
     teacher.load_state_dict(student.state_dict())
     teacher.requires_grad_(False)
-    if world_size() > 1 and device.type == "cuda":  # SyncBatchNorm has no implementation on the CPU
+    if world_size() > 1 and device.type == "cuda":
         student, teacher = (_synchronised(network) for network in (student, teacher))
     for network in (student, teacher):
         network.train().to(device)
