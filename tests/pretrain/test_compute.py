@@ -6,6 +6,7 @@ import multiprocessing
 import shutil
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from massl_bench.pretrain import trainer
+from massl_bench.pretrain.checkpoint import CheckpointFolder
 from massl_bench.pretrain.config import load_config
-from massl_bench.pretrain.log import read_log
-from tests.pretrain.runs import WHOLE_IMAGES, carp_of, losses, run
+from massl_bench.pretrain.state import initial_network
+from tests.pretrain.runs import A_HUNDRED_STEPS, WHOLE_IMAGES, carp_of, falls, losses, run
 
 STEPS = 12
 
@@ -57,18 +59,37 @@ def test_gradient_checkpointing(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU: none found")
-def test_compile(plain, tmp_path):
-    """Fused kernels round in other places."""
-    run(tmp_path, load_config("tiny-digits", [*WHOLE_IMAGES, "compute.compile=true"]), STEPS)
-    assert losses(tmp_path) == pytest.approx(plain, rel=1e-4)
+def test_compile(tmp_path):
+    """Fused kernels round in other places; two sizes of views, and both with and without gradients."""
+    settings = [*WHOLE_IMAGES, "backbone.depth=1", "views.num_local=1"]
+    for name in ("false", "true"):
+        run(tmp_path / name, load_config("tiny-digits", [*settings, f"compute.compile={name}"]), 4)
+    assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-4)
+
+
+def scaled_by(monkeypatch, factor: float) -> None:
+    """Lets the scaler of fp16 start at another factor than 65,536, at which the first gradients overflow."""
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=factor))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision(plain, tmp_path, precision):
+def test_half_precision(plain, tmp_path, monkeypatch, precision):
     """bf16 keeps 8 bits and fp16 11; logits are divided by 0.07, so that the loss moves by some thousandths."""
+    scaled_by(monkeypatch, 256.0)
     run(tmp_path, load_config("tiny-digits", [*WHOLE_IMAGES, f"compute.precision={precision}"]), STEPS)
     assert losses(tmp_path) == pytest.approx(plain, rel=0.01)
     assert losses(tmp_path) != plain
+    assert bool(CheckpointFolder(tmp_path, 1).load(STEPS)["scaler"]) == (precision == "fp16")
+
+
+def test_gradients_that_overflow_in_fp16_change_nothing(tmp_path, monkeypatch):
+    scaled_by(monkeypatch, 2.0**40)
+    config = load_config("tiny-digits", [*WHOLE_IMAGES, "compute.precision=fp16"])
+    run(tmp_path, config, 1)
+    checkpoint = CheckpointFolder(tmp_path, 1).load(1)
+    assert checkpoint["scaler"]["scale"] == 2.0**39
+    before = initial_network(config).state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint["student"].items())
 
 
 def test_a_hundred_steps_in_bf16(tmp_path, monkeypatch):
@@ -82,14 +103,12 @@ def test_a_hundred_steps_in_bf16(tmp_path, monkeypatch):
         return loss
 
     monkeypatch.setattr(trainer, "massl_objective", objective)
-    trained = run(tmp_path, load_config("tiny-digits", ["epochs=5", "run.log_every=1", "compute.precision=bf16"]), 21)
+    trained = run(tmp_path, load_config("tiny-digits", [*A_HUNDRED_STEPS, "compute.precision=bf16"]), 21)
     assert trained.step == 105
     # The rows leave the network scaled to unit length in float32, and the objective stays there.
     assert set(seen) == {(torch.float32, torch.float32, torch.float32, float), torch.float32}
     assert all(parameter.dtype == torch.float32 for parameter in trained.backbone.parameters())
-    found = losses(tmp_path)
-    assert sum(found[-10:]) / 10 < sum(found[:10]) / 10 - 0.1
-    assert min(line["rankme"] for line in read_log(tmp_path)) > 1
+    assert falls(losses(tmp_path))
 
 
 class Waits(TorchDispatchMode):

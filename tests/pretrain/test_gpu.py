@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from massl_bench.pretrain import carp_objective, massl_objective
 from massl_bench.pretrain.checkpoint import CheckpointFolder
 from massl_bench.pretrain.config import load_config
-from tests.pretrain.runs import WHOLE_IMAGES, carp_of, losses, run
+from tests.pretrain.runs import A_HUNDRED_STEPS, WHOLE_IMAGES, carp_of, falls, losses, run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -79,21 +80,24 @@ def test_losses_are_those_of_the_cpu(on_the_cpu: list[float], tmp_path: Path, se
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_hundred_steps_in_half_precision(on_the_cpu: list[float], tmp_path: Path, precision: str) -> None:
+def test_half_precision(
+    on_the_cpu: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         pytest.skip("this GPU has no bf16")
     setting = f"compute.precision={precision}"
-    run(tmp_path / "short", load_config("tiny-digits", [*WHOLE_IMAGES, setting]), STEPS, device=GPU)
-    assert losses(tmp_path / "short") == pytest.approx(on_the_cpu, rel=0.01)
-
-    config = load_config("tiny-digits", ["epochs=5", "run.log_every=1", setting])
+    config = load_config("tiny-digits", [*A_HUNDRED_STEPS, setting])
     assert run(tmp_path / "long", config, 21, device=GPU).step == 105
-    found = losses(tmp_path / "long")
-    assert sum(found[-10:]) / 10 < sum(found[:10]) / 10 - 0.1
+    assert falls(losses(tmp_path / "long"))
     checkpoint = CheckpointFolder(tmp_path / "long", 1).load(105)
     assert checkpoint["memory"] is not None
     assert checkpoint["memory"]["memory"].dtype == torch.float32
     assert bool(checkpoint["scaler"]) == (precision == "fp16")
+
+    # At fp16's usual first scale some steps overflow and are left out: a smaller one compares the same steps.
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=256.0))
+    run(tmp_path / "short", load_config("tiny-digits", [*WHOLE_IMAGES, setting]), STEPS, device=GPU)
+    assert losses(tmp_path / "short") == pytest.approx(on_the_cpu, rel=0.01)
 
 
 def test_carp_on_a_gpu(tmp_path: Path) -> None:
