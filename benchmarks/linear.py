@@ -1,6 +1,7 @@
 """`linear`'s grid against scikit-learn's LogisticRegression over the same grid: time, accuracy, memory.
 
 python benchmarks/linear.py [--train 50000] [--dims 384] [--classes 10] [--strengths 45] [--skip-reference]
+python benchmarks/linear.py --features FILE.npz    (as `massl-bench run --features` takes it)
 """
 
 from __future__ import annotations
@@ -29,6 +30,20 @@ def features(rng, train, test, dims, classes, smallest):
     return found, labels
 
 
+def data(options):
+    """Returns training and test features, float32 [N, D], then their labels; sets the options to what they are."""
+    if options.features is not None:
+        with np.load(options.features) as arrays:
+            names = ("train_features", "test_features", "train_labels", "test_labels")
+            train, test, truth, test_truth = (arrays[name] for name in names)
+        options.train, options.dims = train.shape
+        options.classes = int(truth.max()) + 1
+        return train, test, truth, test_truth
+    rng = np.random.default_rng(0)
+    found, labels = features(rng, options.train, options.test, options.dims, options.classes, options.smallest)
+    return found[: options.train], found[options.train :], labels[: options.train], labels[options.train :]
+
+
 def status(key):
     """Returns a size of this process in bytes (Linux): `VmRSS` now, `VmHWM` at its peak."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
@@ -48,12 +63,10 @@ def main():
     parser.add_argument("--smallest", type=float, default=0.02, help="scale of the weakest direction; 1: round classes")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="as in tasks/linear.toml")
     parser.add_argument("--reference-tol", type=float, default=1e-4, help="scikit-learn's tol")
+    parser.add_argument("--features", type=Path, help="your own, in place of synthetic ones")
     parser.add_argument("--skip-reference", action="store_true", help="our side only, as for peak memory")
     options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    found, labels = features(rng, options.train, options.test, options.dims, options.classes, options.smallest)
-    train, test = found[: options.train], found[options.train :]
-    truth, test_truth = labels[: options.train], labels[options.train :]
+    train, test, truth, test_truth = data(options)
     strengths = 10 ** np.linspace(-6, 5, options.strengths)
     held_out = linear.hold_out(truth, 0.1, np.random.default_rng(0))
     fitted = np.setdiff1d(np.arange(options.train), held_out)

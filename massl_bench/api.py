@@ -105,6 +105,11 @@ def evaluate(
     if params:
         spec = spec.model_copy(update={"params": {**spec.params, **params}})
     protocol = protocols.load(spec.protocol)
+    if protocols.view_roles(spec.protocol):
+        raise RequestError(
+            f"{task}: trains on augmented views of the images, which banks do not hold: massl-bench run --task {task}, "
+            "or take the task linear"
+        )
     kind: DatasetKind = "unlabelled" if set(banks) == {"all"} else spec.kinds[0]
     needed = protocols.roles(spec.protocol, kind, banks)
     missing = [role for role in needed if role not in banks]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from massl_bench.errors import CellError, RequestError
 from massl_bench.types import EvaluationData, FeatureBank
 
-SINGLE_LABEL_TASKS = "knn, linear, kmeans, few-shot, class-retrieval, spectrum"
+SINGLE_LABEL_TASKS = "knn, linear, kmeans, few-shot, low-shot, class-retrieval, spectrum"
 MULTI_LABEL_TASKS = "linear, few-shot-svm, spectrum"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from massl_bench import protocols, results, search
-from massl_bench.datasets import DataOptions, Dataset, open_dataset
+from massl_bench.datasets import DataOptions, Dataset, check_boxes, open_dataset
 from massl_bench.devices import resolve_device
 from massl_bench.errors import MasslBenchError, MissingDataError, RequestError
 from massl_bench.features import (
@@ -26,7 +26,7 @@ from massl_bench.models import Model, ModelOptions, open_model
 from massl_bench.results import ResultRecord
 from massl_bench.specs import Registry, TaskSpec
 from massl_bench.storage import sha256_of
-from massl_bench.types import DatasetKind, Preprocessing, SearchBackend, StrictModel
+from massl_bench.types import DatasetKind, GroundTruth, Preprocessing, SearchBackend, StrictModel
 
 T = TypeVar("T")
 
@@ -38,8 +38,8 @@ class RunRequest:
     cells: Sequence[tuple[str, str]]
     """(task, dataset) in order."""
     models: Sequence[str]
-    from_suite: bool = False
-    """Whether the cells come from a suite: data that is missing then fails its cell, and the others go on."""
+    suite: str | None = None
+    """Where the cells come from, if from a suite: data that is missing then fails its cell, and the others go on."""
     features_file: Path | None = None
     """In place of models and datasets."""
     ground_truth: Path | None = None
@@ -136,6 +136,8 @@ class Planner:
         """
         search.check_installation()
         resolve_device(self.request.device)
+        if self.request.suite is not None:
+            protocols.check_suite(self._registry.suite(self.request.suite), self._registry)
         tasks = {name: self._plan_task(name) for name, _ in self.request.cells}
         unused = set(self.request.overrides) - set(tasks)
         if unused:
@@ -157,8 +159,10 @@ class Planner:
         cells = []
         for reference in self.request.models:
             seconds, model = timed(partial(self._open_model, reference))
+            # One model for each pooling: the runner keeps the encoder of the last one.
+            pooled = {pooling: model.pooled(pooling) for pooling in {task.spec.pooling for task in tasks.values()}}
             for task, dataset in self.request.cells:
-                cell = self._plan_cell(tasks[task], dataset, model)
+                cell = self._plan_cell(tasks[task], dataset, pooled[tasks[task].spec.pooling])
                 cells.append(replace(cell, setup_seconds=seconds))
                 seconds = 0.0
         return cells
@@ -204,10 +208,10 @@ class Planner:
                 known = open_dataset(reference, self._registry, self.request.data, fetch=fetch)
             except MissingDataError as error:
                 known = error
-                if self.request.data.offline and not self.request.from_suite:
+                if self.request.data.offline and self.request.suite is None:
                     raise
             except RequestError as error:  # a damaged or incomplete copy
-                if not self.request.from_suite or reference not in self._registry.datasets:
+                if self.request.suite is None or reference not in self._registry.datasets:
                     raise
                 known = error
             self._datasets[reference] = known
@@ -236,7 +240,7 @@ class Planner:
         try:
             seconds, _ = timed(lambda: self.check_cell(cell))
         except RequestError as error:
-            if not self.request.from_suite:
+            if self.request.suite is None:
                 raise
             return replace(cell, problem=error)
         return replace(cell, data_seconds=seconds)
@@ -252,16 +256,49 @@ class Planner:
                     f"{cell.dataset.name}: task {cell.task.spec.name} needs the splits {', '.join(roles)}; "
                     f"it has {', '.join(cell.dataset.sources)}"
                 )
-            if self.key(cell, role) not in self.cache:
-                cell.dataset.split(role)
+            key = self.key(cell, role)
+            if role not in self.bank_roles(cell) or key not in self.cache:
+                check_boxes(cell.dataset.split(role), key.preprocessing)
+        self._check_truth(cell.task.spec, cell.dataset)
         protocol.check_sizes(cell.task.params, {role: self._count(cell.dataset, role) for role in roles})
+
+    def _check_truth(self, task: TaskSpec, dataset: Dataset) -> None:
+        """Raises `RequestError` where a ground truth is missing, or where its rows would mean other images."""
+        named = protocols.named_by_truth(task.protocol)
+        if named is None:
+            return
+        if dataset.ground_truth() is None:
+            raise RequestError(
+                f"{dataset.name} ({dataset.place}): task {task.name} must know what each query should find, and this "
+                f"copy does not say it; see: massl-bench info {dataset.name}"
+            )
+        if self.limit(dataset, named) is not None:
+            raise RequestError(
+                f"--limit: the ground truth of {dataset.name} names the rows of its {named}, which must therefore stay "
+                "whole; fewer queries are possible: --limit queries=N"
+            )
+
+    def ground_truth(self, cell: PlannedCell) -> GroundTruth | None:
+        """Returns what the cell's queries should find, or None for a protocol that asks for nothing of the kind."""
+        if cell.model is None:
+            return self.handed.ground_truth
+        if protocols.named_by_truth(cell.task.spec.protocol) is None:
+            return None
+        assert cell.dataset is not None
+        return cell.dataset.ground_truth(self.limit(cell.dataset, "queries"))
 
     def _plan_handed(self, task: PlannedTask) -> PlannedCell:
         kind = self.handed.kind
+        fitting = [name for name in self._fitting(kind) if not protocols.view_roles(self._registry.task(name).protocol)]
         if kind not in task.spec.kinds:
             raise RequestError(
                 f"task {task.spec.name} needs {' or '.join(task.spec.kinds)} features; the file's are {kind}; "
-                f"tasks that apply: {', '.join(self._fitting(kind)) or 'none yet'}"
+                f"tasks that apply: {', '.join(fitting) or 'none yet'}"
+            )
+        if protocols.view_roles(task.spec.protocol):
+            raise RequestError(
+                f"task {task.spec.name} trains on augmented views of the images, which --features does not hold: give "
+                f"--model and --dataset; tasks that apply to features: {', '.join(fitting)}"
             )
         sizes = {role: len(self.handed.banks[role]) for role in self._handed_roles(task)}
         protocols.load(task.spec.protocol).check_sizes(task.params, sizes)
@@ -280,16 +317,22 @@ class Planner:
         assert cell.dataset is not None
         return protocols.roles(cell.task.spec.protocol, cell.dataset.kind, cell.dataset.sources)
 
-    def _limit(self, dataset: Dataset, role: str) -> int | None:
+    def bank_roles(self, cell: PlannedCell) -> tuple[str, ...]:
+        """Returns the splits that the cell reads as banks: all but those that it sees in augmented views."""
+        seen = protocols.view_roles(cell.task.spec.protocol)
+        return tuple(role for role in self.roles(cell) if role not in seen)
+
+    def limit(self, dataset: Dataset, role: str) -> int | None:
         """Returns the limit of a split, or None where it takes nothing away."""
         limit = self.request.limit.get(role, self.request.limit.get(""))
         return limit if limit is not None and limit < dataset.num_items(role) else None
 
     def _count(self, dataset: Dataset, role: str) -> int:
-        limit = self._limit(dataset, role)
+        limit = self.limit(dataset, role)
         return dataset.num_items(role) if limit is None else limit
 
-    def _preprocessing(self, cell: PlannedCell) -> Preprocessing | None:
+    def preprocessing(self, cell: PlannedCell) -> Preprocessing | None:
+        """Returns the preprocessing of the cell's images: the model's, with the task's changes; None without images."""
         if cell.model is None:
             return None
         override = cell.task.spec.preprocessing
@@ -297,12 +340,12 @@ class Planner:
         return base if override is None else override.apply(base)
 
     def key(self, cell: PlannedCell, role: str) -> BankKey:
-        """Returns the content key of one of the cell's banks."""
+        """Returns the content key of one of the cell's banks; of a split in augmented views, the one it would have."""
         assert cell.dataset is not None
         assert cell.model is not None
-        preprocessing = self._preprocessing(cell)
+        preprocessing = self.preprocessing(cell)
         assert preprocessing is not None
-        limit = self._limit(cell.dataset, role)
+        limit = self.limit(cell.dataset, role)
         return bank_key(cell.model.card, preprocessing, cell.dataset, role, limit, self.request.extraction)
 
     def identity(self, cell: PlannedCell, skipped: Mapping[str, Sequence[str]]) -> results.Identity:
@@ -340,7 +383,7 @@ class Planner:
             )
             fingerprint = cell.dataset.fingerprint
             roles = self.roles(cell)
-            limits = {role: self._limit(cell.dataset, role) for role in roles}
+            limits = {role: self.limit(cell.dataset, role) for role in roles}
             limit = {role: count for role, count in limits.items() if count is not None}
             keys = {role: self.key(cell, role).digest for role in roles}
         return results.Identity(
@@ -352,7 +395,7 @@ class Planner:
                 limit=limit,
                 skipped={role: list(items) for role, items in skipped.items() if items},
             ),
-            preprocessing=self._preprocessing(cell),
+            preprocessing=self.preprocessing(cell),
             precision=self.request.extraction.precision if cell.model is not None else "unknown",
             feature_keys=keys,
             backend=self.backend.name,
@@ -400,13 +443,15 @@ class Planner:
             return plan("finished", path, "the record is there; --force runs it again")
         if cell.model is None:
             return plan("cached", path, "features from the file")
-        roles = self.roles(cell)
-        to_do = [role for role in roles if self.key(cell, role) not in self.cache]
-        if not to_do:
+        to_do = [role for role in self.bank_roles(cell) if self.key(cell, role) not in self.cache]
+        seen = protocols.view_roles(cell.task.spec.protocol)
+        if not to_do and not seen:
             return plan("cached", path, "features from the cache, no model is loaded")
-        assert cell.dataset is not None
-        images = ", ".join(f"{role} {self._count(cell.dataset, role):,}" for role in to_do)
-        return plan("extract", path, f"images through the model on {self.device}: {images}")
+        dataset = cell.dataset
+        assert dataset is not None
+        images = [f"{role} {self._count(dataset, role):,}" for role in to_do]
+        images += [f"{role} in augmented views, {self._count(dataset, role):,} an epoch at most" for role in seen]
+        return plan("extract", path, f"images through the model on {self.device}: {', '.join(images)}")
 
     def model_name(self, cell: PlannedCell) -> str:
         """Returns the model's name in the results."""

@@ -25,6 +25,7 @@ from massl_bench.results import ResultRecord
 from massl_bench.types import EvaluationData, FeatureBank
 
 if TYPE_CHECKING:
+    from massl_bench.features.views import EncodedViews
     from massl_bench.models.encoder import Encoder
 
 
@@ -91,7 +92,7 @@ class Runner:
             return True
         if cell.model is None or cell.dataset is None or cell.problem is not None:
             return cell.model is not None
-        return any(self._planner.key(cell, role) not in self._planner.cache for role in self._planner.roles(cell))
+        return any(self._planner.key(cell, role) not in self._planner.cache for role in self._planner.bank_roles(cell))
 
     def _fetched(self, cell: PlannedCell) -> PlannedCell:
         """Returns the cell with its dataset, downloaded where need be; raises where it stays missing."""
@@ -112,20 +113,27 @@ class Runner:
         clock = _Clock(setup=cell.setup_seconds, data=cell.data_seconds)
         banks, num_classes = self._banks(cell, clock)
         spec = cell.task.spec
+        _check_nothing_skipped(cell, banks)
         protocol = protocols.load(spec.protocol)
+        views = self._views(cell, clock)
         with clock.measure("setup"):
             handed = self._planner.handed if cell.model is None else None
             data = EvaluationData(
                 banks=banks,
                 num_classes=num_classes,
                 backend=self._planner.backend,
-                ground_truth=handed.ground_truth if handed is not None else None,
+                ground_truth=self._planner.ground_truth(cell),
                 draws=handed.draws if handed is not None else {},
+                views=views,
             )
         sizes = {role: len(bank) for role, bank in banks.items()}
+        if views is not None:
+            sizes |= {role: len(views) for role in protocols.view_roles(spec.protocol)}
         protocol.check_sizes(cell.task.params, sizes)  # again: corrupt images may have been left out
         with clock.measure("protocol"):
             metrics = protocol.run(data, cell.task.params, np.random.default_rng(spec.seed))
+        if views is not None:
+            clock.move("protocol", "extract", views.seconds)
         broken = [name for name, score in metrics.items() if not np.isfinite(score.value)]
         if broken:
             raise CellError(f"{spec.name}: {broken[0]} is not a finite number")
@@ -175,7 +183,7 @@ class Runner:
             return {role: handed.banks[role] for role in self._planner.roles(cell)}, handed.num_classes
         assert cell.dataset is not None
         banks = {}
-        for role in self._planner.roles(cell):
+        for role in self._planner.bank_roles(cell):
             with clock.measure("extract"):
                 banks[role] = load_or_extract(
                     self._planner.cache,
@@ -187,6 +195,30 @@ class Runner:
                 )
         return banks, next(iter(banks.values())).num_classes
 
+    def _views(self, cell: PlannedCell, clock: _Clock) -> EncodedViews | None:
+        """Returns the training split in augmented views, for a protocol that asks for it."""
+        roles = protocols.view_roles(cell.task.spec.protocol)
+        if not roles:
+            return None
+        from massl_bench.features.views import EncodedViews
+
+        (role,) = roles
+        preprocessing = self._planner.preprocessing(cell)
+        assert cell.model is not None
+        assert cell.dataset is not None
+        assert preprocessing is not None
+        with clock.measure("extract"):
+            encoder = self._loaded(cell, clock)
+        return EncodedViews(
+            encoder,
+            cell.dataset.split(role),
+            preprocessing,
+            self._planner.request.extraction,
+            label=f"{cell.model.card.name} on {cell.dataset.name}/{role}",
+            limit=self._planner.limit(cell.dataset, role),
+            reporting=self._reporting,
+        )
+
     def _loaded(self, cell: PlannedCell, clock: _Clock) -> Encoder:
         """Returns the encoder on its device; the last one is kept, as the next cells mostly want it again."""
         assert cell.model is not None
@@ -196,6 +228,17 @@ class Runner:
             clock.move("extract", "setup", seconds)
             self._encoder = (cell.model, encoder)
         return self._encoder[1]
+
+
+def _check_nothing_skipped(cell: PlannedCell, banks: Mapping[str, FeatureBank]) -> None:
+    """Raises `CellError` where images were left out that a ground truth counts: its rows would mean others."""
+    named = protocols.named_by_truth(cell.task.spec.protocol)
+    for role in (named, "queries") if named is not None else ():
+        if banks[role].skipped:
+            raise CellError(
+                f"{cell.task.spec.name}: {len(banks[role].skipped)} of the {role} skipped, which the ground truth of "
+                f"{cell.dataset_reference} counts by their rows: {banks[role].skipped[0]}; repair or replace the file"
+            )
 
 
 class _Clock:

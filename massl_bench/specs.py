@@ -12,9 +12,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from massl_bench.errors import SpecError, unknown_name
 from massl_bench.storage import sha256_of
-from massl_bench.types import DatasetKind, Preprocessing, PreprocessingOverride, StrictModel
+from massl_bench.types import LABELLED_KINDS, DatasetKind, Pooling, Preprocessing, PreprocessingOverride, StrictModel
 
 Spec = TypeVar("Spec", bound=StrictModel)
+
+DEFAULT_MODEL = "massl-small-cifar10"
+"""The manifest of the bundled weights, which are measured where no model is named."""
 
 
 class TaskSpec(StrictModel):
@@ -32,13 +35,18 @@ class TaskSpec(StrictModel):
     params: dict[str, Any]
     """Every number of the protocol; checked by the protocol module's `Params`."""
     preprocessing: PreprocessingOverride | None = None
+    pooling: Pooling | None = None
+    """In place of the model's own feature."""
     summary: str
     citation: str
 
     @property
     def spec_hash(self) -> str:
         """Hex sha256 of all that can move a result: everything but the texts for people."""
-        return sha256_of(self.model_dump(mode="json", exclude={"summary", "citation"}))
+        left_out = {"summary", "citation"}
+        if self.pooling is None:
+            left_out.add("pooling")  # tasks that are older than the key keep their hash
+        return sha256_of(self.model_dump(mode="json", exclude=left_out))
 
 
 class SplitSpec(StrictModel):
@@ -73,7 +81,8 @@ class DatasetSpec(StrictModel):
 
     name: str
     kind: DatasetKind
-    num_classes: int = Field(gt=0)
+    num_classes: int | None = Field(default=None, gt=0)
+    """Of the kinds that have labels: there it is needed, elsewhere it means nothing."""
     class_names: tuple[str, ...] | None = Field(default=None, strict=False)
     """In label order; where a source carries names too, the two orders must agree."""
     splits: dict[str, SplitSpec] = Field(min_length=1)
@@ -95,7 +104,11 @@ class DatasetSpec(StrictModel):
     """How to place the dataset without this tool."""
 
     @model_validator(mode="after")
-    def _class_names_fit(self) -> DatasetSpec:
+    def _classes_fit(self) -> DatasetSpec:
+        if self.kind in LABELLED_KINDS and self.num_classes is None:
+            raise ValueError(f"num_classes: is missing, and a {self.kind} dataset has classes")
+        if self.kind not in LABELLED_KINDS and (self.num_classes, self.class_names) != (None, None):
+            raise ValueError(f"num_classes, class_names: expected neither, as a {self.kind} dataset has no classes")
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"class_names: found {len(self.class_names)} names, expected num_classes = {self.num_classes}"
@@ -108,6 +121,8 @@ class SuiteCell(StrictModel):
 
     task: str
     dataset: str
+    headline: str | None = None
+    """The metric that the column shows, where not the task's own headline; records are the task's all the same."""
 
 
 class SuiteSpec(StrictModel):
@@ -116,6 +131,24 @@ class SuiteSpec(StrictModel):
     name: str
     summary: str
     cells: tuple[SuiteCell, ...] = Field(strict=False, min_length=1)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(task, dataset) of every cell, in order."""
+        return [(cell.task, cell.dataset) for cell in self.cells]
+
+    @property
+    def headlines(self) -> dict[tuple[str, str], str]:
+        """The metrics that the suite shows in place of a task's own headline, by (task, dataset)."""
+        return {(cell.task, cell.dataset): cell.headline for cell in self.cells if cell.headline is not None}
+
+    @model_validator(mode="after")
+    def _no_cell_twice(self) -> SuiteSpec:
+        pairs = self.pairs
+        twice = [pair for number, pair in enumerate(pairs) if pair in pairs[:number]]
+        if twice:
+            raise ValueError(f"cells: {twice[0][0]} on {twice[0][1]} is listed twice: a column shows one metric")
+        return self
 
 
 class ManifestSpec(StrictModel):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that only list
     import numpy as np
@@ -15,8 +23,15 @@ if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that 
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 DatasetKind = Literal["single-label", "multi-label", "retrieval", "copy-detection", "unlabelled"]
+LABELLED_KINDS: frozenset[DatasetKind] = frozenset({"single-label", "multi-label"})
+"""The kinds whose images have classes."""
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+Pooling = Literal["last-blocks"]
+"""What a task asks of the network in place of the model's own feature. `last-blocks`: what DINO's linear evaluation
+takes of a ViT, the class tokens of the last four blocks where it is narrower than a ViT-B, else the last class token
+and the mean of the patch tokens; of any other network its own feature."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,28 +54,63 @@ IncreasingNumbers = Annotated[tuple[int, ...], Field(strict=False, min_length=1)
 """Whole numbers from 1, each larger than the one before."""
 
 
-class Preprocessing(StrictModel):
+ResizeMode = Literal["shortest", "squash", "longest"]
+"""`shortest`: the short side becomes `resize`, the aspect is kept; `squash`: both sides become `resize`; `longest`: the
+long side becomes `resize`, the aspect is kept, and a smaller image stays as it is (PIL's thumbnail)."""
+
+# TOML's list is taken as a tuple; the numbers in it are strict.
+Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(strict=False, min_length=1)]
+"""Factors of the input's sides. The features of an image are the sum over them."""
+
+
+class _ImageSettings(StrictModel):
+    """A setting that came later stays out of hashes where it is not used: older hashes and keys hold."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        later = {name: type(self).model_fields[name].default for name in ("scales", "query_box")}
+        return {
+            name: value for name, value in content.items() if name not in later or getattr(self, name) != later[name]
+        }
+
+
+class Preprocessing(_ImageSettings):
     """How an image becomes the input of an encoder; images are RGB, filters have PIL's (antialiased) semantics."""
 
     resize: int = Field(gt=0)
     """Target of the resize, in pixels."""
-    resize_mode: Literal["shortest", "squash"]
-    """`shortest`: the short side becomes `resize`, the aspect is kept; `squash`: both sides become `resize`."""
-    crop: int = Field(gt=0)
-    """Side of the centre crop, in pixels; a smaller image is padded with zeros."""
+    resize_mode: ResizeMode
+    crop: int | None = Field(gt=0)
+    """Side of the centre crop, in pixels; a smaller image is padded with zeros. None for no crop."""
     interpolation: Interpolation
     mean: tuple[float, float, float] = Field(strict=False)
     """Subtracted from the values in [0, 1], per channel; zeros for none."""
     std: tuple[float, float, float] = Field(strict=False)
     """Divides after the mean was subtracted; ones for none."""
+    scales: Scales = (1.0,)
+    """The normalised image is interpolated to them bilinearly (no antialiasing, corners not aligned)."""
+    query_box: bool = False
+    """Whether queries are cropped to their boxes before the resize."""
+
+    def of_split(self, role: str) -> Preprocessing:
+        """Returns what is done to the images of one split: only queries have boxes."""
+        return self if role == "queries" else self.model_copy(update={"query_box": False})
 
     def describe(self) -> str:
         """Returns the whole chain in one line, for people."""
-        how = "short side" if self.resize_mode == "shortest" else "both sides"
-        text = f"resize {how} to {self.resize} ({self.interpolation}, antialiased), centre crop {self.crop}"
+        how = {"shortest": "short side to", "squash": "both sides to", "longest": "long side to at most"}
+        text = f"resize {how[self.resize_mode]} {self.resize} ({self.interpolation}, antialiased), "
+        text += f"centre crop {self.crop}" if self.crop is not None else "no crop"
+        if self.query_box:
+            text = f"crop queries to their boxes, {text}"
         if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
-            return text + ", values in [0, 1]"
-        return text + f", mean {list(self.mean)}, std {list(self.std)}"
+            text += ", values in [0, 1]"
+        else:
+            text += f", mean {list(self.mean)}, std {list(self.std)}"
+        if self.scales != (1.0,):
+            text += f", features summed over the scales {', '.join(f'{scale:.4g}' for scale in self.scales)} (bilinear)"
+        return text
 
 
 DEFAULT_PREPROCESSING = Preprocessing(
@@ -69,17 +119,41 @@ DEFAULT_PREPROCESSING = Preprocessing(
 """The default of the classification protocols (MaSSL, CARP and DINO evaluate at this setting)."""
 
 
-class PreprocessingOverride(StrictModel):
+class PreprocessingOverride(_ImageSettings):
     """What a task changes of the model's preprocessing; what is not named stays the model's."""
 
     resize: int | None = Field(default=None, gt=0)
-    resize_mode: Literal["shortest", "squash"] | None = None
+    resize_mode: ResizeMode | None = None
+    """`longest` also takes the model's crop away."""
     crop: int | None = Field(default=None, gt=0)
     interpolation: Interpolation | None = None
+    scales: Scales | None = None
+    query_box: bool | None = None
 
     def apply(self, base: Preprocessing) -> Preprocessing:
         """Returns `base` with the named fields replaced."""
-        return base.model_copy(update=self.model_dump(exclude_none=True))
+        named = {name: value for name, value in self if value is not None}
+        return base.model_copy(update={"crop": None, **named} if self.resize_mode == "longest" else named)
+
+
+class Augmentation(StrictModel):
+    """How training views are cut out: RandomResizedCrop to the crop of the model's preprocessing, and a flip."""
+
+    crop_scale: Annotated[tuple[float, float], Field(strict=False)]
+    """Range of the view's share of the image's area."""
+    crop_ratio: Annotated[tuple[float, float], Field(strict=False)]
+    """Range of its width over its height, before it is resized to a square."""
+    crop_interpolation: Interpolation
+    flip_probability: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Augmentation:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale: expected 0 < low <= high <= 1, got {list(self.crop_scale)}")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"crop_ratio: expected 0 < low <= high, got {list(self.crop_ratio)}")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +250,51 @@ class CopyTruth:
     """[Q], the kind of change (`strong`, `crops/10`, …)."""
 
 
+GroundTruth = Sequence[QueryTruth] | CopyTruth
+"""What the queries of retrieval or copy detection should find, in the order of the queries."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewPlan:
+    """The training views that a protocol wants, each epoch in a new order."""
+
+    rows: NDArray[np.int64]
+    """[n], the items of the training split that are seen once in every epoch."""
+    num_epochs: int
+    batch_size: int
+    """Of the training; the last batch of an epoch may be smaller."""
+    augmentation: Augmentation
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewBatch:
+    """One training batch."""
+
+    features: NDArray[np.float32]
+    """[B, D], finite."""
+    rows: NDArray[np.int64]
+    """[B], the items."""
+
+
+class TrainingViews(Protocol):
+    """The training split of a protocol that runs the backbone again, on augmented views."""
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """The labels of all items, as in a bank."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names in the order of the label indices, where they are known."""
+
+    def epochs(self, plan: ViewPlan) -> Iterator[Iterator[ViewBatch]]:
+        """Yields the batches of one epoch after the other; each epoch is read to its end.
+
+        What is drawn is a function of the plan's seed, the epoch and the item: nothing else changes a view.
+        """
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationData:
     """What a protocol sees: the banks by role (`train`, `test`, …) and where the search runs."""
@@ -184,7 +303,9 @@ class EvaluationData:
     num_classes: int | None
     backend: SearchBackend = SearchBackend("faiss-cpu")
     """Where the neighbour search runs."""
-    ground_truth: Sequence[QueryTruth] | CopyTruth | None = None
+    ground_truth: GroundTruth | None = None
     """What retrieval and copy detection should find."""
     draws: Mapping[tuple[int, int], NDArray[np.int64]] = field(default_factory=dict)
     """Training rows by (k, run), for few-shot; they were handed in, and take the place of sampling."""
+    views: TrainingViews | None = None
+    """In place of the bank of the training split, for protocols that run the backbone on augmented views."""

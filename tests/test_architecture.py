@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import massl_bench
+from massl_bench import protocols
 from massl_bench.specs import Registry
 
 PACKAGE = Path(massl_bench.__file__).parent
@@ -30,10 +31,13 @@ ALLOWED = {
     "labels": "errors types",
     "draws": "errors labels types",
     "solvers": "errors",
-    "protocols": "draws errors labels metrics search solvers specs types",
+    "optimizers": "",
+    "crop_boxes": "",
+    "heads": "errors optimizers types",
+    "protocols": "draws errors heads labels metrics search solvers specs types",
     "datasets": "errors specs storage types",
     "models": "errors specs storage types",
-    "features": "datasets errors models storage transforms types",
+    "features": "crop_boxes datasets errors models storage transforms types",
     "results": "errors specs storage types",
     "leaderboard": "errors results specs",
     "planning": "datasets devices errors features models protocols results search specs storage types",
@@ -41,12 +45,12 @@ ALLOWED = {
     "api": "datasets errors features models protocols search specs storage types",
     "progress": "features",
     "doctor": "datasets devices errors search specs",
-    "pretrain": "datasets devices errors models specs storage transforms types",
+    "pretrain": "crop_boxes datasets devices errors models optimizers specs storage transforms types",
+    "pretraining": "api datasets planning pretrain progress runner specs",
     "verification": "datasets errors features planning results runner specs",
-    "pretrain_command": "api datasets devices errors leaderboard planning pretrain progress runner specs storage",
     "cli": (
-        "datasets doctor errors features leaderboard models planning pretrain_command progress results runner specs "
-        "storage verification"
+        "datasets devices doctor errors features leaderboard models planning pretrain pretraining progress results "
+        "runner specs storage verification"
     ),
     "__main__": "cli",
     "__init__": "api errors types",
@@ -156,5 +160,6 @@ def test_every_spec_is_valid() -> None:
         spec = registry.dataset(name)
         assert spec.hub is not None or spec.archives or spec.reader is not None, name
     for name in registry.suites:
+        protocols.check_suite(registry.suite(name), registry)
         for cell in registry.suite(name).cells:
             assert registry.dataset(cell.dataset).kind in registry.task(cell.task).kinds, (name, cell)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from massl_bench.results import read_record
 from tests.conftest import Answer, write_image
 
 Cli = Callable[..., Answer]
@@ -384,18 +385,28 @@ def test_doctor(run_cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert "pip uninstall -y" in run.error
 
 
-def test_demo(run_cli: Cli) -> None:
+def test_demo_pretrains_and_benchmarks(run_cli: Cli) -> None:
     answer = run_cli("demo")
     assert answer.code == 0, answer.err
-    assert "| pixels" in answer.out
-    assert "Next, your own data and weights" in answer.err
+    rows = [line.split("|")[1].strip() for line in answer.out.splitlines() if line.startswith("| ")]
+    assert rows == ["model", "massl-digits", "massl-digits-untrained", "pixels"]
     assert Path("massl-bench-demo/LEADERBOARD.md").read_text() in answer.out + "\n"
+    trained, untrained = (
+        read_record(Path("massl-bench-demo/results", model, "knn", "digits.json")).headline for model in rows[1:3]
+    )
+    assert trained.ci95[0] > untrained.ci95[1]
+
+    again = run_cli("demo")
+    assert again.code == 0
+    assert "step" not in again.err
+    assert again.out.count("finished before") == again.out.count("-> massl-bench-demo")
 
 
 def test_every_command_has_help_with_an_example(run_cli: Cli) -> None:
     for command in (
         ["run"],
         ["demo"],
+        ["pretrain"],
         ["leaderboard"],
         ["list"],
         ["info"],

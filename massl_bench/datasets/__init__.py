@@ -2,7 +2,7 @@
 
 from massl_bench.datasets.dataset import DataOptions, Dataset, open_dataset
 from massl_bench.datasets.layouts import Columns
-from massl_bench.datasets.splits import EncodedImage, ImageSplit, corrupt_images, decode_rgb
+from massl_bench.datasets.splits import EncodedImage, ImageSplit, check_boxes, corrupt_images, decode_rgb
 
 __all__ = [
     "Columns",
@@ -10,6 +10,7 @@ __all__ = [
     "Dataset",
     "EncodedImage",
     "ImageSplit",
+    "check_boxes",
     "corrupt_images",
     "decode_rgb",
     "open_dataset",

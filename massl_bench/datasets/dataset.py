@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +27,7 @@ from massl_bench.datasets.splits import ImageSplit, JoinedSplit, Labels
 from massl_bench.errors import MissingDataError, RequestError
 from massl_bench.specs import DatasetSpec, Registry
 from massl_bench.storage import read_memo, sha256_of, write_memo
-from massl_bench.types import DatasetKind
+from massl_bench.types import LABELLED_KINDS, CopyTruth, DatasetKind, GroundTruth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +107,18 @@ class Dataset:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The class names in label order, where they are known."""
+        """The class names in label order, where there are classes and their names are known."""
+        if self.kind not in LABELLED_KINDS:
+            return None
         if self.spec is not None and self.spec.class_names is not None:
             return self.spec.class_names
         return self.split("train" if "train" in self.sources else next(iter(self.sources))).class_names
 
     @property
-    def num_classes(self) -> int:
+    def num_classes(self) -> int | None:
         """The number of classes: the spec's, else the number of class names, else the labels of the training split."""
+        if self.kind not in LABELLED_KINDS:
+            return None
         if self.spec is not None:
             return self.spec.num_classes
         if self.class_names is not None:
@@ -122,6 +126,19 @@ class Dataset:
         labels = self.split("train").labels
         assert labels is not None
         return len(np.unique(labels))
+
+    def ground_truth(self, num_queries: int | None = None) -> GroundTruth | None:
+        """Returns what the queries should find, or None where the dataset says nothing of that.
+
+        Args:
+            num_queries: only of the first queries; None for all of them.
+        """
+        truth = self.layout.ground_truth()
+        if truth is None or num_queries is None:
+            return truth
+        if isinstance(truth, CopyTruth):
+            return replace(truth, original=truth.original[:num_queries], block=truth.block[:num_queries])
+        return truth[:num_queries]
 
     def split(self, role: str) -> ImageSplit:
         """Returns one split, checked: size, label range, class count and class order.
@@ -156,6 +173,8 @@ class Dataset:
                 f"{where}: found {len(split):,} images, expected {expected:,}: an incomplete or different copy; "
                 f"{remedy}"
             )
+        if self.kind not in LABELLED_KINDS:
+            return
         if split.labels is None:
             raise RequestError(f"{where}: found no label column, expected one; {remedy}")
         names = self.spec.class_names
@@ -178,6 +197,7 @@ class Dataset:
         count = expected or (len(split.class_names) if split.class_names is not None else None)
         if count is None:
             count = len(found) if role == "train" or "train" not in self.sources else self.num_classes
+        assert count is not None  # the kinds without classes are not checked
         if found[0] < 0 or found[-1] >= count:
             raise RequestError(
                 f"{where}: found labels from {found[0]} to {found[-1]}, expected 0 to {count - 1}; "

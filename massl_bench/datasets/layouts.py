@@ -13,6 +13,7 @@ from massl_bench.datasets.folders import class_files, image_files, labelled_file
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.splits import ArrowSplit, FileSplit, ImageSplit, ParquetSplit
 from massl_bench.errors import RequestError, one_line
+from massl_bench.types import GroundTruth
 
 _NAMED_MISSING = 5
 
@@ -48,6 +49,10 @@ class Layout(ABC):
     @abstractmethod
     def read(self, source: str) -> ImageSplit:
         """Returns one split, by the name it has in this source."""
+
+    def ground_truth(self) -> GroundTruth | None:
+        """Returns what the queries should find, or None where the layout does not say it."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,11 @@ class PublishedLayout(Layout):
     @override
     def read(self, source: str) -> ImageSplit:
         return READERS[self.reader].read(self.root, source)
+
+    @override
+    def ground_truth(self) -> GroundTruth | None:
+        truth = READERS[self.reader].truth
+        return truth(self.root) if truth is not None else None
 
 
 def find_layout(root: Path, sources: list[str], columns: Columns, reader: str | None) -> Layout | None:

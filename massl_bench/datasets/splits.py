@@ -20,6 +20,7 @@ from PIL import Image
 from typing_extensions import override
 
 from massl_bench.errors import RequestError, one_line
+from massl_bench.types import Preprocessing
 
 _CHECKED_TOGETHER = 256
 
@@ -44,10 +45,12 @@ class ImageSplit(ABC):
     Attributes:
         labels: int64 [N] class indices; int8 [N, C] with 1 present, 0 only difficult, −1 absent; or None.
         class_names: the names that the source itself carries, in label order, or None.
+        boxes: float64 [N, 4], left, top, right and bottom of what each image is about, in pixels; or None.
     """
 
     labels: Labels | None
     class_names: tuple[str, ...] | None
+    boxes: NDArray[np.float64] | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -64,6 +67,15 @@ class ImageSplit(ABC):
     def ids(self, count: int) -> NDArray[np.bytes_]:
         """Returns the locations of the first `count` items as UTF-8 bytes [count]."""
         return np.array([self.locate(index).encode() for index in range(count)], dtype=np.bytes_)
+
+
+def check_boxes(split: ImageSplit, preprocessing: Preprocessing) -> None:
+    """Raises `RequestError` where images are to be cropped to boxes that the split does not have."""
+    if preprocessing.query_box and split.boxes is None:
+        raise RequestError(
+            f"queries are to be cropped to their boxes, and these have none (the first: {split.locate(0)}); "
+            "take a task without the box, as in retrieval for retrieval-box"
+        )
 
 
 def corrupt_images(split: ImageSplit, progress: Callable[[int], None] = lambda _: None) -> list[str]:
@@ -116,8 +128,10 @@ class FileSplit(ImageSplit):
         files: Sequence[str],
         labels: Labels | None,
         class_names: tuple[str, ...] | None,
+        boxes: NDArray[np.float64] | None = None,
     ) -> None:
         self._root, self._files, self.labels, self.class_names = root, list(files), labels, class_names
+        self.boxes = boxes
 
     @override
     def __len__(self) -> int:
@@ -136,7 +150,8 @@ class JoinedSplit(ImageSplit):
     """Several splits, one after the other: `train + val`.
 
     Raises:
-        RequestError: They have other class names, or only some of them have labels: one label would mean two things.
+        RequestError: They have other class names, so that one label would mean two things, or only some of them have
+            labels or boxes.
     """
 
     def __init__(self, parts: Sequence[ImageSplit]) -> None:
@@ -149,6 +164,10 @@ class JoinedSplit(ImageSplit):
         if labels and len(labels) != len(self._parts):
             raise RequestError("only some parts of this split have labels")
         self.labels = np.concatenate(labels) if labels else None
+        boxes = [part.boxes for part in parts if part.boxes is not None]
+        if boxes and len(boxes) != len(self._parts):
+            raise RequestError("only some parts of this split have boxes")
+        self.boxes = np.concatenate(boxes) if boxes else None
 
     @override
     def __len__(self) -> int:

@@ -42,7 +42,7 @@ def bank_key(
         weights_sha256=card.weights_sha256,
         architecture=card.architecture,
         pooling=card.pooling,
-        preprocessing=preprocessing,
+        preprocessing=preprocessing.of_split(role),
         dataset_fingerprint=dataset.fingerprint,
         split=role,
         limit=limit,

@@ -1,26 +1,29 @@
-"""Images through an encoder. Shapes: B images of a batch, S side of the crop, D feature dimensions.
+"""Images through an encoder. Shapes: B images of a batch, G of them of one size, S side of the crop, D features.
 
 On a GPU, worker processes decode ahead while the device computes. On the CPU decoding and the network would only
-compete
-for the same cores, so they take turns: a batch is decoded by one thread a core, then the network has all of them.
+compete for the same cores, so they take turns: a batch is decoded by one thread a core, then the network has all of
+them.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from massl_bench.datasets import ImageSplit, decode_rgb
+from massl_bench.datasets import EncodedImage, ImageSplit, check_boxes, decode_rgb
 from massl_bench.errors import CellError, one_line
 from massl_bench.features.cache import BankWriter
 from massl_bench.features.options import ExtractionOptions
@@ -30,22 +33,32 @@ from massl_bench.types import Precision, Preprocessing
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
+_Pixels = NDArray[np.uint8] | list[NDArray[np.uint8] | None]
+"""Of the images of a batch: [B, 3, S, S], or each by itself where they are not cropped to one size."""
+
 
 @dataclass
-class _Batch:
-    """The images of consecutive items that could be decoded."""
+class Batch:
+    """The images of some items that could be decoded, those of one size together, and why others could not."""
 
-    pixels_B3SS: Tensor
+    groups: list[tuple[list[int], Tensor]]
+    """(places in `kept`, uint8 [G, 3, H, W])"""
     kept: list[int]
     problems: list[tuple[int, str]] = field(default_factory=list)
 
-    def pin_memory(self) -> _Batch:
+    def in_order(self, features_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns the features of the groups, one group after the other, in the order of `kept`."""
+        ordered_BD = np.empty_like(features_BD)
+        ordered_BD[[place for places, _ in self.groups for place in places]] = features_BD
+        return ordered_BD
+
+    def pin_memory(self) -> Batch:
         """Lets the loader pin the pixels (it calls this by name)."""
-        self.pixels_B3SS = self.pixels_B3SS.pin_memory()
+        self.groups = [(places, pixels.pin_memory()) for places, pixels in self.groups]
         return self
 
 
-class _PreparedImages(Dataset[Any]):
+class PreparedImages(Dataset[Any]):
     """Decodes and crops whole batches.
 
     Large images are decoded fastest by one thread a core. Small ones spend their time in the interpreter, where threads
@@ -62,17 +75,31 @@ class _PreparedImages(Dataset[Any]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None, "_trials": [], "_seconds_per_image": {}}
 
-    def __getitems__(self, indices: list[int]) -> _Batch:
+    def item(self, key: Any) -> int:
+        """Returns which item of the split a key of the sampler asks for."""
+        return int(key)
+
+    def pixels(self, encoded: EncodedImage, key: Any) -> NDArray[np.uint8]:
+        """Returns what the encoder sees of an item, uint8 [3, H, W]; raises what PIL raises for a damaged image."""
+        image = decode_rgb(encoded)
+        if self._preprocessing.query_box:
+            image = image.crop(self._box(self.item(key)))
+        return apply_preprocessing(image, self._preprocessing)
+
+    def __getitems__(self, keys: list[Any]) -> Batch:
+        indices = [self.item(key) for key in keys]
         encoded = self._split.encoded(indices)
         side = self._preprocessing.crop
-        pixels_B3SS = np.empty((len(indices), 3, side, side), dtype=np.uint8)
+        pixels: _Pixels = [None] * len(indices)
+        if side is not None:
+            pixels = np.empty((len(indices), 3, side, side), dtype=np.uint8)
 
         def prepare(rows: range) -> dict[int, str]:
             """Fills some rows; returns why others could not be decoded."""
             reasons = {}
             for row in rows:
                 try:
-                    pixels_B3SS[row] = apply_preprocessing(decode_rgb(encoded[row]), self._preprocessing)
+                    pixels[row] = self.pixels(encoded[row], keys[row])
                 except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
                     reasons[row] = one_line(error)
             return reasons
@@ -89,13 +116,30 @@ class _PreparedImages(Dataset[Any]):
             reasons = {row: why for part in self._pool.map(prepare, pieces) for row, why in part.items()}
         self._seconds_per_image[num_threads] = (time.perf_counter() - start) / len(indices)
         kept_rows = [row for row in range(len(indices)) if row not in reasons]
-        if reasons:
-            pixels_B3SS = pixels_B3SS[kept_rows]
-        return _Batch(
-            torch.from_numpy(pixels_B3SS),
+        return Batch(
+            _grouped(pixels, kept_rows),
             [indices[row] for row in kept_rows],
             [(indices[row], why) for row, why in sorted(reasons.items())],
         )
+
+    def _box(self, index: int) -> tuple[float, float, float, float]:
+        assert self._split.boxes is not None
+        left, top, right, bottom = self._split.boxes[index].tolist()
+        return left, top, right, bottom
+
+
+def _grouped(pixels: _Pixels, rows: list[int]) -> list[tuple[list[int], Tensor]]:
+    """Returns (places in `rows`, pixels [G, 3, H, W]) for each size of image, in the order of their first images."""
+    if isinstance(pixels, np.ndarray):
+        whole = pixels if len(rows) == len(pixels) else pixels[rows]
+        return [([*range(len(rows))], torch.from_numpy(whole))] if rows else []
+    places_of_size: dict[tuple[int, ...], list[int]] = {}
+    found = [image for image in (pixels[row] for row in rows) if image is not None]
+    for place, image in enumerate(found):
+        places_of_size.setdefault(image.shape, []).append(place)
+    return [
+        (places, torch.from_numpy(np.stack([found[place] for place in places]))) for places in places_of_size.values()
+    ]
 
 
 def extract(
@@ -123,37 +167,30 @@ def extract(
         (indices of the items that were written, descriptions of those skipped as corrupt).
 
     Raises:
-        CellError: An image cannot be decoded (and is not to be skipped), or a feature is not finite; names the item.
+        CellError: An image cannot be decoded (and is not to be skipped), or a feature is not finite (both name the
+            item), or the encoder does not take images of another size than its own.
+        RequestError: Queries are to be cropped to their boxes, and the split has none.
     """
+    check_boxes(split, preprocessing)
     count = len(split) if limit is None else min(limit, len(split))
-    on_gpu = encoder.device.type == "cuda"
-    batches = _consecutive(count, options.batch_size or (256 if on_gpu else 32))
-    cores = _available_cores()
-    num_workers = options.num_workers if options.num_workers is not None else (cores if on_gpu else 0)
-    num_workers = min(num_workers, len(batches))
-    loader = DataLoader(
-        _PreparedImages(split, preprocessing, 1 if num_workers else cores),
-        batch_sampler=batches,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        pin_memory=on_gpu,
-        prefetch_factor=4 if num_workers else None,
-    )
+    batches = _consecutive(count, images_at_a_time(options, encoder.device))
+    images = partial(PreparedImages, split, preprocessing)
+    loader = load_images(images, batches, len(batches), options, encoder.device)
     kept: list[int] = []
     skipped: list[str] = []
-    with _numerics(options.precision, encoder.device.type):
-        for batch, features in _one_behind(encoder, loader):
+    with numerics(options.precision, encoder.device.type):
+        for batch, features in _one_behind(encoder, loader, preprocessing.scales):
             for index, problem in batch.problems:
                 where = f"{split.locate(index)}: corrupt image: {problem}"
                 if not options.skip_corrupt:
                     raise CellError(f"{where}; repair or remove it, or count it out with --skip-corrupt")
                 skipped.append(where)
-            features_BD = features.cpu().numpy()
+            features_BD = batch.in_order(features.cpu().numpy())
             finite_B = np.isfinite(features_BD).all(axis=1)
             if not finite_B.all():
                 first = split.locate(batch.kept[int(np.flatnonzero(~finite_B)[0])])
                 raise CellError(
-                    f"{first}: {int((~finite_B).sum())} of {len(finite_B)} features in its batch are not finite; "
+                    f"{first}: {int((~finite_B).sum())} of {len(features_BD)} features in its batch are not finite; "
                     f"check the weights{'' if options.precision == 'fp32' else ', or use --precision fp32'}"
                 )
             writer.append(features_BD)
@@ -164,20 +201,92 @@ def extract(
     return kept, skipped
 
 
-def _one_behind(encoder: Encoder, loader: DataLoader[Any]) -> Iterator[tuple[_Batch, Tensor]]:
-    """Yields each batch with its features [B, D] after the next one was queued: a GPU never waits for the caller."""
-    queued: tuple[_Batch, Tensor] | None = None
+def images_at_a_time(options: ExtractionOptions, device: torch.device) -> int:
+    """Returns how many images go through the encoder together."""
+    return options.batch_size or (256 if device.type == "cuda" else 32)
+
+
+def load_images(
+    images: Callable[[int], PreparedImages],
+    batches: Iterable[list[Any]],
+    num_batches: int,
+    options: ExtractionOptions,
+    device: torch.device,
+) -> DataLoader[Any]:
+    """Returns a loader of batches, prepared ahead by worker processes on a GPU and by threads on the CPU.
+
+    Args:
+        images: makes the dataset for a number of threads.
+        batches: the keys of each batch.
+        num_batches: how many there are: more workers would have nothing to do.
+        options: the number of workers.
+        device: where the encoder is.
+    """
+    on_gpu = device.type == "cuda"
+    cores = _available_cores()
+    num_workers = options.num_workers if options.num_workers is not None else (cores if on_gpu else 0)
+    num_workers = min(num_workers, num_batches)
+    return DataLoader(
+        images(1 if num_workers else cores),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        pin_memory=on_gpu,
+        prefetch_factor=4 if num_workers else None,
+    )
+
+
+def _one_behind(encoder: Encoder, loader: DataLoader[Any], scales: tuple[float, ...]) -> Iterator[tuple[Batch, Tensor]]:
+    """Yields each batch with its features [B, D] after the next one was queued: a GPU never waits for the caller.
+
+    The features are in the order of the batch's groups.
+    """
+    queued: tuple[Batch, Tensor] | None = None
     for batch in loader:
-        if batch.kept:
-            images = batch.pixels_B3SS.to(encoder.device, non_blocking=True)
-            features = encoder(encoder.normalise(images))
-        else:
-            features = torch.empty(0, encoder.card.embed_dim)
+        parts = [torch.empty(0, encoder.card.embed_dim, device=encoder.device)]
+        for _, pixels in batch.groups:
+            images = encoder.normalise(pixels.to(encoder.device, non_blocking=True))
+            parts.append(_summed_over_scales(encoder, images, scales))
+        features = torch.cat(parts)
         if queued is not None:
             yield queued
         queued = batch, features
     if queued is not None:
         yield queued
+
+
+def _summed_over_scales(encoder: Encoder, images_G3HW: Tensor, scales: tuple[float, ...]) -> Tensor:
+    """Returns the sum of the features of the images at each scale, [G, D] (DINO's `multi_scale`, without its norm)."""
+    features = []
+    for scale in scales:
+        scaled = images_G3HW
+        if scale != 1.0:
+            scaled = functional.interpolate(images_G3HW, scale_factor=scale, mode="bilinear", align_corners=False)
+        features.append(_features(encoder, scaled))
+    return reduce(torch.add, features)
+
+
+def _features(encoder: Encoder, images_G3HW: Tensor) -> Tensor:
+    """Returns features [G, D]; raises `CellError` where the encoder does not take images of this size."""
+    height, width = images_G3HW.shape[-2:]
+    own = encoder.card.preprocessing.crop
+    reason = ""
+    try:
+        features = encoder(images_G3HW)
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if (height, width) == (own, own):
+            raise
+        reason = one_line(error)
+    else:
+        if features.shape == (len(images_G3HW), encoder.card.embed_dim):
+            return features
+        reason = f"its features have the shape {list(features.shape[1:])}, expected [{encoder.card.embed_dim}]"
+    raise CellError(
+        f"model {encoder.card.name} does not take images of {height} × {width} pixels, as the task needs them (its own "
+        f"are {own} × {own}): {reason}; take a convolutional network, or a ViT from a checkpoint file"
+    )
 
 
 def _available_cores() -> int:
@@ -195,7 +304,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 @contextmanager
-def _numerics(precision: Precision, device_type: str) -> Iterator[None]:
+def numerics(precision: Precision, device_type: str) -> Iterator[None]:
     """Sets TF32 and autocast to what `precision` says, and back: neither is on for fp32, whatever torch's defaults."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from massl_bench.errors import RequestError
-from massl_bench.results import ResultRecord, find_records, read_record, results_dirs
+from massl_bench.results import Metric, ResultRecord, find_records, read_record, results_dirs
 from massl_bench.specs import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One record, with where it lies."""
+    """One record, with where it lies.
+
+    Attributes:
+        metric: what is shown of it: its headline, or the metric that a suite names for its column.
+    """
 
     path: Path
     record: ResultRecord
+    metric: str
 
     @property
     def cell(self) -> tuple[str, str]:
         """(task, dataset)."""
         return self.record.identity.task.name, self.record.identity.dataset.name
+
+    @property
+    def shown(self) -> Metric:
+        """The metric that is shown."""
+        return self.record.metrics[self.metric]
 
     @property
     def weights(self) -> str:
@@ -57,15 +67,18 @@ def collect(results_dir: Path, registry: Registry, suite: str | None = None) -> 
     Raises:
         RequestError: A record cannot be read (the text names file and key), or the suite is unknown.
     """
-    wanted = [(cell.task, cell.dataset) for cell in registry.suite(suite).cells] if suite is not None else None
+    spec = registry.suite(suite) if suite is not None else None
+    wanted, headlines = (spec.pairs, spec.headlines) if spec is not None else (None, {})
     candidates: dict[tuple[str, tuple[str, str]], Row] = {}
     apart: list[tuple[Row, str]] = []
     for directory in results_dirs(results_dir):
         for path in find_records(directory):
-            row = Row(path=path, record=read_record(path))
+            row = _row(path, headlines)
             if wanted is not None and row.cell not in wanted:
                 continue
             reason = _why_apart(row.record, registry)
+            if reason is None and row.metric not in row.record.metrics:
+                reason = f"without the metric {row.metric} that suite {suite} shows of {' on '.join(row.cell)}"
             if reason is not None:
                 apart.append((row, reason))
                 continue
@@ -76,6 +89,14 @@ def collect(results_dir: Path, registry: Registry, suite: str | None = None) -> 
     rows = sorted(candidates.values(), key=lambda row: (row.record.identity.model.name, row.cell))
     cells = wanted if wanted is not None else sorted({row.cell for row in rows})
     return Leaderboard(cells=cells, rows=rows, apart=apart, suite=suite)
+
+
+def _row(path: Path, headlines: Mapping[tuple[str, str], str]) -> Row:
+    """Returns the row of a record file; `headlines` take the place of the records' own."""
+    record = read_record(path)
+    identity = record.identity
+    metric = headlines.get((identity.task.name, identity.dataset.name), identity.task.headline)
+    return Row(path=path, record=record, metric=metric)
 
 
 def _why_apart(record: ResultRecord, registry: Registry) -> str | None:

@@ -13,7 +13,7 @@ def _long(board: Leaderboard) -> list[dict[str, Any]]:
     """Returns one flat dictionary for each record, values as fractions."""
     lines = []
     for row in board.rows:
-        identity, headline = row.record.identity, row.record.headline
+        identity, headline = row.record.identity, row.shown
         low, high = headline.ci95 or (None, None)
         lines.append(
             {
@@ -22,7 +22,7 @@ def _long(board: Leaderboard) -> list[dict[str, Any]]:
                 "task": identity.task.name,
                 "version": identity.task.version,
                 "dataset": identity.dataset.name,
-                "metric": identity.task.headline,
+                "metric": row.metric,
                 "value": headline.value,
                 "ci95_low": low,
                 "ci95_high": high,
@@ -73,12 +73,10 @@ def _wide(board: Leaderboard) -> str:
     models = sorted(names, key=lambda weights: (names[weights], weights))
     titles = {}
     for task, dataset in board.cells:
-        metrics = {row.record.identity.task.headline for row in board.rows if row.cell == (task, dataset)}
+        metrics = {row.metric for row in board.rows if row.cell == (task, dataset)}
         titles[task, dataset] = " ".join([f"{task} {dataset}", *sorted(metrics)])
     values = {(row.weights, row.cell): row for row in board.rows}
-    best = {
-        cell: max((r.record.headline.value for r in board.rows if r.cell == cell), default=None) for cell in board.cells
-    }
+    best = {cell: max((r.shown.value for r in board.rows if r.cell == cell), default=None) for cell in board.cells}
     # A rank or an exponent has no place in a mean of fractions.
     other = {row.cell for row in board.rows if row.record.headline_scale != 100}
     averaged = [cell for cell in board.cells if cell not in other]
@@ -91,10 +89,10 @@ def _wide(board: Leaderboard) -> str:
         for cell in board.cells:
             row = values.get((model, cell))
             text = _shown(row) if row is not None else "–"
-            bold = row is not None and counts[cell] > 1 and row.record.headline.value == best[cell]
+            bold = row is not None and counts[cell] > 1 and row.shown.value == best[cell]
             line[titles[cell]] = f"**{text}**" if bold else text
         if board.suite is not None:
-            present = [values[model, cell].record.headline.value for cell in averaged if (model, cell) in values]
+            present = [values[model, cell].shown.value for cell in averaged if (model, cell) in values]
             complete = len(present) == len(averaged) > 0
             mean = f"{100 * sum(present) / len(present):.2f}" if complete else "–"
             line[f"mean ({board.suite})"] = f"{mean} ({len(present)}/{len(averaged)})"
@@ -105,7 +103,7 @@ def _wide(board: Leaderboard) -> str:
 
 
 def _shown(row: Row) -> str:
-    headline, scale = row.record.headline, row.record.headline_scale
+    headline, scale = row.shown, row.record.headline_scale
     value = f"{scale * headline.value:.2f}"
     if headline.ci95 is not None:
         low, high = headline.ci95

@@ -23,6 +23,14 @@ def rank_of_label(scores_NC: NDArray[np.floating], labels_N: NDArray[np.int64]) 
     return rank_N
 
 
+def mean_accuracies(scores_NC: NDArray[np.floating], labels_N: NDArray[np.int64]) -> tuple[float, float]:
+    """Returns (top-1, mean of the accuracies of the classes that are there)."""
+    right_N = rank_of_label(scores_NC, labels_N) == 0
+    items_C = np.bincount(labels_N)
+    right_C = np.bincount(labels_N, weights=right_N)
+    return float(right_N.mean()), float((right_C[items_C > 0] / items_C[items_C > 0]).mean())
+
+
 def accuracy(
     correct_N: NDArray[np.bool_], labels_N: NDArray[np.int64], *, resamples: int, rng: np.random.Generator
 ) -> tuple[Score, Score]:

@@ -1,8 +1,7 @@
 """Checkpoint files: read without executing anything, recognised by their layout, loaded exactly or not at all.
 
 The architecture is inferred from the tensors' shapes. The number of heads is not in them: it is width / 64 (as in
-MaSSL,
-DINO and DeiT) unless `--arch` says otherwise; what the file says of itself (`args`) is not trusted.
+MaSSL, DINO and DeiT) unless `--arch` says otherwise; what the file says of itself (`args`) is not trusted.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from torch import Tensor, nn
 from massl_bench.errors import RequestError, one_line, unknown_name
 from massl_bench.models.encoder import Encoder, num_parameters
 from massl_bench.models.model import ModelCard
-from massl_bench.models.vit import MasslVisionTransformer
+from massl_bench.models.resnet import SmallImageResNet
+from massl_bench.models.vit import MasslVisionTransformer, num_token_blocks
 from massl_bench.storage import sha256_file
 from massl_bench.types import DEFAULT_PREPROCESSING
 
@@ -55,8 +55,7 @@ def build_checkpoint(file: Path, reference: str, arch: str | None = None, checkp
 
     Raises:
         RequestError: The file cannot be read safely, holds no backbone of a known layout, or its tensors are not
-        exactly
-            those of the architecture.
+            exactly those of the architecture.
     """
     where = f"model {reference}"
     backbone = find_backbone(read_checkpoint(file), where, checkpoint_key)
@@ -69,6 +68,7 @@ def build_checkpoint(file: Path, reference: str, arch: str | None = None, checkp
         architecture=architecture,
         pooling=pooling,
         embed_dim=int(network.num_features),
+        num_blocks=num_token_blocks(network),
         num_parameters=num_parameters(network),
         weights_sha256=sha256,
         weights_hash_of="file",
@@ -137,8 +137,7 @@ def find_backbone(content: Any, where: str, checkpoint_key: str | None = None) -
     """Returns the backbone's tensors under timm's names.
 
     Known layouts: the MaSSL (and DINO) trainer's `{student, teacher, …}` with `backbone.` and `head.`; a plain state
-    dict
-    of a backbone, also under `state_dict` or `model`, with or without `module.` and `backbone.`.
+    dict of a backbone, also under `state_dict` or `model`, with or without `module.` and `backbone.`.
 
     Raises:
         RequestError: No such tensors; the text names what was found.
@@ -190,8 +189,7 @@ def build_network(tensors: Tensors, arch: str | None, where: str) -> tuple[Any, 
         return _build_resnet(tensors, where)
     raise RequestError(
         f"{where}: the architecture cannot be inferred from its tensors ({_list(sorted(tensors))}); known: ViT and "
-        "ResNet in "
-        "timm's names; name another one with --arch"
+        "ResNet in timm's names; name another one with --arch"
     )
 
 
@@ -239,6 +237,13 @@ def _build_resnet(tensors: Tensors, where: str) -> tuple[Any, str, str]:
         1 + max(int(m[1]) for name in tensors if (m := re.match(rf"layer{stage}\.(\d+)\.", name)))
         for stage in range(1, 5)
     )
+    stem = tensors["conv1.weight"].shape if "conv1.weight" in tensors else ()
+    if stem[2:] == (3, 3):
+        widths = [int(tensors[f"layer{stage}.0.conv1.weight"].shape[0]) for stage in range(1, 5)]
+        network = SmallImageResNet(widths=widths, depths=depths, bottleneck=bottleneck)
+        blocks = "bottlenecks" if bottleneck else "blocks"
+        name = f"resnet_small_images_widths{'-'.join(map(str, widths))}_{blocks}{'-'.join(map(str, depths))}"
+        return network, name, "pooled map"
     known: dict[tuple[bool, tuple[int, ...]], str] = {
         (False, (2, 2, 2, 2)): "resnet18",
         (False, (3, 4, 6, 3)): "resnet34",

@@ -18,13 +18,19 @@ from pydantic import ValidationError
 from massl_bench.errors import MissingDataError, RequestError, unknown_name
 from massl_bench.specs import ManifestSpec, Registry
 from massl_bench.storage import read_memo, sha256_file, sha256_of, stat_signature, write_memo
-from massl_bench.types import Preprocessing, StrictModel
+from massl_bench.types import Pooling, Preprocessing, StrictModel
 
 if TYPE_CHECKING:
     from massl_bench.models.encoder import Encoder
 
 PREFIXES = ("timm", "hf-hub", "torchvision", "random")
 CHECKPOINT_SUFFIXES = frozenset({".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors"})
+
+_LAST_BLOCKS = 4
+"""Whose class tokens DINO's linear evaluation takes of a ViT-S."""
+
+_BASE_WIDTH = 768
+"""From this width on (ViT-B) it takes the class token and the mean patch token of the last block instead."""
 
 
 class ModelCard(StrictModel):
@@ -38,6 +44,8 @@ class ModelCard(StrictModel):
     pooling: str
     """What becomes the feature: `class token after the final norm`, `pooled map`, …"""
     embed_dim: int
+    num_blocks: int | None
+    """Of a ViT whose feature is its class token, so that tokens of its blocks can be read; None for other networks."""
     num_parameters: int
     weights_sha256: str
     """Of the weights' file, or of the tensors where there is no file of their own."""
@@ -75,6 +83,36 @@ class Model:
     def encoder(self, device: str) -> Encoder:
         """Returns the encoder in evaluation mode on `device`; loads it at each call."""
         return self.build().to(device)
+
+    def pooled(self, pooling: Pooling | None) -> Model:
+        """Returns the model with the feature that a task asks for; the model itself where that is its own."""
+        card = self.card if pooling is None else pooled_card(self.card, pooling)
+        if card == self.card:
+            return self
+
+        def build() -> Encoder:
+            from massl_bench.models.pooling import with_last_blocks
+
+            return with_last_blocks(self.build(), card)
+
+        return Model(card=card, build=build)
+
+
+def pooled_card(card: ModelCard, pooling: Pooling) -> ModelCard:
+    """Returns the card of the same network with another feature; the model is not opened for it."""
+    assert pooling == "last-blocks"
+    if card.num_blocks is None:
+        return card
+    count, mean_patch = last_blocks(card)
+    text = f"class tokens of the last {count} blocks" if count > 1 else "class token"
+    text += " and mean of the patch tokens, after the final norm" if mean_patch else ", after the final norm"
+    return card.model_copy(update={"pooling": text, "embed_dim": (count + mean_patch) * card.embed_dim})
+
+
+def last_blocks(card: ModelCard) -> tuple[int, bool]:
+    """Returns (number of blocks, whether the mean patch token follows) of what DINO's linear evaluation takes."""
+    assert card.num_blocks is not None
+    return (1, True) if card.embed_dim >= _BASE_WIDTH else (min(_LAST_BLOCKS, card.num_blocks), False)
 
 
 def open_model(reference: str, registry: Registry, options: ModelOptions) -> Model:

@@ -22,6 +22,7 @@ def pixels_card() -> ModelCard:
         architecture="pixels",
         pooling="all values",
         embed_dim=3 * _SIDE * _SIDE,
+        num_blocks=None,
         num_parameters=0,
         weights_sha256=sha256_of("pixels"),
         weights_hash_of="nothing",

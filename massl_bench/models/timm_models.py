@@ -14,6 +14,7 @@ from torch import nn
 from massl_bench.errors import MissingDataError, RequestError, one_line, unknown_name
 from massl_bench.models.encoder import Encoder, num_parameters, tensors_sha256
 from massl_bench.models.model import ModelCard
+from massl_bench.models.vit import num_token_blocks
 from massl_bench.storage import sha256_file
 from massl_bench.types import DEFAULT_PREPROCESSING, Preprocessing
 
@@ -46,6 +47,7 @@ def build_timm(prefix: str, name: str, reference: str, download: bool) -> Encode
         architecture=config["architecture"],
         pooling=_pooling(network),
         embed_dim=_without_classifier(network),
+        num_blocks=num_token_blocks(network),
         num_parameters=num_parameters(network),
         weights_sha256=sha256_file(files[0]) if files else tensors_sha256(network),
         weights_hash_of="file" if files else "tensors",
@@ -72,6 +74,7 @@ def _build_random(name: str, reference: str) -> Encoder:
         architecture=name.partition(".")[0],
         pooling=_pooling(network),
         embed_dim=embed_dim,
+        num_blocks=num_token_blocks(network),
         num_parameters=num_parameters(network),
         weights_sha256=tensors_sha256(network),
         weights_hash_of="tensors",

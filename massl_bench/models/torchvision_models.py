@@ -48,6 +48,7 @@ def build_torchvision(name: str, file: Path | None, reference: str, download: bo
         architecture=name,
         pooling="input of the last linear layer",
         embed_dim=embed_dim,
+        num_blocks=None,
         num_parameters=num_parameters(network),
         weights_sha256=sha256_file(file),
         weights_hash_of="file",

@@ -5,13 +5,29 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
+
+
+class _WholePatches(PatchEmbed):
+    """A patch embedding that leaves out what exceeds the last whole patch, at the right and below.
+
+    So does the strided convolution of the official code; timm refuses such sizes.
+    """
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self.patch_size
+        height, width = x.shape[-2] // rows * rows, x.shape[-1] // columns * columns
+        patches: Tensor = super().forward(x[..., :height, :width])  # type: ignore[no-untyped-call]
+        return patches
 
 
 class MasslVisionTransformer(VisionTransformer):
-    """A ViT whose feature is the class token after the final norm, at any input size that is a multiple of the patch.
+    """A ViT whose feature is the class token after the final norm, at any input size of at least one patch.
 
     Args:
         img_size: side of the images that the position embeddings were learnt for, in pixels.
@@ -48,6 +64,7 @@ class MasslVisionTransformer(VisionTransformer):
             num_classes=0,
             global_pool="token",
             dynamic_img_size=True,
+            embed_layer=_WholePatches,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         )
 
@@ -77,3 +94,10 @@ class MasslVisionTransformer(VisionTransformer):
             learnt, scale_factor=((rows + 0.1) / grid_rows, (columns + 0.1) / grid_columns), mode="bicubic"
         )
         return torch.cat([positions[:, :1], resized.permute(0, 2, 3, 1).reshape(1, rows * columns, width)], dim=1)
+
+
+def num_token_blocks(network: nn.Module) -> int | None:
+    """Returns the number of blocks of a ViT whose feature is its class token; None for any other network."""
+    if isinstance(network, VisionTransformer) and network.global_pool == "token" and network.cls_token is not None:
+        return len(network.blocks)
+    return None

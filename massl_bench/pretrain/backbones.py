@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from massl_bench.errors import RequestError, unknown_name
+from massl_bench.models.resnet import SmallImageResNet
 from massl_bench.models.vit import MasslVisionTransformer
 from massl_bench.pretrain.config import BackboneConfig, PretrainConfig
 from massl_bench.pretrain.network import MultiCropNetwork, Projector, Prototypes
@@ -70,6 +71,10 @@ def build_backbone(config: BackboneConfig, image_size: int, drop_path: float) ->
             num_heads=config.embed_dim // _HEAD_WIDTH,
             drop_path_rate=drop_path,
         )
+    if config.arch == "resnet":
+        assert config.widths is not None
+        assert config.depths is not None
+        return SmallImageResNet(widths=config.widths, depths=config.depths, drop_path_rate=drop_path)
     model = _timm_model(config.arch)
     if not hasattr(model, "blocks"):
         if config.patch_size is not None:
@@ -103,7 +108,7 @@ def _initialise(backbone: Any, config: BackboneConfig) -> None:
 
 def manifest_arch(config: BackboneConfig) -> str | None:
     """Returns the architecture that loading the exported tensors needs to be told, or None where shapes tell it."""
-    if config.arch == "vit":
+    if config.arch in ("vit", "resnet"):
         return None
     model = _timm_model(config.arch)
     if hasattr(model, "blocks") and model.embed_dim == _HEAD_WIDTH * model.blocks[0].attn.num_heads:
@@ -118,9 +123,10 @@ def _timm_model(arch: str) -> Any:
     from timm.models.vision_transformer import VisionTransformer
 
     if not timm.is_model(arch):
-        raise unknown_name("timm architecture", arch, timm.list_models(), "or vit")
+        raise unknown_name("timm architecture", arch, timm.list_models(), "or vit, resnet")
     with torch.device("meta"):
         model: Any = timm.create_model(arch, num_classes=0)
     if not isinstance(model, VisionTransformer | ResNet):
-        raise RequestError(f"backbone.arch: {arch} is a {type(model).__name__}; allowed: vit, a ViT or ResNet of timm")
+        found = type(model).__name__
+        raise RequestError(f"backbone.arch: {arch} is a {found}; allowed: vit, resnet, a ViT or ResNet of timm")
     return model

@@ -27,13 +27,18 @@ class BackboneConfig(StrictModel):
     """The encoder that is trained, under timm's tensor names."""
 
     arch: str
-    """`vit` with the widths below, or a ViT or ResNet of timm (`vit_small_patch16_224`, `resnet50`)."""
+    """A ViT or ResNet of timm (`vit_small_patch16_224`, `resnet50`), or `vit` or `resnet` (for small images) with the
+    widths below."""
     patch_size: int | None = Field(default=None, ge=1)
     """Side of a patch in pixels; for a ViT of timm, in place of its own."""
     embed_dim: int | None = Field(default=None, ge=1)
     """Width of `vit`: a multiple of 64, as each head is 64 wide (a checkpoint does not say how many heads it has)."""
     depth: int | None = Field(default=None, ge=1)
     """Blocks of `vit`."""
+    widths: tuple[int, int, int, int] | None = Field(default=None, strict=False)
+    """Channels of the stages of `resnet`; even numbers."""
+    depths: tuple[int, int, int, int] | None = Field(default=None, strict=False)
+    """Blocks of the stages of `resnet`, of two convolutions each."""
     drop_path: float = Field(ge=0, lt=1)
     """Largest rate of stochastic depth, in the student only."""
     init: Literal["timm", "xavier"]
@@ -44,15 +49,20 @@ class BackboneConfig(StrictModel):
 
     @model_validator(mode="after")
     def _widths(self) -> BackboneConfig:
-        widths = {"patch_size": self.patch_size, "embed_dim": self.embed_dim, "depth": self.depth}
-        if self.arch == "vit":
-            missing = [name for name, value in widths.items() if value is None]
-            if missing:
-                raise ValueError(f"{missing[0]}: is missing, and arch vit needs it")
-            if (self.embed_dim or 0) % 64:
-                raise ValueError(f"embed_dim: expected a multiple of 64, got {self.embed_dim}")
-        elif self.embed_dim is not None or self.depth is not None:
-            raise ValueError(f"embed_dim and depth go with arch vit only, and arch is {self.arch}")
+        own = {"vit": ("patch_size", "embed_dim", "depth"), "resnet": ("widths", "depths")}
+        for key in own.get(self.arch, ()):
+            if getattr(self, key) is None:
+                raise ValueError(f"{key}: is missing, and arch {self.arch} needs it")
+        allowed = own.get(self.arch, ("patch_size",))
+        for key in ("patch_size", "embed_dim", "depth", "widths", "depths"):
+            if getattr(self, key) is not None and key not in allowed:
+                raise ValueError(f"{key}: is not used by arch {self.arch}")
+        if (self.embed_dim or 0) % 64:
+            raise ValueError(f"embed_dim: expected a multiple of 64, got {self.embed_dim}")
+        if any(width < 2 or width % 2 for width in self.widths or ()):
+            raise ValueError(f"widths: expected even numbers from 2, got {list(self.widths or ())}")
+        if any(depth < 1 for depth in self.depths or ()):
+            raise ValueError(f"depths: expected numbers from 1, got {list(self.depths or ())}")
         if (self.init == "xavier") != (self.position_std is not None):
             raise ValueError("position_std: goes with init xavier, and is needed there")
         return self

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from massl_bench.errors import RequestError, one_line
+from massl_bench.optimizers import LARS
 from massl_bench.pretrain.backbones import build_network
 from massl_bench.pretrain.checkpoint import FORMAT, Checkpoint
 from massl_bench.pretrain.collectives import world_size
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.memory import MemoryBank
 from massl_bench.pretrain.network import MultiCropNetwork
-from massl_bench.pretrain.optimizers import LARS, parameter_groups
+from massl_bench.pretrain.optimizers import parameter_groups
 from massl_bench.pretrain.schedules import cosine, linear_then_constant
 from massl_bench.pretrain.seeds import derived_seed, seeded_generator
 

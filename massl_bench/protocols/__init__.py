@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from massl_bench.errors import SpecError, unknown_name
-from massl_bench.specs import TaskSpec, first_problem
+from massl_bench.specs import Registry, SuiteSpec, TaskSpec, first_problem
 from massl_bench.types import DatasetKind, EvaluationData, Score, StrictModel
 
 
@@ -45,12 +45,18 @@ def roles(name: str, kind: DatasetKind, available: Iterable[str]) -> tuple[str, 
 
     A module may define, beyond the above: `OPTIONAL_ROLES`, read where the dataset has them; `ROLES_OF_KIND`, in
     place of `ROLES` for a kind of dataset; `HEADLINES`, the metrics of a kind that the task's own headline does not
-    exist for, the headline first; and `NEEDS_TORCH`.
+    exist for, the headline first; `VIEW_ROLES`, see `view_roles`; `NAMED_BY_TRUTH`, see `named_by_truth`; and
+    `NEEDS_TORCH`.
     """
     module = load(name)
     needed: tuple[str, ...] = getattr(module, "ROLES_OF_KIND", {}).get(kind, module.ROLES)
     there = set(available)
     return (*needed, *(role for role in getattr(module, "OPTIONAL_ROLES", ()) if role in there))
+
+
+def view_roles(name: str) -> tuple[str, ...]:
+    """Returns the splits that a protocol sees in augmented views (`EvaluationData.views`) in place of a bank."""
+    return getattr(load(name), "VIEW_ROLES", ())
 
 
 def possible_roles(name: str) -> set[str]:
@@ -64,6 +70,34 @@ def headline(task: TaskSpec, kind: DatasetKind) -> str:
     """Returns the metric that a leaderboard shows of a task on a kind of dataset."""
     measured: Sequence[str] = getattr(load(task.protocol), "HEADLINES", {}).get(kind, ())
     return measured[0] if measured and task.headline not in measured else task.headline
+
+
+def check_suite(suite: SuiteSpec, registry: Registry) -> None:
+    """Raises `SpecError` where a cell of a suite shows a metric that its task does not measure on its dataset."""
+    for (task_name, dataset), metric in suite.headlines.items():
+        task, kind = registry.task(task_name), registry.dataset(dataset).kind
+        measured = metrics_of(task, kind, str(registry.tasks[task_name]))
+        if metric not in measured:
+            raise SpecError(
+                f"{registry.suites[suite.name]}: cells: headline {metric!r} is not a metric of {task_name} on "
+                f"{dataset}: {', '.join(measured)}"
+            )
+
+
+def metrics_of(task: TaskSpec, kind: DatasetKind, origin: str) -> list[str]:
+    """Returns the metrics that a task measures on a kind of dataset; raises as `parameters`, naming `origin`."""
+    module = load(task.protocol)
+    of_kinds: Mapping[str, Sequence[str]] = getattr(module, "HEADLINES", {})
+    if kind in of_kinds:
+        return list(of_kinds[kind])
+    others = {metric for metrics in of_kinds.values() for metric in metrics}
+    return [metric for metric in module.metric_names(parameters(task, origin)) if metric not in others]
+
+
+def named_by_truth(name: str) -> str | None:
+    """Returns the split whose rows a protocol's ground truth names, or None for a protocol that asks for none."""
+    role: str | None = getattr(load(name), "NAMED_BY_TRUTH", None)
+    return role
 
 
 def needs_torch(name: str) -> bool:

@@ -22,6 +22,7 @@ from massl_bench.types import CopyTruth, EvaluationData, FeatureBank, Score, Str
 
 ROLES = ("originals", "queries")
 OPTIONAL_ROLES = ("distractors", "whitening")
+NAMED_BY_TRUTH = "originals"
 
 _QUERIES_PER_CHUNK = 256
 

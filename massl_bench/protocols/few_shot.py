@@ -17,7 +17,7 @@ from pydantic import Field
 from massl_bench.draws import check_class_counts, given_draws, sampled_score
 from massl_bench.errors import CellError, RequestError
 from massl_bench.labels import check_not_empty, class_count, class_name, single_labels
-from massl_bench.metrics.classification import rank_of_label
+from massl_bench.metrics.classification import mean_accuracies
 from massl_bench.types import EvaluationData, IncreasingNumbers, Score, StrictModel
 
 ROLES = ("train", "test")
@@ -87,7 +87,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
                 stopping,
                 device=data.backend.device,
             )
-            values.append(_accuracies(classifier.scores(test.features), truth))
+            values.append(mean_accuracies(classifier.scores(test.features), truth))
         for name, column in zip(("top1", "mean_per_class"), np.array(values).T, strict=True):
             scores[f"{name}@s{k}"] = sampled_score(column.tolist(), details)
     return scores
@@ -100,11 +100,3 @@ def _draw(labels_N: NDArray[np.int64], num_classes: int, k: int, rng: np.random.
     first_C = np.searchsorted(labels_N[order], np.arange(num_classes))
     rows: NDArray[np.int64] = order[(first_C[:, None] + np.arange(k)).ravel()]
     return rows
-
-
-def _accuracies(scores_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) -> tuple[float, float]:
-    """Returns (top-1, mean over the classes that are there)."""
-    right_N = rank_of_label(scores_NC, labels_N) == 0
-    items_C = np.bincount(labels_N)
-    right_C = np.bincount(labels_N, weights=right_N)
-    return float(right_N.mean()), float((right_C[items_C > 0] / items_C[items_C > 0]).mean())

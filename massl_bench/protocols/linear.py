@@ -33,25 +33,36 @@ HEADLINES = {"multi-label": ("map", "map_11pt")}
 """The metrics of a kind of dataset that the task's headline does not exist for; the first stands in for it."""
 
 
-class Params(StrictModel):
-    """The parameters of the protocol."""
+class GridParams(StrictModel):
+    """The strengths that are tried, and when a fit counts as solved."""
 
     log10_c_min: float
     log10_c_max: float
     num_c: int = Field(gt=0)
     """The strengths are 10 ** linspace(log10_c_min, log10_c_max, num_c)."""
-    validation_share: float = Field(gt=0, lt=1)
-    """Of the training set, held out where there is no validation split."""
     tolerance: float = Field(gt=0)
     """As `solvers.Stopping`: of the gradient of the mean loss, in the metric of the inverse Hessian at zero."""
     max_iterations: int = Field(gt=0)
     bootstrap_resamples: int = Field(gt=0)
 
+    @property
+    def strengths(self) -> NDArray[np.float64]:
+        """The values of C, smallest first, [P]."""
+        grid_P: NDArray[np.float64] = 10 ** np.linspace(self.log10_c_min, self.log10_c_max, self.num_c)
+        return grid_P
+
     @model_validator(mode="after")
-    def _increasing(self) -> Params:
+    def _increasing(self) -> GridParams:
         if self.num_c > 1 and self.log10_c_min >= self.log10_c_max:
             raise ValueError(f"log10_c_min: expected less than log10_c_max = {self.log10_c_max}")
         return self
+
+
+class Params(GridParams):
+    """The parameters of the protocol."""
+
+    validation_share: float = Field(gt=0, lt=1)
+    """Of the training set, held out where there is no validation split."""
 
 
 def metric_names(params: Params) -> list[str]:
@@ -158,13 +169,35 @@ def _select(
     params: Params,
     device: str,
 ) -> tuple[float, float]:
-    """Returns (C, its value on the held-out rows); the value is top-1 accuracy, or mAP."""
+    """Returns (C, its value on the held-out rows)."""
+    values_P = held_out_values(features_ND, targets, num_classes, rows, params, device)
+    best = int(np.nanargmax(values_P))
+    return float(params.strengths[best]), float(values_P[best])
+
+
+def held_out_values(
+    features_ND: NDArray[np.float32],
+    targets: NDArray[Any],
+    num_classes: int,
+    rows: tuple[NDArray[np.int64], NDArray[np.int64]],
+    params: GridParams,
+    device: str,
+) -> NDArray[np.float64]:
+    """Returns each strength's value on held-out rows, float64 [P]: top-1 accuracy (multi-label: mAP).
+
+    Args:
+        features_ND: float32.
+        targets: int64 [N], or int8 [N, C].
+        num_classes: C.
+        rows: (the rows that are fitted, those that are held out).
+        params: the strengths and when to stop.
+        device: where to compute.
+    """
     from massl_bench.solvers import Stopping, fit
 
-    strengths = 10 ** np.linspace(params.log10_c_min, params.log10_c_max, params.num_c)
     stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
     fitted, held_out = rows
-    grid = fit(features_ND, targets, num_classes, strengths, stopping, rows_n=fitted, device=device)
+    grid = fit(features_ND, targets, num_classes, params.strengths, stopping, rows_n=fitted, device=device)
     truth = targets[held_out]
     values = []
     for scores_nC in grid.scores_of_rows(features_ND, held_out):
@@ -172,8 +205,7 @@ def _select(
             values.append(float((rank_of_label(scores_nC, truth) == 0).mean()))
         else:
             values.append(mean_average_precision(scores_nC, truth, difficult_is_negative=False)[0])
-    best = int(np.nanargmax(values))
-    return float(strengths[best]), values[best]
+    return np.array(values)
 
 
 def classification_scores(

@@ -22,6 +22,7 @@ from massl_bench.search import unit_rows
 from massl_bench.types import CopyTruth, EvaluationData, QueryTruth, Score, StrictModel
 
 ROLES = ("database", "queries")
+NAMED_BY_TRUTH = "database"
 
 SETTINGS = ("easy", "medium", "hard")
 

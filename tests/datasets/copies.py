@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,13 +52,15 @@ class Copy:
     """Images that are not stored in RGB: their colours are not compared."""
 
 
-def small_registry(root: Path, name: str, sizes: dict[str, int], num_classes: int) -> Registry:
+def small_registry(root: Path, name: str, sizes: dict[str, int], num_classes: int | None = None) -> Registry:
     """A registry whose `name` is the real one, with other sizes and class count, and without sources."""
     spec = Registry().dataset(name).model_dump(mode="json", exclude_none=True)
     for key in ("hub", "archives", "class_names"):
         spec.pop(key, None)
     splits = {role: {**split, "size": sizes[role]} for role, split in spec.pop("splits").items()}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in {**spec, "num_classes": num_classes}.items()]
+    if num_classes is not None:
+        spec["num_classes"] = num_classes
+    lines = [f"{key} = {json.dumps(value)}" for key, value in spec.items()]
     lines += [
         f"splits.{role} = {{ size = {split['size']}, source = {json.dumps(split['source'])} }}"
         for role, split in splits.items()
@@ -390,6 +393,40 @@ VOC_ROLES = {"train": "trainval", "test": "test"}
 def _voc_value(name: str, objects: list[tuple[str, bool]]) -> int:
     difficult = [hard for found, hard in objects if found == name]
     return -1 if not difficult else 0 if all(difficult) else 1
+
+
+LANDMARK_QUERIES = [
+    {"bbx": [10.2, 5, 70.7, 45.5], "easy": [0, 3], "hard": [1], "junk": [5]},
+    {"bbx": [0, 20, 40, 100], "easy": [], "hard": [4, 2], "junk": []},  # never easy
+]
+LANDMARK_SIZES = {"database": 6, "queries": 2}
+_LANDMARK_OF = {"queries": "ab", "database": "aababc"}
+_SCENES = {"a": (600, 410), "b": (60, 100), "c": (90, 90)}
+"""(width, height) of the pictures of each landmark: larger than any task's, smaller, and square."""
+
+
+def write_landmarks(root: Path, name: str, folder: str = "jpg", **changes: Any) -> dict[str, list[str]]:
+    """Writes a copy of revisited Oxford or Paris, whose pictures of a landmark are all the same; returns the names.
+
+    Args:
+        root: the dataset's directory.
+        name: the dataset's.
+        folder: where the pictures lie; `{}` stands for the landmark.
+        changes: of the ground truth's keys.
+    """
+    names = {
+        source: [f"place_{landmark}_{source}{number:06}" for number, landmark in enumerate(landmarks)]
+        for source, landmarks in _LANDMARK_OF.items()
+    }
+    for image, landmark in zip([*names["queries"], *names["database"]], "".join(_LANDMARK_OF.values()), strict=True):
+        width, height = _SCENES[landmark]
+        blocks = np.random.default_rng(ord(landmark)).integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)
+        path = root / folder.format(landmark) / f"{image}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST).save(path)
+    content = {"imlist": names["database"], "qimlist": names["queries"], "gnd": LANDMARK_QUERIES, **changes}
+    (root / f"gnd_{name}.pkl").write_bytes(pickle.dumps(content))
+    return names
 
 
 COPIES: dict[str, Callable[[Path], Copy]] = {

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 import massl_bench as mb
@@ -84,6 +85,21 @@ def test_a_resnet_by_its_shapes(tmp_path: Path) -> None:
     assert (encoder.card.architecture, encoder.card.embed_dim) == ("resnet18", 512)
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(encoder(images), network.eval()(images).detach())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_resnet_of_small_images_by_its_shapes(tmp_path: Path, name: str) -> None:
+    # As training scripts for CIFAR make it of torchvision's model.
+    reference = torchvision.models.get_model(name)
+    reference.conv1 = torch.nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+    reference.maxpool = torch.nn.Identity()
+    reference.fc = torch.nn.Identity()
+    encoder = mb.load_encoder(str(save(reference.state_dict(), tmp_path / "r.pth")))
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = reference.eval()(images)
+    assert encoder.card.architecture.startswith("resnet_small_images_widths64-128-256-512_")
+    torch.testing.assert_close(encoder(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_missing_extra_and_misshapen_tensors_are_listed(official: dict[str, Any], tmp_path: Path) -> None:

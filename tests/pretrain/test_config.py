@@ -93,6 +93,8 @@ def test_changes():
         (["views.num_local=1100"], "massl.memory_size: 1024, fewer than the 1102 views"),
         (["views.local.size=5"], "views: 5 pixels are not a multiple of the patch size 4"),
         (["backbone.embed_dim=100"], "embed_dim: expected a multiple of 64, got 100"),
+        (["backbone.widths=8,8,8,8"], "backbone: widths: is not used by arch vit"),
+        (["backbone.arch=resnet"], "backbone: widths: is missing, and arch resnet needs it"),
         (["optimiser.name=sgd"], "momentum: is missing for sgd"),
         (["method=carp"], "carp: is missing, and the method needs it"),
     ],

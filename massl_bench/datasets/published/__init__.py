@@ -6,6 +6,7 @@ from massl_bench.datasets.published.class_folders import COUNTRY211, IMAGENET, I
 from massl_bench.datasets.published.csv_tables import GTSRB
 from massl_bench.datasets.published.embedded import DIGITS
 from massl_bench.datasets.published.inaturalist import INAT2018
+from massl_bench.datasets.published.landmarks import ROXFORD5K, RPARIS6K
 from massl_bench.datasets.published.lists import DTD, EUROSAT, FGVC_AIRCRAFT, FOOD101, OXFORD_PETS
 from massl_bench.datasets.published.matlab import FLOWERS102, STANFORD_CARS
 from massl_bench.datasets.published.pickles import read_plain_pickle
@@ -29,6 +30,8 @@ READERS: dict[str, PublishedReader] = {
     "imagenet-subset": IMAGENET_SUBSET,
     "inat2018": INAT2018,
     "oxford-pets": OXFORD_PETS,
+    "roxford5k": ROXFORD5K,
+    "rparis6k": RPARIS6K,
     "stanford-cars": STANFORD_CARS,
     "stl10": STL10,
     "voc2007": VOC2007,

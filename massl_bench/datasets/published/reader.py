@@ -7,8 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from massl_bench.datasets.splits import FileSplit, ImageSplit, Labels
 from massl_bench.errors import RequestError, one_line
+from massl_bench.types import GroundTruth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,8 @@ class PublishedReader:
     """Where the layout may begin below the dataset's directory: archives are unpacked in more than one way."""
     sole: bool = False
     """The split is defined by file names: neither class folders nor parquet files can serve in its place."""
+    truth: Callable[[Path], GroundTruth] | None = None
+    """(root) to what the queries of the split `queries` should find; None for datasets without such queries."""
 
     def locate(self, place: Path) -> Path | None:
         """Returns the directory at or below `place` in which the layout begins, or None."""
@@ -40,8 +46,10 @@ class Listing:
 
     files: Sequence[str]
     """Of the images, relative to the layout's root, in the published order."""
-    labels: Labels
+    labels: Labels | None
     class_names: tuple[str, ...] | None = None
+    boxes: NDArray[np.float64] | None = None
+    """[N, 4], of the queries of landmarks."""
     tables: tuple[str, ...] = ()
     """Further tables that were read, where their names are not the same in every copy."""
 
@@ -53,6 +61,7 @@ def listed(
     parse: Callable[[Path, str], Listing],
     folders: tuple[str, ...] = ("",),
     sole: bool = False,
+    truth: Callable[[Path], GroundTruth] | None = None,
 ) -> PublishedReader:
     """Returns the reader of a layout in which tables name the image files.
 
@@ -62,6 +71,7 @@ def listed(
         parse: (root, source) to the listing; called when all the tables are there.
         folders: where the layout may begin.
         sole: whether no other layout can serve.
+        truth: (root) to what the queries should find.
     """
 
     def listing(root: Path, source: str) -> Listing:
@@ -85,9 +95,9 @@ def listed(
     def read(root: Path, source: str) -> ImageSplit:
         _of(tables, source)
         found = listing(root, source)
-        return FileSplit(root, found.files, found.labels, found.class_names)
+        return FileSplit(root, found.files, found.labels, found.class_names, found.boxes)
 
-    return PublishedReader(marker=marker, files=files, read=read, folders=folders, sole=sole)
+    return PublishedReader(marker=marker, files=files, read=read, folders=folders, sole=sole, truth=truth)
 
 
 def _of(tables: dict[str, tuple[str, ...]], source: str) -> tuple[str, ...]:

@@ -1,0 +1,92 @@
+"""The application: its commands, and how a call ends.
+
+Exit codes: 0 done; 1 a cell failed while running; 2 known before work started, nothing written; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from massl_bench.cli.datasets import datasets_app
+from massl_bench.cli.demo import demo
+from massl_bench.cli.doctor import doctor
+from massl_bench.cli.leaderboard import leaderboard
+from massl_bench.cli.output import fail
+from massl_bench.cli.pretrain import pretrain
+from massl_bench.cli.registry import info, list_
+from massl_bench.cli.run import run
+from massl_bench.cli.verify import verify
+from massl_bench.errors import MasslBenchError, RequestError
+
+# Newer versions of typer carry their own copy of click: this is the base of every wrong use, in either.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Evaluate frozen visual representations: exact protocols, one registry, one record a number.",
+    epilog="Start with: massl-bench demo",
+)
+app.command(epilog="Example: massl-bench pretrain --dataset digits --method massl --preset tiny-digits")(pretrain)
+app.command(epilog="Example: massl-bench run --task knn --dataset cifar10 --data-root data --model pixels")(run)
+app.command(epilog="Example: massl-bench demo")(demo)
+app.command(epilog="Example: massl-bench leaderboard --format md --out LEADERBOARD.md")(leaderboard)
+app.command(epilog="Example: massl-bench verify results/pixels/knn/digits.json")(verify)
+app.command("list", epilog="Example: massl-bench list tasks")(list_)
+app.command(epilog="Example: massl-bench info knn")(info)
+app.command(epilog="Example: massl-bench doctor")(doctor)
+app.add_typer(datasets_app, name="datasets")
+
+
+def main() -> None:
+    """Runs the command line; every error is one line."""
+    # A scheduler's SIGTERM ends the run as Ctrl-C does: through the clean-up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # typer turns Ctrl-C into this
+            raise KeyboardInterrupt
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error, file=sys.stderr)
+        else:
+            fail(str(error))
+        code = 2
+    except RequestError as error:
+        fail(str(error))
+        code = 2
+    except MasslBenchError as error:
+        fail(str(error))
+        code = 1
+    except (KeyboardInterrupt, typer.Abort):
+        fail("interrupted; finished cells are kept, the same command goes on with the rest")
+        code = _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout went away (`| head`): nothing is wrong. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        print(f"massl-bench {version('massl-bench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass

@@ -1,0 +1,81 @@
+"""`massl-bench datasets`: download ahead, and verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from massl_bench.cli.options import CacheDir, DataRoot, IncludePath, Offline, cache_directory, open_registry
+from massl_bench.cli.output import fail
+from massl_bench.errors import MasslBenchError
+
+datasets_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Download datasets ahead, and verify them."
+)
+
+
+@datasets_app.command(epilog="Example: massl-bench datasets fetch cifar10 cifar100")
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="Registry names, or hf:REPO[@REV].")],
+    data_root: DataRoot = None,
+    cache_dir: CacheDir = None,
+    include_path: IncludePath = None,
+    offline: Offline = False,
+) -> None:
+    """Download datasets from their pinned sources, unless they are there."""
+    _for_datasets(names, data_root, cache_dir, include_path, offline, fetch=True)
+
+
+@datasets_app.command(epilog="Example: massl-bench datasets check cifar10 --data-root data")
+def check(
+    names: Annotated[list[str], typer.Argument(help="Registry names, folder:DIR, or hf:REPO[@REV].")],
+    data_root: DataRoot = None,
+    cache_dir: CacheDir = None,
+    include_path: IncludePath = None,
+    offline: Offline = False,
+) -> None:
+    """Verify split sizes, classes, labels, and that every image can be decoded."""
+    _for_datasets(names, data_root, cache_dir, include_path, offline, fetch=False)
+
+
+def _for_datasets(
+    names: list[str],
+    data_root: Path | None,
+    cache_dir: Path | None,
+    include_path: list[Path] | None,
+    offline: bool,
+    *,
+    fetch: bool,
+) -> None:
+    """Opens and checks each dataset; goes on after a failure, and then exits with 1 (2 where a name is unknown)."""
+    from massl_bench.datasets import DataOptions, corrupt_images, open_dataset
+    from massl_bench.progress import reporting
+
+    registry = open_registry(include_path)
+    for name in names:
+        if ":" not in name:
+            registry.dataset(name)
+    options = DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline)
+    failed = False
+    for name in names:
+        try:
+            dataset = open_dataset(name, registry, options, fetch=fetch)
+            splits = {role: dataset.split(role) for role in dataset.sources}
+            sizes = ", ".join(f"{role} {len(split):,}" for role, split in splits.items())
+            problems: list[str] = []
+            for role, split in {} if fetch else splits.items():
+                with reporting().progress(f"{name}/{role}", len(split)) as progress:
+                    problems += corrupt_images(split, progress)
+        except MasslBenchError as error:
+            failed = True
+            fail(str(error))
+            continue
+        for problem in problems:
+            fail(f"{name}: {problem}")
+        failed |= bool(problems)
+        state = f"{len(problems)} corrupt images" if problems else "there" if fetch else "ok"
+        print(f"{name}: {state}; {dataset.place}; {sizes}; fingerprint {dataset.fingerprint[:16]}")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,65 @@
+"""`massl-bench demo`: the whole story on embedded data, offline, on any machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from massl_bench.cli.options import CacheDir, cache_directory, open_registry
+from massl_bench.cli.output import print_outcome
+
+
+def demo(
+    directory: Annotated[Path, typer.Option(help="Where weights, results and leaderboard are written.")] = Path(
+        "massl-bench-demo"
+    ),
+    cache_dir: CacheDir = None,
+) -> None:
+    """Pretrain a tiny MaSSL on digits, run the suite `quick` on it, print the leaderboard. Offline, on a CPU."""
+    from massl_bench.datasets import DataOptions
+    from massl_bench.leaderboard import collect, to_markdown
+    from massl_bench.planning import RunRequest
+    from massl_bench.pretrain.config import load_config
+    from massl_bench.pretraining import PretrainRequest, pretrain, run_suite
+    from massl_bench.progress import say
+    from massl_bench.storage import write_atomic
+
+    weights_dir = directory / "weights"
+    request = PretrainRequest(
+        dataset="digits",
+        config=load_config("tiny-digits"),
+        name="massl-digits",
+        resume=True,  # a second demo finds the training finished
+        with_untrained=True,
+        weights_dir=weights_dir,
+        data=DataOptions(cache_dir=cache_directory(cache_dir), offline=True),
+    )
+    say("1. pretraining a tiny ViT with MaSSL on the images of scikit-learn's digits, without their labels")
+    pretrain(request, open_registry(None, weights_dir), rank=0, device="cpu")
+    registry = open_registry(None, weights_dir)  # anew: it now holds the manifests
+    run = RunRequest(
+        cells=registry.suite("quick").pairs,
+        models=[*request.models, "pixels"],
+        suite="quick",
+        device="cpu",
+        data=request.data,
+        results_dir=directory / "results",
+    )
+    say("2. the suite quick: the trained network, the same network untrained, and the pixels themselves")
+    failed = False
+    for outcome in run_suite(run, registry):
+        print_outcome(outcome)
+        failed |= outcome.status == "failed"
+    if failed:
+        raise typer.Exit(1)
+    table = to_markdown(collect(run.results_dir, registry, "quick"))
+    write_atomic(directory / "LEADERBOARD.md", table)
+    print(f"\n{table}")
+    say(
+        f"3. all of it is in {directory}: weights with their manifests, one record a number, LEADERBOARD.md. Next:\n"
+        "  massl-bench run --task knn --dataset folder:DIR --model CHECKPOINT    (images in DIR/{train,test}/CLASS/)\n"
+        "  massl-bench pretrain --dataset folder:DIR --method massl --preset small-cifar10 --bench quick\n"
+        "  massl-bench list datasets    massl-bench info knn    massl-bench doctor"
+    )

@@ -1,0 +1,24 @@
+"""`massl-bench doctor`: what works on this machine."""
+
+from __future__ import annotations
+
+import typer
+
+from massl_bench.cli.options import CacheDir, DataRoot, Json, cache_directory, open_registry
+from massl_bench.cli.output import print_json
+
+
+def doctor(data_root: DataRoot = None, cache_dir: CacheDir = None, as_json: Json = False) -> None:
+    """Say what works here, what is missing, and how to get it."""
+    from massl_bench.doctor import examine
+
+    findings = examine(cache_directory(cache_dir), data_root, open_registry(None))
+    if as_json:
+        print_json([vars(finding) for finding in findings])
+    else:
+        for finding in findings:
+            print(
+                f"{'ok  ' if finding.ok else 'MISS' if finding.optional else 'BAD '} {finding.subject}: {finding.text}"
+            )
+    if any(not finding.ok and not finding.optional for finding in findings):
+        raise typer.Exit(1)

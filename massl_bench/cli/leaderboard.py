@@ -1,0 +1,51 @@
+"""`massl-bench leaderboard`: the table of the records."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from massl_bench.cli.options import IncludePath, Json, ResultsDir, open_registry
+from massl_bench.errors import RequestError, unknown_name
+
+
+def leaderboard(
+    suite: Annotated[str | None, typer.Option(help="The columns of one suite, in its order.")] = None,
+    format: Annotated[str, typer.Option(help="md, csv or json.")] = "md",
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
+    results_dir: ResultsDir = Path("results"),
+    include_path: IncludePath = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare --out with what would be written; exit 1 where stale.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the table of all complete records of current task versions."""
+    from massl_bench.errors import CellError
+    from massl_bench.leaderboard import collect, to_csv, to_json, to_markdown
+    from massl_bench.storage import write_atomic
+
+    chosen = "json" if as_json else format
+    if chosen not in ("md", "csv", "json"):
+        raise unknown_name("format", chosen, ["md", "csv", "json"])
+    if check and out is None:
+        raise RequestError("--check needs --out FILE: the table to compare with")
+    board = collect(results_dir, open_registry(include_path), suite)
+    if chosen == "json":
+        text = json.dumps(to_json(board), indent=2, ensure_ascii=False) + "\n"
+    else:
+        text = to_csv(board) if chosen == "csv" else to_markdown(board)
+    if check and out is not None:
+        if not out.is_file() or out.read_text(encoding="utf-8") != text:
+            raise CellError(f"{out} is stale: massl-bench leaderboard --format {chosen} --out {out} writes it anew")
+    elif out is not None:
+        write_atomic(out, text)
+        print(f"written to {out}", file=sys.stderr)
+    else:
+        print(text, end="")
+    if chosen == "csv" and board.apart:
+        print(f"{len(board.apart)} records are not in the table; --format md says why", file=sys.stderr)

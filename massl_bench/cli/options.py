@@ -1,0 +1,94 @@
+"""Options that several commands share, and what their values stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from massl_bench.errors import RequestError
+
+if TYPE_CHECKING:
+    from massl_bench.specs import Registry
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(envvar="MASSL_BENCH_DATA", help="Directory with one folder for each dataset.", show_envvar=True),
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(envvar="MASSL_BENCH_CACHE", help="Features and downloads [default: the user's cache directory]."),
+]
+ResultsDir = Annotated[Path, typer.Option(help="Where records are written and read.")]
+IncludePath = Annotated[
+    list[Path] | None, typer.Option(metavar="DIR", help="Directory with tasks/, tasks/datasets/, … of your own.")
+]
+WeightsDir = Annotated[Path, typer.Option(help="Where manifests of models are looked for first.")]
+Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Never download.")]
+
+
+def open_registry(include: list[Path] | None, weights_dir: Path | None = None) -> Registry:
+    """Returns the registry with the user's own directories before the packaged one."""
+    from massl_bench.specs import Registry
+
+    return Registry(include or [], weights_dir)
+
+
+def cache_directory(cache_dir: Path | None) -> Path:
+    """Returns what `--cache-dir` gave, or the default."""
+    from massl_bench.storage import default_cache_dir
+
+    return cache_dir.expanduser() if cache_dir is not None else default_cache_dir()
+
+
+def split_names(values: list[str] | None) -> list[str]:
+    """Returns the names of a repeatable option whose values may also be lists with commas; paths are left whole."""
+    names: list[str] = []
+    for value in values or []:
+        whole = value.startswith(("folder:", "torchvision:")) or Path(value).exists()
+        names += [value] if whole else [name for name in value.split(",") if name]
+    return list(dict.fromkeys(names))
+
+
+def parse_limits(limit: str | None) -> dict[str, int]:
+    """Returns `N` as {"": N} and `train=N,test=M` as {"train": N, "test": M}."""
+    limits = {}
+    for part in limit.split(",") if limit is not None else []:
+        split, equals, number = part.rpartition("=")
+        if not number.isdecimal() or int(number) < 1 or (equals and not split) or split in limits:
+            raise RequestError(f"--limit {limit}: expected a number from 1, or train=N,test=M")
+        limits[split] = int(number)
+    if "" in limits and len(limits) > 1:
+        raise RequestError(f"--limit {limit}: expected one number for all splits, or one for each, not both")
+    return limits
+
+
+def parse_overrides(settings: list[str] | None) -> dict[str, dict[str, Any]]:
+    """Returns `knn.k=10,20` as {"knn": {"k": [10, 20]}}; values are written as in TOML, lists without brackets."""
+    import tomllib
+
+    overrides: dict[str, dict[str, Any]] = {}
+    for setting in settings or []:
+        key, equals, text = setting.partition("=")
+        task, dot, name = key.partition(".")
+        if not (equals and dot and task and name and text):
+            raise RequestError(f"--set {setting}: expected TASK.PARAMETER=VALUE, as in knn.k=10,20")
+        value: Any = text
+        for spelling in (text, f"[{text}]"):
+            try:
+                value = tomllib.loads(f"value = {spelling}")["value"]
+                break
+            except tomllib.TOMLDecodeError:
+                continue
+        overrides.setdefault(task, {})[name] = value
+    return overrides
+
+
+def parse_splits(split: str | None) -> dict[str, str]:
+    """Returns `train=NAME,test=NAME` as a dictionary."""
+    pairs = [part.partition("=") for part in split.split(",")] if split is not None else []
+    if any(not (role and equals and source) for role, equals, source in pairs):
+        raise RequestError(f"--split {split}: expected train=NAME,test=NAME")
+    return {role: source for role, _, source in pairs}

@@ -1,0 +1,106 @@
+"""`massl-bench list` and `massl-bench info`: what there is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from massl_bench.cli.options import CacheDir, IncludePath, Json, Offline, WeightsDir, cache_directory, open_registry
+from massl_bench.cli.output import print_json
+from massl_bench.errors import RequestError, unknown_name
+
+if TYPE_CHECKING:
+    from massl_bench.specs import Registry
+
+
+def list_(
+    kind: Annotated[str, typer.Argument(help="tasks, datasets, models or suites.")],
+    include_path: IncludePath = None,
+    weights_dir: WeightsDir = Path("weights"),
+    as_json: Json = False,
+) -> None:
+    """List what there is, one name a line."""
+    registry = open_registry(include_path, weights_dir)
+    kinds: dict[str, tuple[dict[str, Path], Any]] = {
+        "tasks": (registry.tasks, registry.task),
+        "datasets": (registry.datasets, registry.dataset),
+        "models": (registry.manifests, registry.manifest),
+        "suites": (registry.suites, registry.suite),
+    }
+    if kind not in kinds:
+        raise unknown_name("kind", kind, kinds)
+    files, load = kinds[kind]
+    summaries = {name: load(name).summary for name in files}
+    if kind == "models":
+        summaries["pixels"] = "The image itself, 32 × 32, as its feature"
+    if as_json:
+        print_json([{"name": name, "summary": summary} for name, summary in summaries.items()])
+        return
+    width = max((len(name) for name in summaries), default=0)
+    for name, summary in summaries.items():
+        print(f"{name:{width}}  {summary}")
+    if kind == "models":
+        print(
+            "also: a checkpoint file, timm:NAME, hf-hub:ORG/NAME, torchvision:NAME[@FILE], random:TIMM_NAME",
+            file=sys.stderr,
+        )
+
+
+def info(
+    name: Annotated[str, typer.Argument(help="A task, dataset, suite or model.")],
+    arch: Annotated[
+        str | None, typer.Option(help="timm architecture of a checkpoint whose shapes leave it open.")
+    ] = None,
+    cache_dir: CacheDir = None,
+    weights_dir: WeightsDir = Path("weights"),
+    include_path: IncludePath = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Show one thing in full: parameters, splits, source, licence, citation, preprocessing."""
+    registry = open_registry(include_path, weights_dir)
+    loaders: list[tuple[str, dict[str, Path], Any]] = [
+        ("task", registry.tasks, registry.task),
+        ("dataset", registry.datasets, registry.dataset),
+        ("suite", registry.suites, registry.suite),
+    ]
+    found = [(kind, load(name)) for kind, files, load in loaders if name in files]
+    if not found:
+        found = [("model", _card(name, arch, cache_dir, registry, offline))]
+    contents = [{"kind": kind, **spec.model_dump(mode="json", exclude_none=True)} for kind, spec in found]
+    if as_json:
+        print_json(contents[0] if len(contents) == 1 else contents)
+        return
+    for content in contents:
+        for key, value in content.items():
+            for line_key, line_value in _flat(key, value):
+                print(f"{line_key}: {line_value}")
+        if content["kind"] == "model":
+            print(f"preprocessing, in words: {found[0][1].preprocessing.describe()}")
+
+
+def _card(name: str, arch: str | None, cache_dir: Path | None, registry: Registry, offline: bool) -> Any:
+    from massl_bench.models import ModelOptions, open_model
+
+    try:
+        return open_model(
+            name, registry, ModelOptions(cache_dir=cache_directory(cache_dir), arch=arch, download=not offline)
+        ).card
+    except RequestError as error:
+        if not str(error).startswith("unknown model"):
+            raise
+        known = [*registry.tasks, *registry.datasets, *registry.suites, *registry.manifests, "pixels"]
+        raise unknown_name("name", name, known, "or a model as --model takes it") from None
+
+
+def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [pair for name, inner in value.items() for pair in _flat(f"{key}.{name}", inner)]
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        return [pair for number, part in enumerate(value, 1) for pair in _flat(f"{key}.{number}", part)]
+    if isinstance(value, list):
+        return [(key, ", ".join(map(str, value)))]
+    return [(key, value)]

@@ -1,0 +1,194 @@
+"""`massl-bench run`: the cells of every model, task and dataset."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from massl_bench.cli.options import (
+    CacheDir,
+    DataRoot,
+    IncludePath,
+    Json,
+    Offline,
+    ResultsDir,
+    WeightsDir,
+    cache_directory,
+    open_registry,
+    parse_limits,
+    parse_overrides,
+    parse_splits,
+    split_names,
+)
+from massl_bench.cli.output import outcome_json, print_json, print_outcome
+from massl_bench.errors import RequestError
+
+
+def run(
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="TASK", help="Task; repeatable, or a list with commas.")
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(metavar="DATASET", help="Registry name, folder:DIR or hf:REPO[@REV].")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Manifest, checkpoint file, timm:NAME, hf-hub:ORG/NAME, torchvision:NAME[@FILE], random:TIMM_NAME or "
+            "pixels; repeatable [default: the bundled weights].",
+        ),
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="The cells of a suite, in place of --task and --dataset.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Your own features (.npz), in place of model and dataset.")
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="What each query should find (.json), for --features of database and queries.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in the results.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="timm architecture of a checkpoint whose shapes leave it open.")
+    ] = None,
+    data_root: DataRoot = None,
+    cache_dir: CacheDir = None,
+    results_dir: ResultsDir = Path("results"),
+    weights_dir: WeightsDir = Path("weights"),
+    include_path: IncludePath = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, tf32, bf16 or fp16; a part of the features' key.")] = "fp32",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images at a time; changes no number [default: 32 on the CPU, 256 on a GPU]."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that decode images [default: none on the CPU, one a core on a GPU]."),
+    ] = None,
+    limit: Annotated[
+        str | None, typer.Option(help="First items only: N, or train=N,test=M; the record is partial.")
+    ] = None,
+    set: Annotated[
+        list[str] | None, typer.Option(metavar="TASK.PARAMETER=VALUE", help="As in knn.k=10,20; repeatable.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="In place of the task's own.")] = None,
+    split: Annotated[str | None, typer.Option(help="Splits of folder: and hf: data: train=NAME,test=NAME.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the images [default: image or img].")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels [default: label].")] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="Leave damaged images out; the record lists them and is partial.")
+    ] = False,
+    offline: Offline = False,
+    force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with what is cached, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run cells: every model on every task and dataset. Finished cells are skipped."""
+    from massl_bench.datasets import Columns, DataOptions
+    from massl_bench.features import ExtractionOptions
+    from massl_bench.planning import Planner, RunRequest
+    from massl_bench.progress import reporting
+    from massl_bench.runner import Runner
+
+    if precision not in ("fp32", "tf32", "bf16", "fp16"):
+        raise RequestError(f"--precision {precision}: expected fp32, tf32, bf16 or fp16")
+    registry = open_registry(include_path, weights_dir)
+    if ground_truth is not None and features is None:
+        raise RequestError(f"--ground-truth {ground_truth}: belongs to --features FILE.npz, which is not given")
+    _check_combination(task, dataset, model, suite, features, name)
+    if suite is not None:
+        cells = registry.suite(suite).pairs
+    else:
+        datasets = [features.stem] if features is not None else split_names(dataset)
+        cells = [(each, data) for data in datasets for each in split_names(task)]
+    models = split_names(model) if model or features is not None else _default_models()
+    request = RunRequest(
+        cells=cells,
+        models=models,
+        suite=suite,
+        features_file=features,
+        ground_truth=ground_truth,
+        name=name,
+        overrides=parse_overrides(set),
+        seed=seed,
+        limit=parse_limits(limit),
+        device=device,
+        data=DataOptions(
+            cache_dir=cache_directory(cache_dir),
+            data_root=data_root,
+            offline=offline,
+            columns=Columns(image_column, label_column),
+            splits=parse_splits(split),
+        ),
+        extraction=ExtractionOptions(
+            precision=precision,  # type: ignore[arg-type]  # checked above
+            batch_size=batch_size,
+            num_workers=workers,
+            skip_corrupt=skip_corrupt,
+        ),
+        results_dir=results_dir,
+        arch=arch,
+        force=force,
+    )
+    planner = Planner(request, registry, reporting())
+    planned = planner.plan()
+    if dry_run:
+        plans = [planner.describe(cell) for cell in planned]
+        if as_json:
+            print_json([vars(plan) for plan in plans])
+        for plan in [] if as_json else plans:
+            print(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
+        return
+    outcomes = []
+    for outcome in Runner(planner, reporting()).run(planned):
+        outcomes.append(outcome)
+        if not as_json:
+            print_outcome(outcome)
+    if as_json:
+        print_json([outcome_json(outcome) for outcome in outcomes])
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    if failed:
+        if len(outcomes) > 1:
+            print(f"{failed} of {len(outcomes)} cells failed; the same command runs them again", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _default_models() -> list[str]:
+    """Returns what is measured where no model is named, and says so."""
+    from massl_bench.progress import say
+    from massl_bench.specs import DEFAULT_MODEL
+
+    say(f"no --model given: the bundled weights {DEFAULT_MODEL}, a small network for images of 32 × 32 pixels")
+    return [DEFAULT_MODEL]
+
+
+def _check_combination(
+    task: list[str] | None,
+    dataset: list[str] | None,
+    model: list[str] | None,
+    suite: str | None,
+    features: Path | None,
+    name: str | None,
+) -> None:
+    """Raises `RequestError` for options that do not go together, or are missing."""
+    if features is not None:
+        if dataset or model or suite:
+            raise RequestError(
+                "--features takes the place of --model, --dataset and --suite: give --features, --task, --name"
+            )
+        if not name:
+            raise RequestError("--features needs --name NAME: what the model is called in the results")
+        if not task:
+            raise RequestError("no task; give --task (see massl-bench list tasks)")
+        return
+    if suite is not None and (task or dataset):
+        raise RequestError("--suite takes the place of --task and --dataset: give one or the other")
+    if suite is None and not task:
+        raise RequestError("no task; give --task (see massl-bench list tasks) or --suite")
+    if suite is None and not dataset:
+        raise RequestError("no dataset; give --dataset (see massl-bench list datasets), folder:DIR or hf:REPO")
+    if name and len(split_names(model)) > 1:
+        raise RequestError("--name names one model; several were given")

@@ -1,0 +1,182 @@
+"""Augmented training views through an encoder, for protocols that train on more than one frozen bank.
+
+A view is a function of the plan's seed, the epoch and the item alone, and the order of an epoch of the seed and the
+epoch: neither worker processes nor the number of images at a time change what is drawn.
+
+Shapes: n items of an epoch, B images of a training batch, D feature dimensions, U random numbers behind a box.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from massl_bench.crop_boxes import UNIFORMS, crop_boxes
+from massl_bench.datasets import EncodedImage, ImageSplit, decode_rgb
+from massl_bench.errors import CellError, RequestError
+from massl_bench.features.banks import Reporting
+from massl_bench.features.extraction import Batch, PreparedImages, images_at_a_time, load_images, numerics
+from massl_bench.features.options import ExtractionOptions
+from massl_bench.models.encoder import Encoder
+from massl_bench.transforms import cut_view
+from massl_bench.types import Preprocessing, ViewBatch, ViewPlan
+
+# What the random numbers are for: the first word after the seed.
+_VIEWS, _ORDER = 0, 1
+
+_Key = tuple[int, int]
+"""(epoch, item)."""
+
+
+class EncodedViews:
+    """The training split of a dataset, seen through an encoder in augmented views.
+
+    Attributes:
+        labels: of the items, as in a bank.
+        class_names: in label order, where they are known.
+        seconds: that images and the encoder have taken so far.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        split: ImageSplit,
+        preprocessing: Preprocessing,
+        options: ExtractionOptions,
+        *,
+        label: str,
+        limit: int | None,
+        reporting: Reporting,
+    ) -> None:
+        """Opens nothing.
+
+        Args:
+            encoder: on the device where it should run.
+            split: the images.
+            preprocessing: its crop is the side of the views; its resize is not used.
+            options: images at a time, workers, precision.
+            label: what the progress is called.
+            limit: only the first items of the split.
+            reporting: where the progress goes.
+
+        Raises:
+            RequestError: The split has no labels.
+        """
+        if split.labels is None:
+            raise RequestError(f"{label}: no labels: there is nothing to train on")
+        self.labels: NDArray[Any] = split.labels[:limit]
+        self.class_names = split.class_names
+        self.seconds = 0.0
+        self._encoder, self._split, self._preprocessing, self._options = encoder, split, preprocessing, options
+        self._label, self._reporting = label, reporting
+
+    def __len__(self) -> int:
+        """Returns the number of items."""
+        return len(self.labels)
+
+    def epochs(self, plan: ViewPlan) -> Iterator[Iterator[ViewBatch]]:
+        """Yields the batches of one epoch after the other; each epoch must be read to its end.
+
+        Raises:
+            CellError: An image cannot be decoded, or a feature is not finite; names the item.
+        """
+        pieces = _Pieces(plan, images_at_a_time(self._options, self._encoder.device))
+        images = partial(AugmentedImages, self._split, self._preprocessing, plan)
+        loader = load_images(images, pieces, pieces.per_epoch * plan.num_epochs, self._options, self._encoder.device)
+        loaded = iter(loader)
+        for epoch in range(plan.num_epochs):
+            yield self._batches(plan, epoch, pieces, loaded)
+
+    def _batches(self, plan: ViewPlan, epoch: int, pieces: _Pieces, loaded: Iterator[Batch]) -> Iterator[ViewBatch]:
+        label = f"{self._label}, epoch {epoch + 1} of {plan.num_epochs}"
+        with self._reporting.progress(label, len(plan.rows)) as progress:
+            for rows_B in pieces.batches(epoch):
+                start = time.perf_counter()
+                features = [self._encoded(next(loaded), progress) for _ in pieces.cut(rows_B)]
+                self.seconds += time.perf_counter() - start
+                yield ViewBatch(features=np.concatenate(features), rows=rows_B)
+
+    def _encoded(self, batch: Batch, progress: Callable[[int], None]) -> NDArray[np.float32]:
+        """Returns the features of one piece, float32 [b, D]."""
+        if batch.problems:
+            index, problem = batch.problems[0]
+            raise CellError(
+                f"{self._split.locate(index)}: corrupt image: {problem}; repair or remove it: --skip-corrupt does not "
+                "apply to images that are trained on"
+            )
+        # Only around the encoder: the protocol's own arithmetic is not the features'.
+        with numerics(self._options.precision, self._encoder.device.type):
+            ((_, pixels_b3SS),) = batch.groups  # all views are of one size
+            images = pixels_b3SS.to(self._encoder.device, non_blocking=True)
+            features_bD: NDArray[np.float32] = self._encoder(self._encoder.normalise(images)).cpu().numpy()
+        finite_b = np.isfinite(features_bD).all(axis=1)
+        if not finite_b.all():
+            first = self._split.locate(batch.kept[int(finite_b.argmin())])
+            raise CellError(f"{first}: a feature of an augmented view is not finite; check the weights")
+        progress(len(features_bD))
+        return features_bD
+
+
+class AugmentedImages(PreparedImages):
+    """Decodes images and cuts their views; the keys are (epoch, item)."""
+
+    def __init__(self, split: ImageSplit, preprocessing: Preprocessing, plan: ViewPlan, max_threads: int) -> None:
+        super().__init__(split, preprocessing, max_threads)
+        self._augmentation, self._seed = plan.augmentation, plan.seed
+
+    @override
+    def item(self, key: _Key) -> int:
+        return key[1]
+
+    @override
+    def pixels(self, encoded: EncodedImage, key: _Key) -> NDArray[np.uint8]:
+        image, augmentation, side = decode_rgb(encoded), self._augmentation, self._preprocessing.crop
+        assert side is not None  # only tasks without augmentation leave images uncropped
+        uniform_U = np.random.default_rng([self._seed, _VIEWS, *key]).random(UNIFORMS + 1)
+        scale_12 = np.array([augmentation.crop_scale])
+        box_14 = crop_boxes(image.width, image.height, scale_12, augmentation.crop_ratio, uniform_U[None, :-1])
+        return cut_view(
+            image,
+            box_14[0].tolist(),
+            side,
+            augmentation.crop_interpolation,
+            mirrored=bool(uniform_U[-1] < augmentation.flip_probability),
+        )
+
+
+class _Pieces:
+    """The items of all epochs in order, cut into training batches, and these into pieces that fit the device."""
+
+    def __init__(self, plan: ViewPlan, size: int) -> None:
+        self._plan, self._size = plan, size
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        """Yields the keys of each piece, epoch by epoch."""
+        for epoch in range(self._plan.num_epochs):
+            for rows_B in self.batches(epoch):
+                for piece in self.cut(rows_B):
+                    yield [(epoch, int(row)) for row in piece]
+
+    @property
+    def per_epoch(self) -> int:
+        """The number of pieces of an epoch."""
+        return sum(len(self.cut(rows_B)) for rows_B in self.batches(0))
+
+    def batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Returns the training batches of an epoch."""
+        order_n = np.random.default_rng([self._plan.seed, _ORDER, epoch]).permutation(self._plan.rows)
+        return _cut(order_n, self._plan.batch_size)
+
+    def cut(self, rows_B: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Returns the pieces of a training batch."""
+        return _cut(rows_B, self._size)
+
+
+def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

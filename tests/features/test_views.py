@@ -1,0 +1,158 @@
+"""Augmented views: what is drawn depends on seed, epoch and item alone, and a view is torchvision's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as reference
+
+from massl_bench.datasets import decode_rgb
+from massl_bench.datasets.splits import ArraySplit
+from massl_bench.errors import CellError
+from massl_bench.features import ExtractionOptions, Reporting
+from massl_bench.features.views import AugmentedImages, EncodedViews
+from massl_bench.models.encoder import Encoder
+from massl_bench.models.pixels import pixels_card, pixels_encoder
+from massl_bench.transforms import apply_preprocessing, cut_view
+from massl_bench.types import Augmentation, ViewPlan
+
+AUGMENTATION = Augmentation(
+    crop_scale=(0.08, 1.0), crop_ratio=(0.75, 4 / 3), crop_interpolation="bilinear", flip_probability=0.5
+)
+WHOLE = Augmentation(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), crop_interpolation="bicubic", flip_probability=0.0)
+PREPROCESSING = pixels_card().preprocessing
+
+
+def noise_split(count: int = 11, side: int = 40) -> ArraySplit:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+    return ArraySplit("noise", pixels, np.arange(count) % 3, None)
+
+
+def plan_of(**changes: object) -> ViewPlan:
+    plan = ViewPlan(rows=np.arange(11), num_epochs=2, batch_size=4, augmentation=AUGMENTATION, seed=5)
+    return replace(plan, **changes)
+
+
+def views_of(
+    options: ExtractionOptions | None = None, encoder: Encoder | None = None, **changes: object
+) -> EncodedViews:
+    arguments = {"label": "noise", "limit": None, "reporting": Reporting(), **changes}
+    encoder = encoder or pixels_encoder()
+    return EncodedViews(encoder, noise_split(), PREPROCESSING, options or ExtractionOptions(), **arguments)
+
+
+def everything(views: EncodedViews, plan: ViewPlan) -> tuple[np.ndarray, np.ndarray]:
+    batches = [batch for epoch in views.epochs(plan) for batch in epoch]
+    return np.concatenate([b.features for b in batches]), np.concatenate([b.rows for b in batches])
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (64, 0), (2, 2)])
+@pytest.mark.parametrize("training_batch", [1, 4, 100])
+def test_batch_sizes_and_workers_change_no_view(batch_size: int, workers: int, training_batch: int) -> None:
+    features, rows = everything(views_of(), plan_of())
+    options = ExtractionOptions(batch_size=batch_size, num_workers=workers)
+    others, other_rows = everything(views_of(options), plan_of(batch_size=training_batch))
+    assert (rows == other_rows).all()
+    assert (features == others).all()
+
+
+def test_every_item_once_an_epoch_in_another_order_and_another_view() -> None:
+    features, rows = everything(views_of(), plan_of())
+    first, second = rows[:11], rows[11:]
+    assert sorted(first) == sorted(second) == list(range(11))
+    assert first.tolist() != second.tolist()
+    by_item = np.stack([features[:11][np.argsort(first)], features[11:][np.argsort(second)]])
+    assert (by_item[0] != by_item[1]).any(axis=1).all()
+    assert (everything(views_of(), plan_of(seed=6))[0] != features).any()
+    assert [len(batch.rows) for batch in next(views_of().epochs(plan_of()))] == [4, 4, 3]
+
+
+def test_an_items_view_does_not_depend_on_the_others() -> None:
+    features, rows = everything(views_of(), plan_of(num_epochs=1))
+    alone, _ = everything(views_of(), plan_of(num_epochs=1, rows=np.array([7])))
+    assert (alone[0] == features[rows == 7]).all()
+
+
+def test_a_whole_square_without_flip_is_the_plain_image() -> None:
+    features, rows = everything(views_of(), plan_of(augmentation=WHOLE))
+    split = noise_split()
+    for feature, row in zip(features, rows, strict=True):
+        plain = apply_preprocessing(decode_rgb(split.encoded([row])[0]), PREPROCESSING)
+        np.testing.assert_allclose(feature, plain.ravel() / np.float32(255), atol=1e-7)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_view_is_torchvisions_resized_crop(mirrored: bool, interpolation: str) -> None:
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 70, 3)).astype(np.uint8))
+    mode = reference.InterpolationMode(interpolation)
+    expected = reference.functional.resized_crop(image, 5, 9, 30, 41, [24, 24], mode)
+    if mirrored:
+        expected = reference.functional.hflip(expected)
+    found = cut_view(image, (9, 5, 41, 30), 24, interpolation, mirrored=mirrored)
+    assert (found == np.asarray(expected).transpose(2, 0, 1)).all()
+
+
+def test_flips_and_areas_have_their_distributions() -> None:
+    """One image, left half dark: the flips show, and the share of its area is uniform in the scale."""
+    pixels = np.zeros((1, 400, 400, 3), dtype=np.uint8)
+    pixels[:, :, 200:] = 255
+    split = ArraySplit("halves", pixels, np.zeros(1, dtype=np.int64), None)
+    whole = WHOLE.model_copy(update={"flip_probability": 0.3})
+    images = AugmentedImages(split, PREPROCESSING, plan_of(augmentation=whole), 1)
+    flipped = [images.pixels(pixels[0], (epoch, 0))[0, 16, 0] > 128 for epoch in range(400)]
+    assert np.mean(flipped) == pytest.approx(0.3, abs=0.1)  # four standard deviations
+
+
+def test_a_limit_and_progress() -> None:
+    calls: list[tuple[str, int]] = []
+    done: list[int] = []
+
+    class Bar:
+        def __enter__(self):
+            return done.append
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    def progress(label: str, total: int) -> Bar:
+        calls.append((label, total))
+        return Bar()
+
+    views = views_of(ExtractionOptions(batch_size=2), limit=5, reporting=Reporting(progress=progress))
+    assert len(views) == 5
+    everything(views, plan_of(rows=np.arange(5)))
+    assert calls == [("noise, epoch 1 of 2", 5), ("noise, epoch 2 of 2", 5)]
+    assert sum(done) == 10
+    assert views.seconds > 0
+
+
+def test_damaged_images_and_features_end_the_cell() -> None:
+    class Damaged(ArraySplit):
+        def encoded(self, indices):
+            return [b"no image" if index == 7 else super(Damaged, self).encoded([index])[0] for index in indices]
+
+    split = noise_split()
+    damaged = Damaged("noise", split._pixels, split.labels, None)
+    views = EncodedViews(
+        pixels_encoder(),
+        damaged,
+        PREPROCESSING,
+        ExtractionOptions(skip_corrupt=True),
+        label="noise",
+        limit=None,
+        reporting=Reporting(),
+    )
+    with pytest.raises(CellError, match=r"noise, row 7: corrupt image: .*--skip-corrupt does not apply"):
+        everything(views, plan_of())
+
+    class Broken(torch.nn.Flatten):
+        def forward(self, images):
+            return super().forward(images) / 0
+
+    with pytest.raises(CellError, match="a feature of an augmented view is not finite"):
+        everything(views_of(encoder=Encoder(Broken(), pixels_card())), plan_of())
