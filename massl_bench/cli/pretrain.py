@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ REQUEUE = 75
 
 
 def pretrain(
-    dataset: Annotated[str, typer.Option(help="Registry name, folder:DIR or hf:REPO[@REV].")],
+    dataset: Annotated[str, typer.Option(help="Registry name, folder:DIR, hf:REPO[@REV] or wds:PATTERN.")],
     method: Annotated[str, typer.Option(help="massl or carp.")],
     preset: Annotated[str, typer.Option(help="Configuration to start from.")],
     set: Annotated[list[str] | None, typer.Option(help="key=value, as in optimiser.lr=0.001; repeatable.")] = None,
@@ -31,6 +32,7 @@ def pretrain(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Resume under another configuration.")] = False,
     bench: Annotated[str | None, typer.Option(help="Then run this suite, beside the untrained network.")] = None,
+    wandb: Annotated[str | None, typer.Option(help="Project of Weights & Biases to log to as well.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
     data_root: DataRoot = None,
     cache_dir: Annotated[Path | None, typer.Option(envvar="MASSL_BENCH_CACHE", help="Features and downloads.")] = None,
@@ -45,6 +47,7 @@ def pretrain(
     from massl_bench.datasets import DataOptions
     from massl_bench.planning import RunRequest
     from massl_bench.pretrain.config import load_config
+    from massl_bench.pretrain.trackers import require_wandb
     from massl_bench.pretraining import PretrainRequest
     from massl_bench.pretraining import pretrain as train
     from massl_bench.progress import say
@@ -54,9 +57,12 @@ def pretrain(
         raise RequestError(f"--method {method}: expected massl or carp")
     registry = open_registry(include_path, weights_dir)
     cells = registry.suite(bench).pairs if bench is not None else []
+    settings = [*(set or []), *([f"run.wandb={json.dumps(wandb)}"] if wandb is not None else [])]
+    config = load_config(preset, settings, method)
+    require_wandb(config)
     request = PretrainRequest(
         dataset=dataset,
-        config=load_config(preset, set or [], method),
+        config=config,
         name=file_safe(name if name is not None else f"{preset}-{dataset}"),
         resume=resume,
         force=force,

@@ -24,6 +24,7 @@ from massl_bench.datasets.layouts import (
     find_layout,
 )
 from massl_bench.datasets.published import READERS
+from massl_bench.datasets.shards import find_shards
 from massl_bench.datasets.splits import ImageSplit, JoinedSplit, Labels
 from massl_bench.errors import MissingDataError, RequestError
 from massl_bench.specs import DatasetSpec, Registry
@@ -247,6 +248,8 @@ def find_dataset(reference: str, registry: Registry, options: DataOptions, *, fe
         return _open_folder(reference, options)
     if reference.startswith("hf:"):
         return _open_hub(reference, options, fetch)
+    if reference.startswith("wds:"):
+        return _open_shards(reference, options)
     spec = registry.dataset(reference)
     return _open_registered(spec, options, fetch)
 
@@ -369,4 +372,16 @@ def _open_hub(reference: str, options: DataOptions, fetch: bool) -> Dataset:
         sources=sources,
         memo_dir=options.cache_dir,
         revision=root.name,
+    )
+
+
+def _open_shards(reference: str, options: DataOptions) -> Dataset:
+    layout = find_shards(reference.removeprefix("wds:"), options.cache_dir)
+    return Dataset(
+        name=reference,
+        kind="unlabelled",
+        spec=None,
+        layout=layout,
+        sources={"all": ("all",)},
+        memo_dir=options.cache_dir,
     )

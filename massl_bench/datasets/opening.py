@@ -11,7 +11,7 @@ from massl_bench.specs import Registry
 
 
 def open_dataset(reference: str, registry: Registry, options: DataOptions, *, fetch: bool = False) -> Dataset:
-    """Returns the dataset of a reference: a registry name, `folder:DIR` or `hf:REPO[@REV]`.
+    """Returns the dataset of a reference: a registry name, `folder:DIR`, `hf:REPO[@REV]` or `wds:PATTERN`.
 
     Args:
         reference: what `--dataset` takes.

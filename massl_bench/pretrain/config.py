@@ -186,10 +186,10 @@ class OptimiserConfig(StrictModel):
 
 
 class ComputeConfig(StrictModel):
-    """How the numbers are computed on a GPU; the CPU computes in float32."""
+    """How the numbers are computed."""
 
     precision: Literal["auto", "bf16", "fp16", "fp32"]
-    """`auto`: bf16 where the GPU has it, else fp16."""
+    """Of the networks, on any device; `auto`: bf16 where a GPU has it, else fp16 on a GPU, and fp32 on the CPU."""
     channels_last: bool
     compile: bool
     gradient_checkpointing: bool
@@ -209,6 +209,8 @@ class RunConfig(StrictModel):
     """Steps between two online k-NN evaluations; 0 for none."""
     workers: int = Field(ge=0)
     """Processes that decode images; 0 decodes in the training process."""
+    wandb: str | None = None
+    """Project of Weights & Biases that the numbers are sent to as well."""
 
 
 class PretrainConfig(StrictModel):

@@ -1,45 +1,68 @@
-"""What a pretraining says of itself: a JSON line each time, TensorBoard where it is installed, and a live line."""
+"""What a pretraining says of itself: a JSON line each time, the trackers, and a live line."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from massl_bench.errors import CellError, one_line
+from massl_bench.pretrain.config import PretrainConfig
+from massl_bench.pretrain.trackers import Tracker, open_trackers
 from massl_bench.storage import write_atomic
 
 _NAME = "log.jsonl"
 
 
 class TrainingLog:
-    """The log of one run; ranks other than the first write nothing.
+    """The log of one run, a context; ranks other than the first write nothing.
 
     Args:
-        folder: holds `log.jsonl`, and TensorBoard's files under `tensorboard/`.
+        folder: holds `log.jsonl`, and what trackers keep.
+        config: of the pretraining.
         num_steps: of the whole training, for the time left.
-        batch_size: images of a step, for the speed.
         first_step: where this process starts; lines of later steps, left by a killed one, are removed.
         active: whether this rank writes.
     """
 
-    def __init__(self, folder: Path, *, num_steps: int, batch_size: int, first_step: int, active: bool) -> None:
-        self._path, self._num_steps, self._batch_size = folder / _NAME, num_steps, batch_size
+    def __init__(self, folder: Path, config: PretrainConfig, *, num_steps: int, first_step: int, active: bool) -> None:
+        self._path, self._num_steps, self._batch_size = folder / _NAME, num_steps, config.batch_size
         self._active, self._last = active, (time.monotonic(), first_step)
-        self._tensorboard: Any = None
+        self._trackers: list[Tracker] = []
         if not active:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_log(folder) if line["step"] < first_step]
-        write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        if importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
+        lines = read_log(folder)
+        logged = max((line["step"] + 1 for line in lines), default=0)
+        with self._disk():
+            kept = [line for line in lines if line["step"] < first_step]
+            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+            self._trackers = open_trackers(folder, config, first_step=first_step, logged=logged)
 
-            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._disk():
+            for tracker in self._trackers:
+                tracker.close(failed=error is not None)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CellError(
+                f"{self._path.parent}: the log could not be written: {one_line(error)}; the checkpoints are as they "
+                "were; make space and go on with --resume"
+            ) from None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records the values of a step that is done.
@@ -53,29 +76,24 @@ class TrainingLog:
         now, (before, step_before) = time.monotonic(), self._last
         self._last = (now, step + 1)
         rate = (step + 1 - step_before) * self._batch_size / max(now - before, 1e-9)
-        line: dict[str, float] = {"step": step, **values, "images_per_s": rate}
-        with self._path.open("a", encoding="utf-8") as file:
-            # NaN is no JSON: it becomes null.
-            file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in line.items()}) + "\n")
-        if self._tensorboard is not None:
-            for name, value in line.items():
-                self._tensorboard.add_scalar(name, value, step)
-        self._say(step, line)
+        values = {**values, "images_per_s": rate}
+        line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}  # NaN is no JSON
+        with self._disk():
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            for tracker in self._trackers:
+                tracker.write(step, values)
+        self._say(step, values)
 
-    def _say(self, step: int, line: Mapping[str, float]) -> None:
-        left = (self._num_steps - step - 1) * self._batch_size / line["images_per_s"]
+    def _say(self, step: int, values: Mapping[str, float]) -> None:
+        left = (self._num_steps - step - 1) * self._batch_size / values["images_per_s"]
         minutes, seconds = divmod(round(left), 60)
-        shown = [f"{name} {line[name]:.4g}" for name in ("loss", "lr", "teacher_temp", "knn") if name in line]
-        text = f"step {step + 1:,}/{self._num_steps:,}: {', '.join(shown)}, {line['images_per_s']:,.0f} images/s"
+        shown = [f"{name} {values[name]:.4g}" for name in ("loss", "lr", "teacher_temp", "knn") if name in values]
+        text = f"step {step + 1:,}/{self._num_steps:,}: {', '.join(shown)}, {values['images_per_s']:,.0f} images/s"
         text += f", {minutes}:{seconds:02} left"
         terminal = sys.stderr.isatty()
         end = "" if terminal and step + 1 < self._num_steps else "\n"
         print(f"\r\x1b[K{text}" if terminal else text, end=end, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Writes out what TensorBoard still holds back."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

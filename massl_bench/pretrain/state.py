@@ -118,12 +118,16 @@ def initial_network(config: PretrainConfig) -> MultiCropNetwork:
 
 
 def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState:
-    """Makes the state before the first step: weights and memory are functions of the seed, the same on every rank."""
+    """Makes the state before the first step: weights and memory are functions of the seed, the same on every rank.
+
+    On GPUs every BatchNorm normalises over the images of all ranks, so that their number moves no result. torch has no
+    such BatchNorm for the CPU: there, each rank normalises over its own images.
+    """
     student = initial_network(config)
     teacher = build_network(config, student=False)
     teacher.load_state_dict(student.state_dict())
     teacher.requires_grad_(False)
-    if world_size() > 1 and device.type == "cuda":  # SyncBatchNorm has no implementation on the CPU
+    if world_size() > 1 and device.type == "cuda":
         student, teacher = (_synchronised(network) for network in (student, teacher))
     for network in (student, teacher):
         network.train().to(device)
@@ -156,11 +160,11 @@ def _synchronised(network: MultiCropNetwork) -> MultiCropNetwork:
 
 
 def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    if device.type != "cuda" or precision == "fp32":
-        return None
     if precision == "auto":
+        if device.type != "cuda":  # half precision saves a CPU nothing
+            return None
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if precision == "bf16" else torch.float16
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
 
 
 def _optimiser(config: PretrainConfig, student: nn.Module, device: torch.device) -> torch.optim.Optimizer:

@@ -100,14 +100,12 @@ def train(job: TrainingJob) -> Trained:
         workers=config.run.workers,
         pin_memory=device.type == "cuda",
     )
-    log = TrainingLog(
-        job.folder, num_steps=num_steps, batch_size=config.batch_size, first_step=first_step, active=rank == 0
-    )
+    log = TrainingLog(job.folder, config, num_steps=num_steps, first_step=first_step, active=rank == 0)
     done, stopping = first_step, False
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         _termination() as terminated,
-        contextlib.closing(log),
+        log,
     ):
         while done < num_steps and not stopping:
             step = done

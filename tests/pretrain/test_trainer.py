@@ -213,6 +213,29 @@ def write_beyond_a_limit(folder: Path) -> None:
         write_whole(folder / "c.pth", {"large": torch.zeros(1_000_000)})
 
 
+def test_a_disk_that_fills_up_between_two_checkpoints(tmp_path):
+    """What is on the disk is enough to go on, once there is space."""
+    process = multiprocessing.get_context("forkserver").Process(target=train_with_a_limit, args=(tmp_path,))
+    process.start()
+    process.join(timeout=240)
+    assert process.exitcode == 0
+    assert CheckpointFolder(tmp_path, 1).steps() == [2, 3, 4]
+    assert not list(tmp_path.glob(".*"))
+    trained = train(job(tmp_path, "epochs=2", resume=True, force=True))
+    assert (trained.step, [line["step"] for line in read_log(tmp_path)]) == (8, list(range(8)))
+
+
+def train_with_a_limit(folder: Path) -> None:
+    import resource
+
+    train(job(folder))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # the log fits, a checkpoint does not
+    with pytest.raises(CellError) as caught:
+        train(job(folder, "epochs=2", resume=True, force=True))
+    assert "checkpoint-00000005.pth: could not be written: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_only_the_last_checkpoints_are_kept(tmp_path):
     train(job(tmp_path, "run.keep_checkpoints=2"))
     assert CheckpointFolder(tmp_path, 1).steps() == [3, 4]

@@ -20,15 +20,22 @@ def network(official_checkpoint):
     return network
 
 
-def test_training_trace(network, golden, golden_dir):
+GPU = pytest.param(
+    "cuda:0",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")],
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_training_trace(network, golden, golden_dir, device):
     trace = golden("training_trace.npz")
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     views = [
-        (trace[name] / 255 - mean[:, None, None]) / std[:, None, None]
+        ((trace[name] / 255 - mean[:, None, None]) / std[:, None, None]).to(device)
         for name in ("global_1", "global_2", "local_1", "local_2")
     ]
-    student, teacher = network, deepcopy(network).requires_grad_(False)
-    bank = MemoryBank(64, 32, generator=torch.Generator())
+    student, teacher = network.to(device), deepcopy(network).to(device).requires_grad_(False)
+    bank = MemoryBank(64, 32, generator=torch.Generator(), device=device)
     bank.load_state_dict({"memory": trace["memory_before"], "pointer": 0})
     optimizer = torch.optim.AdamW(parameter_groups(student, weight_decay=0.0))
 
@@ -40,7 +47,7 @@ def test_training_trace(network, golden, golden_dir):
             student(views),
             teacher_rows,
             bank.memory,
-            permutation,
+            permutation.to(device),
             block_size=trace["block_size"],
             student_temp=trace["student_temp"],
             teacher_temp=trace["teacher_temp"][step].item(),
@@ -54,7 +61,7 @@ def test_training_trace(network, golden, golden_dir):
         losses.append(loss.item())
 
     assert losses == pytest.approx(trace["losses"].tolist(), rel=1e-3)
-    assert (bank.memory - trace["memory_after"]).abs().max() <= 1e-3
+    assert (bank.memory.cpu() - trace["memory_after"]).abs().max() <= 1e-3
     expected = json.loads((golden_dir / "training_trace_parameters.json").read_text())
     for name, model in (("student_abs_sum", student), ("teacher_abs_sum", teacher)):
         sums = {key: tensor.abs().sum(dtype=torch.float64).item() for key, tensor in model.state_dict().items()}

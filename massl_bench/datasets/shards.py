@@ -1,0 +1,197 @@
+"""WebDataset shards: tar files whose images are read where they lie, at random.
+
+The tars are listed once, and the places of their images remembered. From then on shards are data like any other: an
+epoch is one permutation of all images, ranks share it without overlap or padding, and a resumed run goes on at the
+image. A sequential reader has only a shuffle buffer, whose content no checkpoint holds. The price is one read for each
+image in place of a stream; against a folder of files it saves a file system the opening of each.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from typing_extensions import override
+
+from massl_bench.datasets.layouts import Layout
+from massl_bench.datasets.splits import EncodedImage, ImageSplit, label_indices
+from massl_bench.errors import RequestError, one_line
+from massl_bench.storage import read_memo, sha256_of, stat_signature, write_memo
+
+_IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
+_LABEL = "cls"
+_LISTING_VERSION = 1
+_MOST_OPEN = 512
+_NAMED_MISSING = 5
+
+
+@dataclass(frozen=True)
+class ShardLayout(Layout):
+    """Tar files in the order of their pattern: one split, `all`."""
+
+    shards: tuple[Path, ...]
+    memo_dir: Path
+
+    @override
+    def files(self) -> list[Path]:
+        return list(self.shards)
+
+    @override
+    def read(self, source: str) -> ImageSplit:
+        return ShardSplit(self.shards, self.memo_dir)
+
+
+def find_shards(pattern: str, memo_dir: Path) -> ShardLayout:
+    """Returns the shards that a pattern names; all of them must be there.
+
+    Args:
+        pattern: a path of this machine's file system; `{000..146}` and `{a,b}` stand for several.
+        memo_dir: where listings of tars are remembered.
+
+    Raises:
+        RequestError: A URL, a range that runs backwards, or a shard that is not there.
+    """
+    if "://" in pattern or pattern.startswith("pipe:"):
+        raise RequestError(
+            f"wds:{pattern}: expected tar files of a file system, as images are read at random places; copy the shards "
+            "to a disk that all machines see"
+        )
+    shards = tuple(Path(path).expanduser() for path in expand_braces(pattern))
+    missing = [str(shard) for shard in shards if not shard.is_file()]
+    if missing:
+        more = ", …" if len(missing) > _NAMED_MISSING else ""
+        raise RequestError(
+            f"wds:{pattern}: {len(missing)} of {len(shards)} shards not found: {', '.join(missing[:_NAMED_MISSING])}"
+            f"{more}; expected a pattern like shards/train-{{000..146}}.tar, in quotes"
+        )
+    root = Path(os.path.commonpath([shard.absolute().parent for shard in shards]))
+    return ShardLayout("shards", root, tuple(shard.absolute() for shard in shards), memo_dir)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Returns the names that a pattern stands for, as a shell expands it: `{08..10}` is 08, 09, 10; `{a,b}` is a, b."""
+    braces = re.search(r"\{([^{}]*)\}", pattern)
+    if braces is None:
+        return [pattern]
+    parts = braces[1].split(",")
+    if span := re.fullmatch(r"(\d+)\.\.(\d+)", braces[1]):
+        first, last = span.groups()
+        if int(first) > int(last):
+            raise RequestError(f"wds:{pattern}: {braces[0]}: expected the smaller number first")
+        padded = any(number.startswith("0") and number != "0" for number in (first, last))
+        width = max(len(first), len(last)) if padded else 0
+        parts = [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    return [name for part in parts for name in expand_braces(f"{before}{part}{after}")]
+
+
+class ShardSplit(ImageSplit):
+    """The images of several tars, one tar after the other; `KEY.cls` is the class of the image `KEY.jpg`."""
+
+    def __init__(self, shards: Sequence[Path], memo_dir: Path) -> None:
+        self._shards = list(shards)
+        with ThreadPoolExecutor(8) as pool:  # a shared disk answers several readers faster than one
+            listings = list(pool.map(lambda shard: _listing(shard, memo_dir), self._shards))
+        counts = [len(listing["names"]) for listing in listings]
+        self._shard_N = np.repeat(np.arange(len(shards)), counts)
+        self._offset_N, self._size_N = (
+            np.array([value for listing in listings for value in listing[key]], dtype=np.int64)
+            for key in ("offsets", "sizes")
+        )
+        self._names_N = np.array([name.encode() for listing in listings for name in listing["names"]], dtype=np.bytes_)
+        self.labels, self.class_names = None, None
+        classes = [value for listing in listings for value in listing["labels"]]
+        if classes and len(classes) != len(self):
+            raise RequestError(
+                f"{shards[0].parent}: {len(classes)} of {len(self)} images have a .{_LABEL}; expected all or none"
+            )
+        if classes:
+            self.labels, self.class_names = label_indices(np.array(classes, dtype=object), None, _LABEL)
+        self._open: dict[int, BinaryIO] = {}
+        self._pid = os.getpid()
+
+    @override
+    def __len__(self) -> int:
+        return len(self._size_N)
+
+    @override
+    def encoded(self, indices: Sequence[int]) -> list[EncodedImage]:
+        images: list[EncodedImage] = []
+        for index in indices:
+            file = self._file(int(self._shard_N[index]))
+            file.seek(int(self._offset_N[index]))
+            images.append(file.read(int(self._size_N[index])))
+        return images
+
+    def _file(self, shard: int) -> BinaryIO:
+        if self._pid != os.getpid():  # a forked process would move the places at which its parent reads
+            self._open, self._pid = {}, os.getpid()
+        if shard not in self._open:
+            if len(self._open) == _MOST_OPEN:
+                self._open.pop(next(iter(self._open))).close()
+            self._open[shard] = self._shards[shard].open("rb")
+        return self._open[shard]
+
+    @override
+    def locate(self, index: int) -> str:
+        return f"{self._shards[int(self._shard_N[index])].name}, {self._names_N[index].decode()}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+
+def _listing(shard: Path, memo_dir: Path) -> dict[str, Any]:
+    """Returns names, offsets and sizes of a tar's images and, where there are any, labels; remembered while it stays.
+
+    Raises:
+        RequestError: The tar is damaged, compressed, or has two images under one key.
+    """
+    key = sha256_of([_LISTING_VERSION, str(shard.resolve()), *stat_signature(shard)])
+    remembered = read_memo(memo_dir / "shards", key)
+    if remembered is not None:
+        return remembered
+    try:
+        listing = _list_tar(shard)
+    except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
+        raise RequestError(f"{shard}: not a whole uncompressed tar: {one_line(error)}; copy it again") from None
+    write_memo(memo_dir / "shards", key, listing)
+    return listing
+
+
+def _list_tar(shard: Path) -> dict[str, Any]:
+    images: dict[str, tarfile.TarInfo] = {}
+    labels: dict[str, str] = {}
+    with tarfile.open(shard, "r:") as tar:
+        for member in tar:
+            folder, _, name = member.name.rpartition("/")
+            stem, _, suffix = name.partition(".")
+            key = f"{folder}/{stem}"
+            if member.isreg() and suffix.lower() in _IMAGES:
+                if key in images:
+                    raise RequestError(f"{shard}: {images[key].name} and {member.name}: expected one image under a key")
+                images[key] = member
+            elif member.isreg() and suffix == _LABEL:
+                content = tar.extractfile(member)
+                labels[key] = content.read().decode().strip() if content is not None else ""
+        # tarfile takes a damaged header for the end; the true end is a block of zeros.
+        if tar.fileobj is None or _block_at(tar.fileobj, tar.offset) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no end after {len(images)} images")
+    return {
+        "names": [member.name for member in images.values()],
+        "offsets": [member.offset_data for member in images.values()],
+        "sizes": [member.size for member in images.values()],
+        "labels": [labels[key] for key in images if key in labels],
+    }
+
+
+def _block_at(file: Any, offset: int) -> bytes:
+    file.seek(offset)
+    content: bytes = file.read(tarfile.BLOCKSIZE)
+    return content

@@ -1,0 +1,117 @@
+"""Pretraining on a GPU against the golden values and against the CPU; skipped, with the reason, where there is none."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from massl_bench.pretrain import carp_objective, massl_objective
+from massl_bench.pretrain.checkpoint import CheckpointFolder
+from massl_bench.pretrain.config import load_config
+from tests.pretrain.runs import A_HUNDRED_STEPS, WHOLE_IMAGES, carp_of, falls, losses, run
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+STEPS = 12
+GPU = "cuda:0"
+
+
+@pytest.fixture(autouse=True)
+def _without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.fixture(scope="module")
+def on_the_cpu(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    folder = tmp_path_factory.mktemp("cpu")
+    run(folder, load_config("tiny-digits", WHOLE_IMAGES), STEPS)
+    return losses(folder)
+
+
+def on_gpu(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.cuda() if torch.is_tensor(value) else value for name, value in arrays.items()}
+
+
+def test_golden_massl_objective(golden) -> None:
+    arrays = on_gpu(golden("massl_objective.npz"))
+    student = arrays["student"].requires_grad_()
+    loss = massl_objective(
+        student,
+        *(arrays[name] for name in ("teacher", "memory", "permutation")),
+        **{name: arrays[name] for name in ("block_size", "student_temp", "teacher_temp")},
+    )
+    loss.backward()
+    assert loss.item() == pytest.approx(arrays["loss"], rel=1e-5)
+    assert (student.grad - arrays["grad_student"]).norm() <= 1e-5 * arrays["grad_student"].norm()
+
+
+def test_golden_carp_objective(golden) -> None:
+    arrays = on_gpu(golden("carp_objective.npz"))
+    student = arrays["student_logits"].requires_grad_()
+    consistency, entropy = carp_objective(
+        student, arrays["teacher_logits"], arrays["permutation"], block_size=arrays["block_size"]
+    )
+    (consistency + entropy).backward()
+    assert consistency.item() == pytest.approx(arrays["consistency"], rel=1e-5)
+    assert entropy.item() == pytest.approx(arrays["entropy"], rel=1e-5)
+    assert (student.grad - arrays["grad_student"]).norm() <= 1e-5 * arrays["grad_student"].norm()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "compute.accumulation=1",
+        "compute.accumulation=4",
+        "compute.channels_last=true",
+        "compute.gradient_checkpointing=true",
+        "compute.compile=true",
+    ],
+)
+def test_losses_are_those_of_the_cpu(on_the_cpu: list[float], tmp_path: Path, setting: str) -> None:
+    """float32 in other kernels, and twelve steps in which differences of rounding grow."""
+    run(tmp_path, load_config("tiny-digits", [*WHOLE_IMAGES, setting]), STEPS, device=GPU)
+    assert losses(tmp_path) == pytest.approx(on_the_cpu, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision(
+    on_the_cpu: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        pytest.skip("this GPU has no bf16")
+    setting = f"compute.precision={precision}"
+    config = load_config("tiny-digits", [*A_HUNDRED_STEPS, setting])
+    assert run(tmp_path / "long", config, 21, device=GPU).step == 105
+    assert falls(losses(tmp_path / "long"))
+    checkpoint = CheckpointFolder(tmp_path / "long", 1).load(105)
+    assert checkpoint["memory"] is not None
+    assert checkpoint["memory"]["memory"].dtype == torch.float32
+    assert bool(checkpoint["scaler"]) == (precision == "fp16")
+
+    # At fp16's usual first scale some steps overflow and are left out: a smaller one compares the same steps.
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=256.0))
+    run(tmp_path / "short", load_config("tiny-digits", [*WHOLE_IMAGES, setting]), STEPS, device=GPU)
+    assert losses(tmp_path / "short") == pytest.approx(on_the_cpu, rel=0.01)
+
+
+def test_carp_on_a_gpu(tmp_path: Path) -> None:
+    config = carp_of(load_config("tiny-digits", WHOLE_IMAGES))
+    run(tmp_path / "cpu", config, STEPS)
+    run(tmp_path / "gpu", config, STEPS, device=GPU)
+    assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), rel=1e-3)
+
+
+def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
+    """Near, not bit for bit: a GPU adds up gradients in any order."""
+    config = load_config("tiny-digits", [*WHOLE_IMAGES, "run.checkpoint_every=5"])
+    run(tmp_path / "whole", config, STEPS, device=GPU)
+    run(tmp_path / "cut", config, STEPS, device=GPU)
+    CheckpointFolder(tmp_path / "cut", 1).path(STEPS).unlink()
+    assert run(tmp_path / "cut", config, STEPS, device=GPU, resume=True).step == STEPS
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)

@@ -1,0 +1,97 @@
+"""`massl-bench pretrain` under a real torchrun, two processes on the CPU. Run as a script, this file is one of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from massl_bench.models.checkpoints import read_tensors
+from massl_bench.pretrain.checkpoint import CheckpointFolder
+from massl_bench.pretrain.log import read_log
+
+SETTINGS = [
+    *("batch_size=128", "epochs=1", "backbone.depth=1", "massl.teacher_temp_warmup_epochs=1"),
+    *("optimiser.warmup_epochs=0", "run.log_every=1", "run.checkpoint_every=2"),
+]
+STEPS = 10
+KILLED_AT = "MASSL_BENCH_TEST_KILLED_AT"
+SLOW = "MASSL_BENCH_TEST_SLOW"
+
+
+def torchrun(folder: Path, *, restarts: int = 0, **environment: str) -> subprocess.Popen[str]:
+    folder.mkdir()
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *(f"--max-restarts={restarts}", __file__, "pretrain", "--dataset", "digits", "--method", "massl"),
+            *("--preset", "tiny-digits", "--name", "mine", "--device", "cpu", "--resume", *settings),
+        ],
+        cwd=folder,
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
+        | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def steps_and_losses(folder: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in read_log(folder / "weights" / "mine")]
+
+
+def test_a_killed_rank_restarts_all_from_the_last_checkpoint(tmp_path: Path) -> None:
+    whole, killed = torchrun(tmp_path / "whole"), torchrun(tmp_path / "killed", restarts=1, **{KILLED_AT: "7"})
+    errors = [process.communicate(timeout=300)[1] for process in (whole, killed)]
+    assert [process.returncode for process in (whole, killed)] == [0, 0], errors
+    assert "exitcode" in errors[1] and "-9" in errors[1]  # noqa: PT018  # torchrun tells of the killed rank
+    found = steps_and_losses(tmp_path / "killed")
+    assert [step for step, _ in found] == list(range(STEPS))
+    assert found == steps_and_losses(tmp_path / "whole")
+    tensors, expected = (read_tensors(tmp_path / name / "weights" / "mine.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
+
+
+def test_sigterm_to_torchrun_leaves_a_checkpoint(tmp_path: Path) -> None:
+    process = torchrun(tmp_path / "stopped", **{SLOW: "1"})
+    limit = time.monotonic() + 240
+    while not read_log(tmp_path / "stopped" / "weights" / "mine"):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode != 0
+    assert "stopped by SIGTERM after step" in errors
+    logged = read_log(tmp_path / "stopped" / "weights" / "mine")
+    assert CheckpointFolder(tmp_path / "stopped" / "weights" / "mine", 1).steps()[-1] == len(logged) < STEPS
+
+
+def main() -> None:
+    from massl_bench import cli
+    from massl_bench.pretrain import trainer
+
+    update, steps = trainer.update_teacher, []
+    first_start = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+
+    def disturbed(*arguments: object) -> None:
+        steps.append(1)
+        if os.environ["RANK"] == "1" and first_start and str(len(steps)) == os.environ.get(KILLED_AT):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if SLOW in os.environ:
+            time.sleep(0.5)
+        update(*arguments)  # type: ignore[arg-type]
+
+    trainer.update_teacher = disturbed
+    torch.set_num_threads(1)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
