@@ -255,6 +255,19 @@ def test_a_damaged_download_is_fetched_again(run_cli: Cli, official: Path, serve
     assert file.read_bytes() == official.read_bytes()
 
 
+@pytest.mark.usefixtures("online")
+def test_fetch_takes_the_file_that_the_manifest_names(run_cli: Cli, official: Path) -> None:
+    run_cli("weights", "add", official, "--name", "gold", "--copy", "--url", "http://127.0.0.1:9/gold.pth")
+    answer = run_cli("weights", "fetch", "gold")
+    assert answer.code == 0, answer.err
+    assert f"gold: there; {Path('weights/gold.pth').resolve()}; sha256" in answer.out
+    (WEIGHTS / "gold.pth").write_bytes(b"damaged")
+    damaged = run_cli("weights", "fetch", "gold")
+    assert (damaged.code, "is another file: its sha256 is not the manifest's" in damaged.error) == (2, True)
+    (WEIGHTS / "gold.pth").unlink()
+    assert run_cli("weights", "fetch", "gold").code == 1
+
+
 def test_fetch_needs_an_address(run_cli: Cli, official: Path) -> None:
     run_cli("weights", "add", official, "--name", "gold")
     answer = run_cli("weights", "fetch", "gold")

@@ -117,18 +117,18 @@ def fetch(
     from massl_bench.models.fetch import fetch_weights
 
     registry = open_registry(include_path, weights_dir)
-    manifests = [registry.manifest(name) for name in names]
+    manifests = {name: registry.manifest(name) for name in names}
     failed = False
-    for manifest in manifests:
+    for name, manifest in manifests.items():
         try:
-            file = fetch_weights(manifest, cache_directory(cache_dir), download=not offline)
+            file = fetch_weights(manifest, registry.manifests[name], cache_directory(cache_dir), download=not offline)
         except RequestError:
             raise
         except MasslBenchError as error:
             failed = True
             fail(str(error))
         else:
-            print(f"{manifest.name}: there; {file}; sha256 {manifest.sha256}")
+            print(f"{name}: there; {file}; sha256 {manifest.sha256}")
     if failed:
         raise typer.Exit(1)
 

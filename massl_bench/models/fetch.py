@@ -24,7 +24,7 @@ def weights_file(manifest: ManifestSpec, manifest_path: Path, cache_dir: Path) -
     Raises:
         MissingDataError: Neither is on this machine; the text says how to get it.
     """
-    named = (manifest_path.parent / manifest.file).resolve() if manifest.file is not None else None
+    named = _named_file(manifest, manifest_path)
     if named is not None and named.is_file():
         return named
     if manifest.url is not None:
@@ -38,6 +38,10 @@ def weights_file(manifest: ManifestSpec, manifest_path: Path, cache_dir: Path) -
     raise MissingDataError(f"model {manifest.name}: {named} (named in {manifest_path}) does not exist")
 
 
+def _named_file(manifest: ManifestSpec, manifest_path: Path) -> Path | None:
+    return (manifest_path.parent / manifest.file).resolve() if manifest.file is not None else None
+
+
 def fetched_file(manifest: ManifestSpec, cache_dir: Path) -> Path:
     """Returns where the download of a manifest's address lies, or would lie."""
     suffix = Path(urlparse(manifest.url or "").path).suffix
@@ -45,17 +49,22 @@ def fetched_file(manifest: ManifestSpec, cache_dir: Path) -> Path:
     return cache_dir / "weights" / f"{file_safe(manifest.name)}-{manifest.sha256[:16]}{suffix}"
 
 
-def fetch_weights(manifest: ManifestSpec, cache_dir: Path, *, download: bool) -> Path:
-    """Returns the verified file of a manifest's address in the cache, downloading it where it is not there.
+def fetch_weights(manifest: ManifestSpec, manifest_path: Path, cache_dir: Path, *, download: bool) -> Path:
+    """Returns the verified file of a manifest, downloading it into the cache where it is not on this machine.
 
     Raises:
-        RequestError: The manifest has no address.
+        RequestError: The manifest has no address, or the file that it names is another one.
         MissingDataError: It is not there, and downloading is not allowed.
         CellError: The download failed or is another file than the manifest's; nothing of it stays.
     """
     where = f"model {manifest.name}"
     if manifest.url is None:
         raise RequestError(f"{where}: its manifest has no url to fetch it from; it names the file {manifest.file}")
+    named = _named_file(manifest, manifest_path)
+    if named is not None and named.is_file():
+        if sha256_file(named) == manifest.sha256:
+            return named
+        raise RequestError(f"{where}: {named} is another file: its sha256 is not the manifest's; move it away to fetch")
     file = fetched_file(manifest, cache_dir)
     if file.is_file() and sha256_file(file) == manifest.sha256:
         return file
