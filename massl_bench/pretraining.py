@@ -32,6 +32,7 @@ class PretrainRequest:
         force: resume although the configuration differs.
         with_untrained: whether the same network at random initialisation is written too.
         weights_dir: where weights, manifests and checkpoints are written.
+        licence: of the weights, for their manifests.
         data: where the dataset is looked for.
     """
 
@@ -42,6 +43,7 @@ class PretrainRequest:
     force: bool = False
     with_untrained: bool
     weights_dir: Path
+    licence: str
     data: DataOptions
 
     @property
@@ -85,7 +87,14 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
             networks.append((initial_network(config).backbone.eval(), 0))
         for name, (network, steps) in zip(request.models, networks, strict=True):
             training = {"dataset": request.dataset, "fingerprint": fingerprint, "images": len(split), "steps": steps}
-            export_weights(network, config, name=name, folder=request.weights_dir, training=training)
+            export_weights(
+                network,
+                config,
+                name=name,
+                folder=request.weights_dir,
+                licence=request.licence,
+                training=training,
+            )
     return trained
 
 

@@ -34,6 +34,7 @@ def demo(
         resume=True,  # a second demo finds the training finished
         with_untrained=True,
         weights_dir=weights_dir,
+        licence="none stated",
         data=DataOptions(cache_dir=cache_directory(cache_dir), offline=True),
     )
     say("1. pretraining a tiny ViT with MaSSL on the images of scikit-learn's digits, without their labels")

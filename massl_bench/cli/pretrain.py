@@ -33,6 +33,7 @@ def pretrain(
     force: Annotated[bool, typer.Option("--force", help="Resume under another configuration.")] = False,
     bench: Annotated[str | None, typer.Option(help="Then run this suite, beside the untrained network.")] = None,
     wandb: Annotated[str | None, typer.Option(help="Project of Weights & Biases to log to as well.")] = None,
+    licence: Annotated[str, typer.Option(help="Of the weights, for their manifest.")] = "none stated",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
     data_root: DataRoot = None,
     cache_dir: Annotated[Path | None, typer.Option(envvar="MASSL_BENCH_CACHE", help="Features and downloads.")] = None,
@@ -68,6 +69,7 @@ def pretrain(
         force=force,
         with_untrained=bench is not None,
         weights_dir=weights_dir,
+        licence=licence,
         data=DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline),
     )
     with _process_group(device) as (rank, rank_device):

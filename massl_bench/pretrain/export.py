@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -22,12 +22,21 @@ _SMALL = 64
 """Images up to this side are evaluated whole: cutting an eighth off their borders would take what they show."""
 
 
+_PAPERS: Final = {
+    "massl": "Silva, Pedrini and Ramírez Rivera, Learning from Memory: Non-Parametric Memory Augmented Self-Supervised "
+    "Learning of Visual Features, ICML 2024, arXiv 2407.17486",
+    "carp": "Silva and Ramírez Rivera, Representation Learning via Consistent Assignment of Views over Random "
+    "Partitions, NeurIPS 2023, arXiv 2310.12692",
+}
+
+
 def export_weights(
     backbone: nn.Module,
     config: PretrainConfig,
     *,
     name: str,
     folder: Path,
+    licence: str,
     training: Mapping[str, Any],
 ) -> Path:
     """Writes `NAME.safetensors` and `NAME.toml` and proves that they load exactly.
@@ -37,6 +46,7 @@ def export_weights(
         config: of its training.
         name: of the model.
         folder: where manifests are looked for.
+        licence: of the weights.
         training: what the manifest tells of the training beside configuration and versions.
 
     Returns:
@@ -55,8 +65,8 @@ def export_weights(
         architecture=architecture,
         arch=arch,
         preprocessing=evaluation_preprocessing(config),
-        licence="none stated: weights trained here",
-        citation="trained with massl-bench",
+        licence=licence,
+        citation=f"{_PAPERS[config.method]}; trained with massl-bench",
     )
     try:
         save_weights(file, tensors, metadata)
