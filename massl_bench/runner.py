@@ -183,7 +183,7 @@ class Runner:
                 banks[role] = load_or_extract(
                     self._planner.cache,
                     self._planner.key(cell, role),
-                    lambda: self._loaded(cell, clock).pooled(cell.task.spec.pooling),
+                    lambda: self._loaded(cell, clock),
                     cell.dataset,
                     self._planner.request.extraction,
                     self._reporting,
@@ -191,14 +191,18 @@ class Runner:
         return banks, next(iter(banks.values())).num_classes
 
     def _loaded(self, cell: PlannedCell, clock: _Clock) -> Encoder:
-        """Returns the encoder on its device; the last one is kept, as the next cells mostly want it again."""
+        """Returns the encoder on its device, under the task's pooling.
+
+        The last one that was loaded is kept, as the next cells mostly want it again.
+        """
         assert cell.model is not None
         if self._encoder is None or self._encoder[0] is not cell.model:
             self._encoder = None  # frees the memory of the one before
             seconds, encoder = timed(lambda: cell.model.encoder(self._planner.device))  # type: ignore[union-attr]
             clock.move("extract", "setup", seconds)
             self._encoder = (cell.model, encoder)
-        return self._encoder[1]
+        spec = cell.task.spec
+        return self._encoder[1].pooled(spec.pooling, cell.model.card.prepared(spec.preprocessing).crop)
 
 
 def _check_nothing_skipped(cell: PlannedCell, banks: Mapping[str, FeatureBank]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from massl_bench.models.model import ModelCard
-from massl_bench.models.tokens import ClassGemFeatures
+from massl_bench.models.tokens import ClassGemFeatures, at_size
 from massl_bench.types import ClassGem
 
 
@@ -38,12 +38,17 @@ class Encoder:
         """Returns the same network under another card (another name, another preprocessing)."""
         return Encoder(self.network, card, files=self.files, reproducible=self.reproducible)
 
-    def pooled(self, pooling: ClassGem | None) -> Encoder:
-        """Returns the same network under a task's pooling, or this encoder where the network has no tokens."""
+    def pooled(self, pooling: ClassGem | None, side: int | None = None) -> Encoder:
+        """Returns the same network under a task's pooling, or this encoder where the network has no tokens.
+
+        Args:
+            pooling: None for the network's own.
+            side: of the images that the task gives it, in pixels; None for those that the network takes.
+        """
         card = self.card.pooled(pooling)
         if pooling is None or card == self.card:
             return self
-        network = ClassGemFeatures(self.network, pooling)
+        network = ClassGemFeatures(self.network if side is None else at_size(self.network, side), pooling)
         return Encoder(network, card, files=self.files, reproducible=self.reproducible).to(str(self.device))
 
     @property
