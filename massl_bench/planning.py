@@ -355,7 +355,7 @@ class Planner:
     def _preprocessing(self, cell: PlannedCell) -> Preprocessing | None:
         if cell.model is None:
             return None
-        return cell.model.card.prepared(cell.task.spec.preprocessing)
+        return cell.model.card.prepared(cell.task.spec.preprocessing, cell.task.spec.own_size_below)
 
     def key(self, cell: PlannedCell, role: str) -> BankKey:
         """Returns the content key of one of the cell's banks."""

@@ -202,7 +202,8 @@ class Runner:
             clock.move("extract", "setup", seconds)
             self._encoder = (cell.model, encoder)
         spec = cell.task.spec
-        return self._encoder[1].pooled(spec.pooling, cell.model.card.prepared(spec.preprocessing).crop)
+        prepared = cell.model.card.prepared(spec.preprocessing, spec.own_size_below)
+        return self._encoder[1].pooled(spec.pooling, prepared.crop)
 
 
 def _check_nothing_skipped(cell: PlannedCell, banks: Mapping[str, FeatureBank]) -> None:

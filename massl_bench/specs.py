@@ -23,7 +23,7 @@ from massl_bench.types import (
 
 Spec = TypeVar("Spec", bound=StrictModel)
 
-_YOUNGER = frozenset({"pooling", "copies"})
+_YOUNGER = frozenset({"own_size_below", "pooling", "copies"})
 """Keys of a task that count in its hash only where they are given."""
 
 
@@ -42,6 +42,9 @@ class TaskSpec(StrictModel):
     params: dict[str, Any]
     """Every number of the protocol; checked by the protocol module's `Params`."""
     preprocessing: PreprocessingOverride | None = None
+    own_size_below: int | None = Field(default=None, gt=0)
+    """Models whose own images are smaller, in pixels, keep their size under `preprocessing`: 32 × 32 pixels are what
+    `pixels` is, and a ViT of patches made for tiny images would have thousands of tokens."""
     pooling: ClassGem | None = None
     """What becomes the feature, where it is not the model's own; a network without tokens keeps its own."""
     copies: str | None = None

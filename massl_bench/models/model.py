@@ -49,8 +49,6 @@ class ModelCard(StrictModel):
     preprocessing: Preprocessing
     preprocessing_origin: str
     """Which rule the preprocessing came from."""
-    keeps_size: bool = False
-    """Whether the size of the input is a part of what the model is, so that no task may change it."""
     licence: str = "unknown"
 
     def pooled(self, pooling: ClassGem | None) -> ModelCard:
@@ -59,11 +57,11 @@ class ModelCard(StrictModel):
             return self
         return self.model_copy(update={"pooling": pooling.describe(), "embed_dim": 2 * self.token_dim})
 
-    def prepared(self, override: PreprocessingOverride | None) -> Preprocessing:
-        """Returns the preprocessing under a task's override."""
+    def prepared(self, override: PreprocessingOverride | None, own_size_below: int | None) -> Preprocessing:
+        """Returns the preprocessing under a task's override; a model of images below a size keeps that of its own."""
         if override is None:
             return self.preprocessing
-        if self.keeps_size:
+        if own_size_below is not None and self.preprocessing.crop < own_size_below:
             override = override.model_copy(update={"resize": None, "crop": None})
         return override.apply(self.preprocessing)
 

@@ -104,12 +104,14 @@ def test_no_pooling_changes_nothing(golden: Path) -> None:
     assert encoder.pooled(None) is encoder
 
 
-def test_the_size_of_pixels_is_their_definition(golden: Path, tmp_path: Path) -> None:
+def test_models_of_tiny_images_keep_their_size(golden: Path, tmp_path: Path) -> None:
     cards = {
         name: open_model(reference, Registry(), ModelOptions(cache_dir=tmp_path)).card
         for name, reference in (("pixels", "pixels"), ("vit", str(golden / "official_format_checkpoint.pth")))
     }
-    pixels, vit = (cards[name].prepared(SQUASH) for name in ("pixels", "vit"))
+    pixels, vit = (cards[name].prepared(SQUASH, 64) for name in ("pixels", "vit"))
     assert (pixels.resize, pixels.crop, pixels.resize_mode, pixels.interpolation) == (32, 32, "squash", "bicubic")
     assert (vit.resize, vit.crop, vit.resize_mode, vit.interpolation) == (320, 320, "squash", "bicubic")
-    assert cards["pixels"].prepared(None) == cards["pixels"].preprocessing
+    assert cards["pixels"].prepared(SQUASH, 32).crop == 320
+    assert cards["pixels"].prepared(SQUASH, None).crop == 320
+    assert cards["pixels"].prepared(None, 64) == cards["pixels"].preprocessing
