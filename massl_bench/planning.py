@@ -370,7 +370,7 @@ class Planner:
         """Returns the preprocessing of the cell's images: the model's, with the task's changes; None without images."""
         if cell.model is None:
             return None
-        return cell.model.card.prepared(cell.task.spec.preprocessing)
+        return cell.model.card.prepared(cell.task.spec.preprocessing, cell.task.spec.own_size_below)
 
     def key(self, cell: PlannedCell, role: str) -> BankKey:
         """Returns the content key of one of the cell's banks; of a split in augmented views, the one it would have."""

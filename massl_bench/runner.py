@@ -190,7 +190,7 @@ class Runner:
                 banks[role] = load_or_extract(
                     self._planner.cache,
                     self._planner.key(cell, role),
-                    lambda: self._loaded(cell, clock).pooled(cell.task.spec.pooling),
+                    lambda: self._loaded(cell, clock),
                     cell.dataset,
                     self._planner.request.extraction,
                     self._reporting,
@@ -210,7 +210,7 @@ class Runner:
         assert cell.dataset is not None
         assert preprocessing is not None
         with clock.measure("extract"):
-            encoder = self._loaded(cell, clock).pooled(cell.task.spec.pooling)
+            encoder = self._loaded(cell, clock)
         return EncodedViews(
             encoder,
             cell.dataset.split(role),
@@ -222,14 +222,19 @@ class Runner:
         )
 
     def _loaded(self, cell: PlannedCell, clock: _Clock) -> Encoder:
-        """Returns the encoder on its device; the last one is kept, as the next cells mostly want it again."""
+        """Returns the encoder on its device, under the task's pooling.
+
+        The last one that was loaded is kept, as the next cells mostly want it again.
+        """
         assert cell.model is not None
         if self._encoder is None or self._encoder[0] is not cell.model:
             self._encoder = None  # frees the memory of the one before
             seconds, encoder = timed(lambda: cell.model.encoder(self._planner.device))  # type: ignore[union-attr]
             clock.move("extract", "setup", seconds)
             self._encoder = (cell.model, encoder)
-        return self._encoder[1]
+        preprocessing = self._planner.preprocessing(cell)
+        assert preprocessing is not None
+        return self._encoder[1].pooled(cell.task.spec.pooling, preprocessing.crop)
 
 
 def _check_nothing_skipped(cell: PlannedCell, banks: Mapping[str, FeatureBank]) -> None:

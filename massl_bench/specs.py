@@ -28,7 +28,7 @@ Spec = TypeVar("Spec", bound=StrictModel)
 DEFAULT_MODEL = "massl-small-cifar10"
 """The manifest of the bundled weights, which are measured where no model is named."""
 
-_YOUNGER = frozenset({"pooling", "copies"})
+_YOUNGER = frozenset({"own_size_below", "pooling", "copies"})
 """Keys of a task that count in its hash only where they are given."""
 
 
@@ -47,6 +47,9 @@ class TaskSpec(StrictModel):
     params: dict[str, Any]
     """Every number of the protocol; checked by the protocol module's `Params`."""
     preprocessing: PreprocessingOverride | None = None
+    own_size_below: int | None = Field(default=None, gt=0)
+    """Models whose own images are smaller, in pixels, keep their size under `preprocessing`: 32 × 32 pixels are what
+    `pixels` is, and a ViT of patches made for tiny images would have thousands of tokens."""
     pooling: Pooling | None = None
     """What becomes the feature, where it is not the model's own; a network without tokens keeps its own."""
     copies: str | None = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from massl_bench.models.blocks import LastBlocksFeatures
 from massl_bench.models.model import ModelCard
-from massl_bench.models.tokens import ClassGemFeatures
+from massl_bench.models.tokens import ClassGemFeatures, at_size
 from massl_bench.types import ClassGem, Pooling
 
 
@@ -39,17 +39,23 @@ class Encoder:
         """Returns the same network under another card (another name, another preprocessing)."""
         return Encoder(self.network, card, files=self.files, reproducible=self.reproducible)
 
-    def pooled(self, pooling: Pooling | None) -> Encoder:
-        """Returns the same network under a task's pooling, or this encoder where the network has no tokens."""
+    def pooled(self, pooling: Pooling | None, side: int | None = None) -> Encoder:
+        """Returns the same network under a task's pooling, or this encoder where the network has no tokens.
+
+        Args:
+            pooling: None for the network's own.
+            side: of the images that the task gives it, in pixels; None for those that the network takes.
+        """
         card = self.card.pooled(pooling)
         if pooling is None or card == self.card:
             return self
+        sized = self.network if side is None else at_size(self.network, side)
         network: nn.Module
         if isinstance(pooling, ClassGem):
-            network = ClassGemFeatures(self.network, pooling)
+            network = ClassGemFeatures(sized, pooling)
         else:
             num_blocks, mean_patch = self.card.last_blocks(pooling)
-            network = LastBlocksFeatures(self.network, num_blocks=num_blocks, mean_patch=mean_patch)
+            network = LastBlocksFeatures(sized, num_blocks=num_blocks, mean_patch=mean_patch)
         return Encoder(network, card, files=self.files, reproducible=self.reproducible).to(str(self.device))
 
     @property

@@ -51,8 +51,6 @@ class ModelCard(StrictModel):
     preprocessing: Preprocessing
     preprocessing_origin: str
     """Which rule the preprocessing came from."""
-    keeps_size: bool = False
-    """Whether the size of the input is a part of what the model is, so that no task may change it."""
     licence: str = "unknown"
 
     def pooled(self, pooling: Pooling | None) -> ModelCard:
@@ -71,11 +69,12 @@ class ModelCard(StrictModel):
         assert self.num_blocks is not None
         return (1, True) if self.embed_dim >= pooling.wide else (min(pooling.num_blocks, self.num_blocks), False)
 
-    def prepared(self, override: PreprocessingOverride | None) -> Preprocessing:
-        """Returns the preprocessing under a task's override."""
+    def prepared(self, override: PreprocessingOverride | None, own_size_below: int | None) -> Preprocessing:
+        """Returns the preprocessing under a task's override; a model of images below a size keeps that of its own."""
         if override is None:
             return self.preprocessing
-        if self.keeps_size and override.resize_mode != "longest":  # which leaves no size to keep
+        own = self.preprocessing.crop
+        if own_size_below is not None and own is not None and own < own_size_below:
             override = override.model_copy(update={"resize": None, "crop": None})
         return override.apply(self.preprocessing)
 

@@ -37,7 +37,6 @@ def pixels_card() -> ModelCard:
             std=(1.0, 1.0, 1.0),
         ),
         preprocessing_origin="the definition of pixels",
-        keeps_size=True,
         licence="Apache-2.0",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -19,6 +20,19 @@ def generalised_mean(tokens: Tensor, exponent: float, floor: float) -> Tensor:
         floor: positive.
     """
     return tokens.float().clamp(min=floor).pow(exponent).mean(dim=1).pow(1 / exponent)
+
+
+def at_size(network: Any, side: int) -> Any:
+    """Returns a ViT of timm that takes images of `side` × `side` pixels.
+
+    One that takes a single size only is copied, with its position embeddings interpolated by timm (bicubic,
+    antialiased; the published code of MaSSL and DINO, which our own ViT follows, does not antialias).
+    """
+    if getattr(network, "dynamic_img_size", False) or network.patch_embed.img_size == (side, side):
+        return network
+    resized = copy.deepcopy(network)
+    resized.set_input_size(img_size=(side, side))
+    return resized
 
 
 class ClassGemFeatures(nn.Module):

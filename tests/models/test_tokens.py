@@ -78,6 +78,20 @@ def test_which_networks_have_tokens(name: str, options: dict[str, object], width
     assert token_dim(timm.create_model(name, num_classes=0, **options)) == width
 
 
+def test_a_vit_of_one_size_takes_the_tasks_own() -> None:
+    """As timm itself would with `dynamic_img_size`; the encoder stays as it was."""
+    encoder = mb.load_encoder("random:vit_tiny_patch16_224")
+    dynamic = timm.create_model("vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True).eval()
+    dynamic.load_state_dict(encoder.network.state_dict())
+    images = torch.randn(1, 3, 320, 320)
+    tokens = dynamic.forward_features(images)
+    features = encoder.pooled(POOLING, 320)(images)
+    torch.testing.assert_close(features[:, :192], tokens[:, 0])
+    torch.testing.assert_close(features[:, 192:], generalised_mean(tokens[:, 1:], 4.0, 1e-6))
+    assert encoder.network.patch_embed.img_size == (224, 224)
+    assert encoder.pooled(POOLING, 224)(images[..., :224, :224]).shape == (1, 384)
+
+
 @pytest.mark.parametrize("reference", ["random:resnet10t", "pixels"])
 def test_a_network_without_tokens_keeps_its_feature(reference: str) -> None:
     encoder = mb.load_encoder(reference)
@@ -90,12 +104,14 @@ def test_no_pooling_changes_nothing(golden: Path) -> None:
     assert encoder.pooled(None) is encoder
 
 
-def test_the_size_of_pixels_is_their_definition(golden: Path, tmp_path: Path) -> None:
+def test_models_of_tiny_images_keep_their_size(golden: Path, tmp_path: Path) -> None:
     cards = {
         name: open_model(reference, Registry(), ModelOptions(cache_dir=tmp_path)).card
         for name, reference in (("pixels", "pixels"), ("vit", str(golden / "official_format_checkpoint.pth")))
     }
-    pixels, vit = (cards[name].prepared(SQUASH) for name in ("pixels", "vit"))
+    pixels, vit = (cards[name].prepared(SQUASH, 64) for name in ("pixels", "vit"))
     assert (pixels.resize, pixels.crop, pixels.resize_mode, pixels.interpolation) == (32, 32, "squash", "bicubic")
     assert (vit.resize, vit.crop, vit.resize_mode, vit.interpolation) == (320, 320, "squash", "bicubic")
-    assert cards["pixels"].prepared(None) == cards["pixels"].preprocessing
+    assert cards["pixels"].prepared(SQUASH, 32).crop == 320
+    assert cards["pixels"].prepared(SQUASH, None).crop == 320
+    assert cards["pixels"].prepared(None, 64) == cards["pixels"].preprocessing
