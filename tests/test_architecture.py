@@ -109,7 +109,7 @@ HEAVY = ("torch", "faiss", "timm", "torchvision", "datasets", "sklearn")
     [
         (["--help"], (*HEAVY, "numpy", "pydantic")),
         (["run", "--help"], (*HEAVY, "numpy")),
-        (["weights", "--help"], (*HEAVY, "numpy", "pydantic")),
+        (["weights", "--help"], (*HEAVY, "numpy")),
         (["list", "models"], (*HEAVY, "numpy")),
         (["list", "tasks"], (*HEAVY, "numpy")),
         (["list", "datasets"], (*HEAVY, "numpy")),

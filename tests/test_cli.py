@@ -208,10 +208,6 @@ def test_a_features_file_with_code_is_refused(run_cli: Cli, tmp_path: Path) -> N
             "unknown dataset 'digit'; did you mean digits",
         ),
         (["run", "--task", "knn", "--dataset", "digits", "--model", "pixel"], "did you mean pixels?"),
-        (
-            ["run", "--task", "knn", "--dataset", "digits"],
-            "give --model: pixels (the images themselves), random:resnet18",
-        ),
         (["run", "--dataset", "digits", "--model", "pixels"], "no task; give --task"),
         (["run", "--task", "knn", "--model", "pixels"], "no dataset; give --dataset"),
         (["run", "--suite", "quik", "--model", "pixels"], "unknown suite 'quik'; did you mean quick?"),

@@ -134,7 +134,7 @@ def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState
         if config.compute.channels_last:
             network.to(memory_format=torch.channels_last)
         if config.compute.compile:
-            network.backbone.compile()
+            network.backbone.compile(dynamic=False)  # views come in two sizes, each worth kernels of its own
     if config.compute.gradient_checkpointing:
         backbone: Any = student.backbone
         backbone.set_grad_checkpointing(True)
