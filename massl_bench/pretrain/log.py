@@ -64,6 +64,14 @@ class TrainingLog:
                 "were; make space and go on with --resume"
             ) from None
 
+    @contextmanager
+    def untimed(self) -> Iterator[None]:
+        """Leaves what happens inside out of images/s and of the time left."""
+        start = time.monotonic()
+        yield
+        before, step = self._last
+        self._last = (before + time.monotonic() - start, step)
+
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records the values of a step that is done.
 

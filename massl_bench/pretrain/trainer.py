@@ -141,7 +141,8 @@ def train(job: TrainingJob) -> Trained:
             if state.memory is not None:
                 state.memory.store(computed.second_view_BD)
             if job.evaluate is not None and config.run.knn_every and (last or done % config.run.knn_every == 0):
-                values["knn"] = _evaluate(job.evaluate, state.teacher.backbone)
+                with log.untimed():
+                    values["knn"] = _evaluate(job.evaluate, state.teacher.backbone)
             if values:
                 log.write(step, {"loss": sum(terms.values()), **terms, **rates.numbers(), **values})
             # Ranks agree on stopping where they write the log, so that no step has a collective only for that.

@@ -140,3 +140,15 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
         (tmp_path / "log.jsonl").mkdir()
         with pytest.raises(CellError, match=r"the log could not be written: .*; make space and go on with --resume"):
             log.write(0, {"loss": 1.0})
+
+
+def test_an_evaluation_is_not_training_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("massl_bench.pretrain.log.time.monotonic", lambda: now[0])
+    config = load_config("tiny-digits", [])
+    with TrainingLog(tmp_path, config, num_steps=10, first_step=0, active=True) as log:
+        now[0] += 2
+        with log.untimed():
+            now[0] += 100
+        log.write(0, {"loss": 1.0})
+    assert read_log(tmp_path)[0]["images_per_s"] == config.batch_size / 2
