@@ -220,7 +220,11 @@ def test_interrupted_in_the_middle(image_folder: Path, tmp_path: Path) -> None:
         target.hardlink_to(image_folder / "train" / "blue" / "0.png")
     command = [sys.executable, "-u", "-m", "massl_bench", *ARGUMENTS, "--dataset", f"folder:{image_folder}"]
     command += ["--cache-dir", str(tmp_path / "c"), "--batch-size", "1"]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+
+    def heed_interrupts() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts what runs in the background without
+
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, preexec_fn=heed_interrupts)
     partial = tmp_path / "c" / "features"
     try:
         while not list(partial.glob("*/.*.tmp/features.npy")):
