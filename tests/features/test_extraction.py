@@ -224,7 +224,13 @@ def test_interrupted_in_the_middle(image_folder: Path, tmp_path: Path) -> None:
     def heed_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts what runs in the background without
 
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, preexec_fn=heed_interrupts)
+    child = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509  # no other thread of this process holds a lock
+    )
     partial = tmp_path / "c" / "features"
     try:
         while not list(partial.glob("*/.*.tmp/features.npy")):
