@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import pickle
-from collections.abc import Callable, Sequence
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -447,3 +449,14 @@ COPIES: dict[str, Callable[[Path], Copy]] = {
     "inat2018": write_inat2018,
     "voc2007": write_voc2007,
 }
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    """Writes an uncompressed tar, its members in the given order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path

@@ -6,7 +6,6 @@ import io
 import pickle
 import re
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from massl_bench.errors import RequestError
 from massl_bench.pretrain.config import load_config
 from massl_bench.pretrain.loading import StepRequests, divide
 from massl_bench.specs import Registry
+from tests.datasets.copies import write_tar
 
 
 def picture(number: int, suffix: str = "png") -> bytes:
@@ -28,16 +28,6 @@ def picture(number: int, suffix: str = "png") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(buffer, format={"jpg": "jpeg"}.get(suffix, suffix))
     return buffer.getvalue()
-
-
-def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The loop: its order of updates, what stops it, what it writes, and two ranks against one."""
 
+import dataclasses
 import errno
+import io
 import json
 import math
 import multiprocessing
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 
 from massl_bench.datasets.published import READERS
+from massl_bench.datasets.shards import find_shards
 from massl_bench.datasets.splits import ArraySplit
 from massl_bench.errors import CellError, RequestError
 from massl_bench.models.checkpoints import build_checkpoint, read_checkpoint
@@ -26,6 +30,7 @@ from massl_bench.pretrain.loading import StepRequests, check_images, divide
 from massl_bench.pretrain.log import read_log
 from massl_bench.pretrain.state import initial_state, rates_at
 from massl_bench.pretrain.trainer import TrainingJob, train
+from tests.datasets.copies import write_tar
 
 SMALL = [
     "batch_size=32",
@@ -239,6 +244,23 @@ def train_with_a_limit(folder: Path) -> None:
 def test_only_the_last_checkpoints_are_kept(tmp_path):
     train(job(tmp_path, "run.keep_checkpoints=2"))
     assert CheckpointFolder(tmp_path, 1).steps() == [3, 4]
+
+
+def test_shards_train_as_the_same_images_in_memory(tmp_path):
+    given = job(tmp_path / "arrays")
+    members = {}
+    for number, image in enumerate(given.split.encoded(range(128))):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="png")
+        members[f"{number:03}.png"] = buffer.getvalue()
+    for shard in range(2):
+        half = {name: content for name, content in members.items() if int(name[:3]) // 64 == shard}
+        write_tar(tmp_path / f"{shard}.tar", half)
+    split = find_shards(f"{tmp_path}/{{0..1}}.tar", tmp_path).read("all")
+    train(given)
+    train(dataclasses.replace(given, split=split, folder=tmp_path / "shards"))
+    losses = [[line["loss"] for line in read_log(tmp_path / name)] for name in ("arrays", "shards")]
+    assert losses[0] == losses[1]
 
 
 def test_official_layout(tmp_path):
