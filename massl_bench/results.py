@@ -130,6 +130,8 @@ class ResultRecord(StrictModel):
     num_items: dict[str, int]
     num_classes: int | None
     model_reference: str
+    ground_truth_file: str | None = None
+    """What `--ground-truth` gave beside features of database and queries."""
     model_licence: str
     weights_origin: str
     preprocessing_origin: str

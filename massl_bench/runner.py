@@ -160,6 +160,7 @@ class Runner:
             num_items=sizes,
             num_classes=num_classes,
             model_reference=card.reference if card is not None else str(self._planner.request.features_file),
+            ground_truth_file=str(truth) if (truth := self._planner.request.ground_truth) is not None else None,
             model_licence=card.licence if card is not None else "unknown",
             weights_origin=card.weights_origin if card is not None else "features that were handed in",
             preprocessing_origin=card.preprocessing_origin + override if card is not None else "unknown",

@@ -54,6 +54,7 @@ def verify(
             cells=[(identity.task.name, identity.dataset.name)],
             models=[record.model_reference],
             features_file=Path(record.model_reference) if identity.model.weights_hash_of == "features" else None,
+            ground_truth=Path(record.ground_truth_file) if record.ground_truth_file is not None else None,
             name=identity.model.name,
             overrides=_overrides(record, registry),
             seed=identity.task.seed,

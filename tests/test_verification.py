@@ -30,11 +30,13 @@ def test_records_are_reproduced(run_cli: Cli, golden: Path) -> None:
         "9",
     )
     run_cli("run", "--task", "knn", "--features", golden / "features_single_label.npz", "--name", "mine")
+    retrieval, truth = golden / "features_retrieval.npz", golden / "retrieval_ground_truth.json"
+    run_cli("run", "--task", "retrieval", "--features", retrieval, "--ground-truth", truth, "--name", "mine")
     files = sorted(Path("results").rglob("*.json"))
-    assert len(files) == 3
+    assert len(files) == 4
     answer = run_cli("verify", *files)
     assert answer.code == 0, answer.out + answer.err
-    assert answer.out.count("reproduced exactly") == 3
+    assert answer.out.count("reproduced exactly") == 4
     assert sorted(Path("results").rglob("*.json")) == files  # nothing was written
 
 
