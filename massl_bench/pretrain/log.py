@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -94,12 +96,13 @@ class TrainingLog:
         self._say(step, values)
 
     def _say(self, step: int, values: Mapping[str, float]) -> None:
-        left = (self._num_steps - step - 1) * self._batch_size / values["images_per_s"]
-        minutes, seconds = divmod(round(left), 60)
+        left = timedelta(seconds=round((self._num_steps - step - 1) * self._batch_size / values["images_per_s"]))
         shown = [f"{name} {values[name]:.4g}" for name in ("loss", "lr", "teacher_temp", "knn") if name in values]
-        text = f"step {step + 1:,}/{self._num_steps:,}: {', '.join(shown)}, {values['images_per_s']:,.0f} images/s"
-        text += f", {minutes}:{seconds:02} left"
+        text = f"step {step + 1:,}/{self._num_steps:,}, {left} left: {', '.join(shown)}"
+        text += f", {values['images_per_s']:,.0f} images/s"
         terminal = sys.stderr.isatty()
+        if terminal:  # a line that wraps could not be written over
+            text = text[: shutil.get_terminal_size().columns - 1]
         end = "" if terminal and step + 1 < self._num_steps else "\n"
         print(f"\r\x1b[K{text}" if terminal else text, end=end, file=sys.stderr, flush=True)
 

@@ -152,3 +152,14 @@ def test_an_evaluation_is_not_training_time(tmp_path: Path, monkeypatch: pytest.
             now[0] += 100
         log.write(0, {"loss": 1.0})
     assert read_log(tmp_path)[0]["images_per_s"] == config.batch_size / 2
+
+
+def test_the_live_line_fits_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    write_steps(tmp_path, 0, 3)
+    lines = capsys.readouterr().err.split("\r\x1b[K")[1:]
+    assert [line[:11] for line in lines] == ["step 1/10, ", "step 2/10, ", "step 3/10, "]
+    assert max(map(len, lines)) == 39
