@@ -67,6 +67,7 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
     config = request.config
     dataset = open_dataset(request.dataset, registry, request.data, fetch=True)
     split = dataset.split("train" if "train" in dataset.sources else next(iter(dataset.sources)))
+    split = split.for_any_order(request.data.cache_dir)
     check_images(split, config, request.dataset)
     fingerprint = dataset.fingerprint
     trained = train(

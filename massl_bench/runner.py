@@ -214,7 +214,7 @@ class Runner:
             encoder = self._loaded(cell, clock)
         return EncodedViews(
             encoder,
-            cell.dataset.split(role),
+            cell.dataset.split(role).for_any_order(self._planner.request.data.cache_dir),
             preprocessing,
             self._planner.request.extraction,
             label=f"{cell.model.card.name} on {cell.dataset.name}/{role}",

@@ -52,10 +52,7 @@ def test_knn_against_its_matrix_product(record_property: Callable[[str, object],
 
 
 def test_kmeans_against_the_plain_call(record_property: Callable[[str, object], None]) -> None:
-    """k-means of 50,000 × 384 features into 100, ten restarts: at most 1.1 × FAISS's own call.
-
-    Ten iterations in place of the task's hundred: what the protocol does beside FAISS weighs more here.
-    """
+    """k-means of 50,000 × 384 features into 100, ten restarts: at most 1.1 × FAISS's own call."""
     rng = np.random.default_rng(0)
     banks = {
         role: FeatureBank.from_arrays(rng.standard_normal((count, 384), dtype=np.float32), rng.integers(0, 100, count))
@@ -63,17 +60,19 @@ def test_kmeans_against_the_plain_call(record_property: Callable[[str, object], 
     }
     data = EvaluationData(banks=banks, num_classes=100)
     params = kmeans.Params(
-        iterations=10, restarts=10, faiss_seed=1234, max_points_per_centroid="all", bootstrap_resamples=1000
+        iterations=100, restarts=10, faiss_seed=1234, max_points_per_centroid="all", bootstrap_resamples=1000
     )
 
     def plain() -> None:
         import faiss  # after torch
 
         faiss.Kmeans(
-            384, 100, niter=10, nredo=10, seed=1234, spherical=True, update_index=False, max_points_per_centroid=500
+            384, 100, niter=100, nredo=10, seed=1234, spherical=True, update_index=False, max_points_per_centroid=500
         ).train(banks["train"].features)
 
-    alone, protocol = best_of(2, plain, lambda: kmeans.run(data, params, rng))
+    small = kmeans.Params(**{**params.model_dump(), "iterations": 1, "restarts": 1})
+    kmeans.run(data, small, rng)  # loads the libraries
+    alone, protocol = best_of(1, plain, lambda: kmeans.run(data, params, rng))
     record_property("ratio", protocol / alone)
     print(f"k-means {protocol:.2f} s, FAISS alone {alone:.2f} s, ratio {protocol / alone:.2f}")
     assert protocol <= 1.1 * alone

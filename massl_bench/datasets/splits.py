@@ -75,6 +75,14 @@ class ImageSplit(ABC):
     def locate(self, index: int) -> str:
         """Returns where an item lies, for people: the file, and the row where a file holds many."""
 
+    def for_any_order(self, cache_dir: Path) -> ImageSplit:
+        """Returns the same items, quick to read in any order; a converted copy may be kept in `cache_dir`.
+
+        Raises:
+            RequestError: They cannot be converted.
+        """
+        return self
+
     def ids(self, count: int) -> NDArray[np.bytes_]:
         """Returns the locations of the first `count` items as UTF-8 bytes [count]."""
         return np.array([self.locate(index).encode() for index in range(count)], dtype=np.bytes_)
@@ -224,6 +232,10 @@ class JoinedSplit(ImageSplit):
         return images
 
     @override
+    def for_any_order(self, cache_dir: Path) -> ImageSplit:
+        return JoinedSplit([part.for_any_order(cache_dir) for part in self._parts])
+
+    @override
     def locate(self, index: int) -> str:
         number = self._part(index)
         return self._parts[number].locate(index - int(self._starts[number]))
@@ -268,6 +280,11 @@ class ParquetSplit(ImageSplit):
             images.append(encoded_value(value, self._files[self._groups[group][0]].parent))
         return images
 
+    @override
+    def for_any_order(self, cache_dir: Path) -> ImageSplit:
+        # A row group is read as a whole: one is held, of several nearly every row would need another one.
+        return self if len(self._groups) == 1 else ConvertedSplit(self, self._files, self._image_column, cache_dir)
+
     def _row_group(self, group: int) -> Any:
         if self._held is None or self._held[0] != group:
             import pyarrow.parquet as pq
@@ -284,6 +301,36 @@ class ParquetSplit(ImageSplit):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": None}
+
+
+class ConvertedSplit(ImageSplit):
+    """The rows of parquet files as the `datasets` library keeps them: on disk, each row at its place."""
+
+    def __init__(self, source: ParquetSplit, files: Sequence[Path], image_column: str, cache_dir: Path) -> None:
+        from datasets import Dataset
+
+        names = [str(path) for path in files]
+        try:
+            rows = Dataset.from_parquet(names, columns=[image_column], cache_dir=str(cache_dir / "arrow"))
+        except Exception as error:  # the library raises errors of many kinds, a full disk among them
+            raise RequestError(
+                f"{files[0].parent}: parquet files are converted to be read in any order, which failed: "
+                f"{one_line(error)}; make space, or choose another place with --cache-dir"
+            ) from None
+        self._source, self._rows = source, ArrowSplit(rows, files[0].parent.name, image_column, None, files[0].parent)
+        self.labels, self.class_names = source.labels, source.class_names
+
+    @override
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @override
+    def encoded(self, indices: Sequence[int]) -> list[EncodedImage]:
+        return self._rows.encoded(indices)
+
+    @override
+    def locate(self, index: int) -> str:
+        return self._source.locate(index)
 
 
 class ArrowSplit(ImageSplit):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from massl_bench.datasets import Columns, DataOptions, Dataset, decode_rgb, open_dataset
 from massl_bench.datasets.published import read_plain_pickle
-from massl_bench.datasets.splits import ArraySplit, JoinedSplit
+from massl_bench.datasets.splits import ArraySplit, ConvertedSplit, JoinedSplit
 from massl_bench.errors import MissingDataError, RequestError
 from massl_bench.specs import Registry
 from tests.conftest import write_image
@@ -174,6 +174,21 @@ def test_parquet_rows_are_located_and_order_is_kept(tmp_path: Path) -> None:
     ]
     assert decode_rgb(split.encoded([4])[0]).tobytes() == TRAIN[4].tobytes()
     assert split.ids(2).tolist() == [b"train-00000-of-00002.parquet, row 0", b"train-00000-of-00002.parquet, row 1"]
+
+
+def test_parquet_is_converted_to_be_read_in_any_order(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data" / "tiny")
+    split = open_dataset("tiny", tiny_registry(tmp_path), options(tmp_path)).split("train")
+    anywhere = split.for_any_order(tmp_path / "c")
+    assert isinstance(anywhere, ConvertedSplit)
+    order = [5, 0, 4, 1]
+    assert anywhere.encoded(order) == split.encoded(order)
+    assert anywhere.locate(5) == split.locate(5)
+    np.testing.assert_array_equal(anywhere.labels, split.labels)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "c" / "arrow").rglob("*.arrow")}
+    assert files
+    split.for_any_order(tmp_path / "c")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "c" / "arrow").rglob("*.arrow")} == files
 
 
 def test_the_archive_may_lie_directly_in_the_data_root(tmp_path: Path) -> None:
