@@ -58,7 +58,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch()
+        rights = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(rights)  # safetensors makes files that nobody else can read
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)

@@ -287,6 +287,7 @@ def test_an_export_is_the_same_model(run_cli: Cli, official: Path, layout: str) 
         assert text in card
     assert ("training cannot go on from this file" in card) == (layout == "massl")
     assert sorted(path.name for path in Path().iterdir()) == [file.name, f"{file.name}.md", "weights"]
+    assert file.stat().st_mode == Path(f"{file}.md").stat().st_mode  # whoever reads the card reads the weights
 
     first = file.read_bytes()
     refused = run_cli("weights", "export", "gold", "--format", layout)
