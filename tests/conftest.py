@@ -6,7 +6,11 @@ import os
 
 # Before anything reads them: no test reaches the network, or the user's own data and cache.
 os.environ["HF_HUB_OFFLINE"] = "1"
-REAL_DATA = os.environ.pop("MASSL_BENCH_DATA", None)
+# The processes of pytest-xdist inherit what is left of the environment: they find it under another name.
+_KEPT = "MASSL_BENCH_TEST_DATA"
+REAL_DATA = os.environ.pop("MASSL_BENCH_DATA", None) or os.environ.get(_KEPT)
+if REAL_DATA is not None:
+    os.environ[_KEPT] = REAL_DATA
 os.environ.pop("MASSL_BENCH_CACHE", None)
 
 import sys

@@ -72,7 +72,7 @@ def test_kmeans_against_the_plain_call(record_property: Callable[[str, object], 
 
     small = kmeans.Params(**{**params.model_dump(), "iterations": 1, "restarts": 1})
     kmeans.run(data, small, rng)  # loads the libraries
-    alone, protocol = best_of(1, plain, lambda: kmeans.run(data, params, rng))
+    alone, protocol = best_of(2, plain, lambda: kmeans.run(data, params, rng))
     record_property("ratio", protocol / alone)
     print(f"k-means {protocol:.2f} s, FAISS alone {alone:.2f} s, ratio {protocol / alone:.2f}")
     assert protocol <= 1.1 * alone

@@ -60,6 +60,8 @@ def kill_during_write(number: int) -> None:
 
 def work(folder: Path, writes: int, workers: int) -> None:
     torch.set_num_threads(1)
+    # As from a shell: workers of this process then, not of the server, which end when their parent is gone.
+    multiprocessing.set_start_method("fork", force=True)
     if writes:
         kill_during_write(writes)
     run(folder, f"run.workers={workers}")
