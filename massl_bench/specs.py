@@ -272,6 +272,16 @@ def _toml_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
 
 
+def parse_setting(text: str) -> Any:
+    """Returns the value of a `--set`: written as in TOML, but that words need no quotes and lists no brackets."""
+    for spelling in (text, f"[{text}]"):
+        try:
+            return tomllib.loads(f"value = {spelling}")["value"]
+        except tomllib.TOMLDecodeError:
+            continue
+    return text
+
+
 def packaged_root() -> Path:
     """Returns what holds `tasks/`, `weights/` and `results/`: a directory of the package, or the checkout around it."""
     package = Path(__file__).resolve().parent

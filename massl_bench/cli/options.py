@@ -66,8 +66,8 @@ def parse_limits(limit: str | None) -> dict[str, int]:
 
 
 def parse_overrides(settings: list[str] | None) -> dict[str, dict[str, Any]]:
-    """Returns `knn.k=10,20` as {"knn": {"k": [10, 20]}}; values are written as in TOML, lists without brackets."""
-    import tomllib
+    """Returns `knn.k=10,20` as {"knn": {"k": [10, 20]}}."""
+    from massl_bench.specs import parse_setting
 
     overrides: dict[str, dict[str, Any]] = {}
     for setting in settings or []:
@@ -75,14 +75,7 @@ def parse_overrides(settings: list[str] | None) -> dict[str, dict[str, Any]]:
         task, dot, name = key.partition(".")
         if not (equals and dot and task and name and text):
             raise RequestError(f"--set {setting}: expected TASK.PARAMETER=VALUE, as in knn.k=10,20")
-        value: Any = text
-        for spelling in (text, f"[{text}]"):
-            try:
-                value = tomllib.loads(f"value = {spelling}")["value"]
-                break
-            except tomllib.TOMLDecodeError:
-                continue
-        overrides.setdefault(task, {})[name] = value
+        overrides.setdefault(task, {})[name] = parse_setting(text)
     return overrides
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import math
 from random import Random
+from typing import Annotated
 
 from PIL import Image, ImageEnhance, ImageFilter
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from massl_bench.types import StrictModel
+
+_Channel = Annotated[int, Field(ge=0, le=255)]
 
 
 class Range(StrictModel):
@@ -17,6 +20,12 @@ class Range(StrictModel):
 
     low: float
     high: float
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Range:
+        if not self.low <= self.high:
+            raise ValueError(f"expected low <= high, got {self.low} and {self.high}")
+        return self
 
     def draw(self, rng: Random) -> float:
         """Returns a number between the bounds."""
@@ -30,7 +39,7 @@ class StrongAlteration(StrictModel):
     """Of the area, by a crop at any place, of the image's own aspect."""
     rotation_degrees: Range
     """Counter-clockwise, of an unchanged frame; its corners become `fill`."""
-    fill: tuple[int, int, int] = Field(strict=False)
+    fill: Annotated[tuple[_Channel, _Channel, _Channel], Field(strict=False)]
     """RGB, 0-255."""
     blur_percent: Range
     """Radius of a Gaussian blur, of the shorter side."""

@@ -12,7 +12,8 @@ from typing_extensions import override
 from massl_bench.datasets.folders import class_files, image_files, labelled_files, subfolders
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.published.embedded import read_patches
-from massl_bench.datasets.splits import ArrowSplit, FileSplit, ImageSplit, ParquetSplit
+from massl_bench.datasets.splits import FileSplit, ImageSplit
+from massl_bench.datasets.tables import ArrowSplit, ParquetSplit
 from massl_bench.errors import RequestError, one_line
 from massl_bench.specs import PatchGrid
 from massl_bench.types import GroundTruth

@@ -21,7 +21,8 @@ import numpy as np
 from typing_extensions import override
 
 from massl_bench.datasets.layouts import Layout
-from massl_bench.datasets.splits import EncodedImage, ImageSplit, label_indices
+from massl_bench.datasets.splits import EncodedImage, ImageSplit
+from massl_bench.datasets.tables import label_indices
 from massl_bench.errors import RequestError, one_line
 from massl_bench.storage import read_memo, sha256_of, stat_signature, write_memo
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from massl_bench.errors import RequestError, unknown_name
 from massl_bench.pretrain.memory import check_memory_size
-from massl_bench.specs import first_problem
+from massl_bench.specs import first_problem, parse_setting
 from massl_bench.types import StrictModel
 
 PRESETS = Path(__file__).parent / "presets"
 
 Method = Literal["massl", "carp"]
-Triple = tuple[float, float, float]
+# TOML's lists are taken as tuples; the numbers in them are strict.
+Pair = Annotated[tuple[float, float], Field(strict=False)]
+Triple = Annotated[tuple[float, float, float], Field(strict=False)]
+Stages = Annotated[tuple[int, int, int, int], Field(strict=False)]
+"""One number for each stage of a ResNet."""
 
 
 class BackboneConfig(StrictModel):
@@ -35,9 +39,9 @@ class BackboneConfig(StrictModel):
     """Width of `vit`: a multiple of 64, as each head is 64 wide (a checkpoint does not say how many heads it has)."""
     depth: int | None = Field(default=None, ge=1)
     """Blocks of `vit`."""
-    widths: tuple[int, int, int, int] | None = Field(default=None, strict=False)
+    widths: Stages | None = None
     """Channels of the stages of `resnet`; even numbers."""
-    depths: tuple[int, int, int, int] | None = Field(default=None, strict=False)
+    depths: Stages | None = None
     """Blocks of the stages of `resnet`, of two convolutions each."""
     drop_path: float = Field(ge=0, lt=1)
     """Largest rate of stochastic depth, in the student only."""
@@ -81,7 +85,7 @@ class CropConfig(StrictModel):
 
     size: int = Field(ge=1)
     """Side in pixels."""
-    scale: tuple[float, float] = Field(strict=False)
+    scale: Pair
     """Range of the crop's share of the image's area."""
     blur: float = Field(ge=0, le=1)
     """Probability of Gaussian blur."""
@@ -103,7 +107,7 @@ class ViewsConfig(StrictModel):
     global_2: CropConfig
     local: CropConfig
     num_local: int = Field(ge=0)
-    ratio: tuple[float, float] = Field(strict=False)
+    ratio: Pair
     """Range of a crop's width over its height, uniform in the logarithm."""
     flip: float = Field(ge=0, le=1)
     jitter: float = Field(ge=0, le=1)
@@ -113,12 +117,12 @@ class ViewsConfig(StrictModel):
     saturation: float = Field(ge=0, le=1)
     hue: float = Field(ge=0, le=0.5)
     grey: float = Field(ge=0, le=1)
-    blur_radius: tuple[float, float] = Field(strict=False)
+    blur_radius: Pair
     """Range of PIL's Gaussian radius, in pixels of the view."""
     solarise_threshold: int = Field(ge=0, le=256)
     """Values from here on are inverted, of 256."""
-    mean: Triple = Field(strict=False)
-    std: Triple = Field(strict=False)
+    mean: Triple
+    std: Triple
 
     @property
     def crops(self) -> tuple[CropConfig, ...]:
@@ -171,7 +175,7 @@ class OptimiserConfig(StrictModel):
     """Of SGD and LARS."""
     eta: float | None = Field(default=None, gt=0)
     """LARS's trust coefficient."""
-    betas: tuple[float, float] | None = Field(default=None, strict=False)
+    betas: Pair | None = None
     """Of AdamW."""
     clip: float | None = Field(default=None, gt=0)
     """Largest norm of each parameter's own gradient."""
@@ -309,13 +313,7 @@ def _apply(content: dict[str, Any], setting: str) -> None:
         raise RequestError(f"--set {setting}: expected key=value, as in optimiser.lr=0.001")
     if key not in known:
         raise unknown_name("configuration key", key, known)
-    value: Any = text
-    for spelling in (text, f"[{text}]"):
-        try:
-            value = tomllib.loads(f"value = {spelling}")["value"]
-            break
-        except tomllib.TOMLDecodeError:
-            continue
+    value = parse_setting(text)
     *sections, name = key.split(".")
     for section in sections:
         content = content.setdefault(section, {})

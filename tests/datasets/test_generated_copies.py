@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -15,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from massl_bench.datasets import CopiesDataset, ImageSplit, corrupt_images, decode_rgb, open_dataset, with_copies
-from massl_bench.datasets.alterations import crop, jpeg
+from massl_bench.datasets.alterations import StrongAlteration, crop, jpeg
 from massl_bench.datasets.copies import CopiesSpec, divide
 from massl_bench.datasets.splits import EncodedImage, FileSplit
 from massl_bench.errors import RequestError
@@ -308,3 +310,16 @@ def test_other_patches_have_another_fingerprint(tmp_path: Path) -> None:
     (folder / "patches.toml").write_text(text.replace("stride = 96", "stride = 97"), encoding="utf-8")
     registry = Registry([tmp_path / "registry"])
     assert open_dataset("patches", registry, options(tmp_path)).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fill": [300, 0, 0]}, "less than or equal to 255"),
+        ({"jpeg_quality": {"low": 40.0, "high": 10.0}}, "expected low <= high, got 40.0 and 10.0"),
+    ],
+)
+def test_numbers_that_cannot_be(change: dict[str, object], message: str) -> None:
+    strong = tomllib.loads(Registry().copies["like-copydays"].read_text())["strong"]
+    with pytest.raises(ValidationError, match=message):
+        StrongAlteration.model_validate({**strong, **change})

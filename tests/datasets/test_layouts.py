@@ -18,7 +18,8 @@ from PIL import Image
 
 from massl_bench.datasets import Columns, DataOptions, Dataset, decode_rgb, open_dataset
 from massl_bench.datasets.published import read_plain_pickle
-from massl_bench.datasets.splits import ArraySplit, ConvertedSplit, JoinedSplit
+from massl_bench.datasets.splits import ArraySplit, JoinedSplit
+from massl_bench.datasets.tables import ConvertedSplit
 from massl_bench.errors import MissingDataError, RequestError
 from massl_bench.specs import Registry
 from tests.conftest import write_image
