@@ -52,13 +52,18 @@ def test_knn_against_its_matrix_product(record_property: Callable[[str, object],
 
 
 def test_kmeans_against_the_plain_call(record_property: Callable[[str, object], None]) -> None:
-    """k-means of 50,000 × 384 features into 100, ten restarts: at most 1.1 × FAISS's own call."""
+    """k-means of 50,000 × 384 features into 100, ten restarts: at most 1.1 × FAISS's own call on the same rows.
+
+    The rows are standardised beforehand: FAISS ends a restart when it converges, and other rows take other iterations.
+    """
     rng = np.random.default_rng(0)
     banks = {
         role: FeatureBank.from_arrays(rng.standard_normal((count, 384), dtype=np.float32), rng.integers(0, 100, count))
         for role, count in (("train", 50_000), ("test", 10_000))
     }
     data = EvaluationData(banks=banks, num_classes=100)
+    mean_D, inverse_std_D = kmeans.standardisation(banks["train"].features)
+    rows_ND = (banks["train"].features - mean_D) * inverse_std_D
     params = kmeans.Params(
         iterations=100, restarts=10, faiss_seed=1234, max_points_per_centroid="all", bootstrap_resamples=1000
     )
@@ -68,11 +73,11 @@ def test_kmeans_against_the_plain_call(record_property: Callable[[str, object], 
 
         faiss.Kmeans(
             384, 100, niter=100, nredo=10, seed=1234, spherical=True, update_index=False, max_points_per_centroid=500
-        ).train(banks["train"].features)
+        ).train(rows_ND)
 
     small = kmeans.Params(**{**params.model_dump(), "iterations": 1, "restarts": 1})
     kmeans.run(data, small, rng)  # loads the libraries
-    alone, protocol = best_of(2, plain, lambda: kmeans.run(data, params, rng))
+    alone, protocol = best_of(3, plain, lambda: kmeans.run(data, params, rng))
     record_property("ratio", protocol / alone)
     print(f"k-means {protocol:.2f} s, FAISS alone {alone:.2f} s, ratio {protocol / alone:.2f}")
     assert protocol <= 1.1 * alone

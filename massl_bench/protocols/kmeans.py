@@ -63,7 +63,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
             f"kmeans: {num_classes} clusters asked of {len(train)} training images; at least {num_classes} are needed: "
             "raise --limit train=N"
         )
-    mean_D, inverse_std_D = _standardisation(train.features)
+    mean_D, inverse_std_D = standardisation(train.features)
     limit = params.max_points_per_centroid
     settings = ClusteringSettings(
         num_clusters=num_classes,
@@ -77,7 +77,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     return clustering_scores(clusters_N, labels, resamples=params.bootstrap_resamples, rng=rng)
 
 
-def _standardisation(features_ND: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def standardisation(features_ND: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Returns mean and inverse standard deviation per dimension, the latter 0 where the dimension is constant."""
     mean_D = features_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
     squares_D = np.zeros(len(mean_D))
