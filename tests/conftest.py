@@ -116,3 +116,9 @@ def image_folder(tmp_path: Path) -> Path:
                 seed = 1000 * len(split) + 100 * channel + number
                 write_image(root / split / name / f"{number}.png", seed, channel=channel)
     return root
+
+
+@pytest.fixture
+def record_file(run_cli: Callable[..., Answer]) -> Path:
+    assert run_cli("run", "--task", "knn", "--dataset", "digits", "--model", "pixels").code == 0
+    return Path("results/pixels/knn/digits.json")

@@ -59,11 +59,12 @@ def to_json(board: Leaderboard) -> dict[str, Any]:
 def to_markdown(board: Leaderboard) -> str:
     """Returns a table with one row a model and one column a cell, in percent, with half the 95 % interval's width.
 
-    The best value of a column is bold where there is more than one. With a suite, a last column has the mean of its
-    fractions; it is empty, with the count of cells, where one is missing. What does not enter is listed below.
+    The best value of a column is bold where there is more than one, all measured on the same data. With a suite, a last
+    column has the mean of its fractions; it is empty, with the count of cells, where one is missing. Datasets of which
+    the rows saw different copies, and what does not enter, are listed below.
     """
     table = _wide(board) if board.rows else "No complete record of a current task version yet."
-    return "\n\n".join([table, *_apart(board)]) + "\n"
+    return "\n\n".join([table, *_different_data(board), *_apart(board)]) + "\n"
 
 
 def _wide(board: Leaderboard) -> str:
@@ -76,6 +77,7 @@ def _wide(board: Leaderboard) -> str:
         metrics = {row.metric for row in board.rows if row.cell == (task, dataset)}
         titles[task, dataset] = " ".join([f"{task} {dataset}", *sorted(metrics)])
     values = {(row.weights, row.cell): row for row in board.rows}
+    mixed = _mixed(board)
     best = {cell: max((r.shown.value for r in board.rows if r.cell == cell), default=None) for cell in board.cells}
     # A rank or an exponent has no place in a mean of fractions.
     other = {row.cell for row in board.rows if row.record.headline_scale != 100}
@@ -89,7 +91,7 @@ def _wide(board: Leaderboard) -> str:
         for cell in board.cells:
             row = values.get((model, cell))
             text = _shown(row) if row is not None else "–"
-            bold = row is not None and counts[cell] > 1 and row.shown.value == best[cell]
+            bold = row is not None and counts[cell] > 1 and cell not in mixed and row.shown.value == best[cell]
             line[titles[cell]] = f"**{text}**" if bold else text
         if board.suite is not None:
             present = [values[model, cell].shown.value for cell in averaged if (model, cell) in values]
@@ -109,6 +111,28 @@ def _shown(row: Row) -> str:
         low, high = headline.ci95
         return f"{value} ± {scale * (high - low) / 2:.2f}"
     return f"{value} ± {scale * headline.std:.2f}" if headline.std is not None else value
+
+
+def _mixed(board: Leaderboard) -> list[tuple[str, str]]:
+    """Returns the columns whose records were measured on different copies of the dataset."""
+    return [
+        cell
+        for cell in board.cells
+        if len({row.record.identity.dataset.fingerprint for row in board.rows if row.cell == cell}) > 1
+    ]
+
+
+def _different_data(board: Leaderboard) -> list[str]:
+    lines = []
+    for task, dataset in _mixed(board):
+        models: dict[str, list[str]] = {}
+        for row in board.rows:
+            if row.cell == (task, dataset):
+                identity = row.record.identity
+                models.setdefault(identity.dataset.fingerprint[:8], []).append(identity.model.name)
+        copies = "; ".join(f"{copy} ({', '.join(names)})" for copy, names in models.items())
+        lines.append(f"- {task} {dataset}: {copies}")
+    return ["Measured on different copies of the data, by fingerprint:", "\n".join(lines)] if lines else []
 
 
 def _apart(board: Leaderboard) -> list[str]:
