@@ -152,6 +152,9 @@ class Dataset:
     def split(self, role: str) -> ImageSplit:
         """Returns one split, checked: size, label range, class count and class order.
 
+        Where a split names its classes in another order than the training split, or only some of them, its labels are
+        brought to the training split's.
+
         Raises:
             RequestError: The dataset has no such split, or its content is not what it must be: the text says what was
                 found, what was expected and what to do.
@@ -160,6 +163,8 @@ class Dataset:
             raise RequestError(f"{self.name}: no {role} split; it has: {', '.join(self.sources)}")
         if role not in self._opened:
             split = self._read(role)
+            if role != "train" and "train" in self.sources and self.kind in LABELLED_KINDS:
+                self._number_as_train(role, split)
             self._check(role, split)
             self._opened[role] = split
         return self._opened[role]
@@ -167,6 +172,28 @@ class Dataset:
     def _read(self, role: str) -> ImageSplit:
         parts = [self.layout.read(source) for source in self.sources[role]]
         return parts[0] if len(parts) == 1 else JoinedSplit(parts)
+
+    def _number_as_train(self, role: str, split: ImageSplit) -> None:
+        """Makes a label mean the same class as in the training split, where both name their classes."""
+        names, found = self.split("train").class_names, split.class_names
+        if names is None or found is None or found == names or split.labels is None or split.labels.ndim != 1:
+            return
+        number = {name: index for index, name in enumerate(names)}
+        unknown = [name for name in found if name not in number]
+        if unknown or len(number) != len(names) or len(set(found)) != len(found):
+            raise RequestError(
+                f"{self.name} ({role}, {self.place}): the classes are not those of the training split"
+                + (
+                    f" ({unknown[0]!r} is not among its {len(names)})"
+                    if unknown
+                    else " (a name stands for two of them)"
+                )
+                + ": the labels cannot be compared; check the copy, or choose other splits with --split"
+            )
+        number_F = np.array([number[name] for name in found], dtype=np.int64)
+        known_N = (split.labels >= 0) & (split.labels < len(found))  # what is outside, `_check` refuses
+        split.labels = np.where(known_N, number_F[np.where(known_N, split.labels, 0)], split.labels)
+        split.class_names = names
 
     def _check(self, role: str, split: ImageSplit) -> None:
         where = f"{self.name} ({role}, {self.place})"

@@ -218,6 +218,62 @@ def test_a_wrong_copy_is_refused(
         [dataset.split(role) for role in ("train", "test")]
 
 
+PERMUTED = ["bird", "airplane", "automobile"]
+
+
+def write_named(root: Path, tested: list[str], test_names: list[str] | None) -> None:
+    """Test images of the classes `tested`, numbered by `test_names`; None for labels that are strings."""
+    root.mkdir(parents=True, exist_ok=True)
+    trained = [NAMES[label] for label in LABELS["train"]]
+    for split, images, classes, names in (("train", TRAIN, trained, NAMES), ("test", TEST, tested, test_names)):
+        rows: dict[str, Any] = {"img": [{"bytes": png(image), "path": None} for image in images], "label": classes}
+        table = pa.table(rows)
+        if test_names is not None:
+            assert names is not None
+            rows["label"] = [names.index(name) for name in classes]
+            features = hub_datasets.Features(
+                {"img": hub_datasets.Image(), "label": hub_datasets.ClassLabel(names=names)}
+            )
+            table = hub_datasets.Dataset.from_dict(rows, features=features).data.table
+        pq.write_table(table, root / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.mark.parametrize(
+    ("tested", "test_names", "labels"),
+    [(["bird", "automobile", "bird"], None, [2, 1, 2]), (["bird", "airplane", "automobile"], PERMUTED, [2, 0, 1])],
+    ids=["strings", "permuted"],
+)
+def test_a_label_means_the_same_class_in_every_split(
+    tested: list[str],
+    test_names: list[str] | None,
+    labels: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_hub_cache(tmp_path / "hub", "org/pets", lambda root: write_named(root, tested, test_names), monkeypatch)
+    dataset = open_dataset("hf:org/pets", Registry(), options(tmp_path, columns=Columns("img", "label")))
+    test = dataset.split("test")
+    assert test.labels is not None
+    assert test.labels.tolist() == labels
+    assert test.class_names == dataset.class_names == tuple(NAMES)
+
+
+def test_a_registered_dataset_without_names_in_its_spec(tmp_path: Path) -> None:
+    write_named(tmp_path / "data" / "tiny", PERMUTED, PERMUTED)
+    dataset = open_dataset("tiny", tiny_registry(tmp_path, class_names=""), options(tmp_path))
+    labels = dataset.split("test").labels
+    assert labels is not None
+    assert labels.tolist() == [2, 0, 1]
+
+
+def test_classes_that_the_training_split_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [*PERMUTED, "frog"]
+    make_hub_cache(tmp_path / "hub", "org/pets", lambda root: write_named(root, PERMUTED, names), monkeypatch)
+    dataset = open_dataset("hf:org/pets", Registry(), options(tmp_path, columns=Columns("img", "label")))
+    with pytest.raises(RequestError, match=r"not those of the training split \('frog' is not"):
+        dataset.split("test")
+
+
 def test_a_split_of_several_sources(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data" / "tiny")
     both = '{ all = { size = 9, source = ["test", "train"] }, test = { size = 3, source = "test" } }'
