@@ -74,6 +74,14 @@ class SplitSpec(StrictModel):
     """The name that the split has in its source (`validation`, …); several names: one after the other."""
     optional: bool = False
     """Whether a copy of the dataset may lack it."""
+    validation: str | None = None
+    """The last of several sources, where its publisher means it for choosing parameters (`val`)."""
+
+    @model_validator(mode="after")
+    def _validation_is_the_last_of_several(self) -> SplitSpec:
+        if self.validation is not None and (len(self.sources) < 2 or self.sources[-1] != self.validation):
+            raise ValueError(f"validation: expected the last of several sources, found {self.validation!r}")
+        return self
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -209,6 +209,8 @@ class FeatureBank:
         num_classes: C, None without labels.
         key: the content key (hex sha256) of all that could change the arrays; None for arrays that were handed in.
         skipped: what was left out as corrupt, by `--skip-corrupt`.
+        validation_from: the first row of the publisher's validation part, with which a training split may end; None
+            where it has no such part.
     """
 
     features: NDArray[np.float32]
@@ -218,6 +220,7 @@ class FeatureBank:
     num_classes: int | None = None
     key: str | None = None
     skipped: tuple[str, ...] = ()
+    validation_from: int | None = None
 
     @classmethod
     def from_arrays(cls, features: NDArray[Any], labels: NDArray[Any] | None = None) -> FeatureBank:

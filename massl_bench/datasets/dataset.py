@@ -27,7 +27,7 @@ from massl_bench.datasets.published import READERS
 from massl_bench.datasets.shards import find_shards
 from massl_bench.datasets.splits import ImageSplit, JoinedSplit, Labels
 from massl_bench.errors import MissingDataError, RequestError
-from massl_bench.specs import DatasetSpec, Registry
+from massl_bench.specs import DatasetSpec, Registry, SplitSpec
 from massl_bench.storage import read_memo, sha256_of, write_memo
 from massl_bench.types import LABELLED_KINDS, CopyTruth, DatasetKind, GroundTruth
 
@@ -71,7 +71,14 @@ class Dataset:
             content = fingerprint_files(self.layout.root, self.layout.files(), self.memo_dir)
         columns = getattr(self.layout, "columns", Columns())
         sources = {role: " + ".join(names) for role, names in self.sources.items()}
-        reading = {"kind": self.layout.kind, "sources": sources, "columns": [columns.image, columns.label]}
+        reading: dict[str, Any] = {
+            "kind": self.layout.kind,
+            "sources": sources,
+            "columns": [columns.image, columns.label],
+        }
+        validation = {role: split.validation for role, split in self._split_specs.items() if split.validation}
+        if validation:
+            reading["validation"] = validation
         return sha256_of({"content": content, "reading": reading})
 
     def _embedded_fingerprint(self) -> str:
@@ -101,6 +108,19 @@ class Dataset:
         """Returns the number of items of a split: what the spec declares (and `split` checks), else what is found."""
         declared = self.spec.splits[role].size if self.spec is not None else None
         return declared if declared is not None else len(self.split(role))
+
+    @property
+    def _split_specs(self) -> Mapping[str, SplitSpec]:
+        return self.spec.splits if self.spec is not None else {}
+
+    def validation_from(self, role: str) -> int | None:
+        """Returns the first row of the validation part with which a split ends; None where it has no such part."""
+        spec = self._split_specs.get(role)
+        if spec is None or spec.validation is None:
+            return None
+        split = self.split(role)
+        assert isinstance(split, JoinedSplit)
+        return split.starts[-2]
 
     @property
     def generated(self) -> Mapping[str, Any] | None:

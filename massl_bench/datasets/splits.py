@@ -217,6 +217,11 @@ class JoinedSplit(ImageSplit):
             raise RequestError("only some parts of this split have boxes")
         self.boxes = np.concatenate(boxes) if boxes else None
 
+    @property
+    def starts(self) -> list[int]:
+        """The first row of each part, then the number of rows."""
+        return [int(start) for start in self._starts]
+
     @override
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from massl_bench.datasets import Dataset
 from massl_bench.errors import CellError
 from massl_bench.features.cache import BankKey, FeatureCache
@@ -83,19 +85,23 @@ def load_or_extract(
     split = dataset.split(key.split)
     loaded = encoder()
     count = len(split) if key.limit is None else min(key.limit, len(split))
-    with cache.writer(key, loaded.card.embed_dim) as writer:
+    with cache.writer(key, loaded.card.embed_dim, model=loaded.card.name, dataset=dataset.name) as writer:
         with reporting.progress(f"{loaded.card.name} on {dataset.name}/{key.split}", count) as progress:
             kept, skipped = extract(
                 loaded, split, key.preprocessing, options, writer=writer, limit=key.limit, progress=progress
             )
+        first = dataset.validation_from(key.split)
+        # Counted among the images that were kept; --limit may end before it, or all of it be corrupt.
+        validation_from = int(np.searchsorted(kept, first)) if first is not None else None
+        if validation_from == len(kept):
+            validation_from = None
         writer.finish(
             labels=split.labels[kept] if split.labels is not None else None,
             ids=split.ids(count)[kept],
             class_names=dataset.class_names,
             num_classes=dataset.num_classes if split.labels is not None else None,
             skipped=skipped,
-            model=loaded.card.name,
-            dataset=dataset.name,
+            validation_from=validation_from,
         )
     bank, damage = cache.read(key)
     if bank is None:

@@ -6,7 +6,7 @@ each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,7 @@ class BankMeta(StrictModel):
     num_classes: int | None
     class_names: list[str] | None
     skipped: list[str]
+    validation_from: int | None = None
     sha256: dict[str, str]
 
 
@@ -97,19 +98,26 @@ class FeatureCache:
             num_classes=meta.num_classes,
             key=key.digest,
             skipped=tuple(meta.skipped),
+            validation_from=meta.validation_from,
         )
         return bank, None
 
     @contextmanager
-    def writer(self, key: BankKey, dim: int) -> Iterator[BankWriter]:
+    def writer(self, key: BankKey, dim: int, *, model: str, dataset: str) -> Iterator[BankWriter]:
         """Yields a writer for a new bank, which is there as a whole after the block, or not at all.
+
+        Args:
+            key: its content key.
+            dim: D.
+            model: the model's name, for people who look into the cache.
+            dataset: likewise.
 
         Raises:
             CellError: The bank could not be written (no space left, …).
         """
         try:
             with atomic_directory(self.path(key)) as directory, (directory / "features.npy").open("wb") as file:
-                yield BankWriter(key, directory, file, dim)
+                yield BankWriter(key, directory, file, dim, {"model": model, "dataset": dataset})
         except OSError as error:
             raise CellError(
                 f"the feature cache {self.root} could not be written: {error.strerror or error}; free some space, or "
@@ -123,8 +131,8 @@ class BankWriter:
     They go through ordinary writes, not through a memory map: on a full disk a write raises, a map kills the process.
     """
 
-    def __init__(self, key: BankKey, directory: Path, file: BinaryIO, dim: int) -> None:
-        self._key, self._directory, self._file, self._dim = key, directory, file, dim
+    def __init__(self, key: BankKey, directory: Path, file: BinaryIO, dim: int, names: Mapping[str, str]) -> None:
+        self._key, self._directory, self._file, self._dim, self._names = key, directory, file, dim, names
         self._rows = 0
         # numpy reserves room in the header for a growing first axis: the final count is written over this one.
         self._write_header()
@@ -146,8 +154,7 @@ class BankWriter:
         class_names: Sequence[str] | None,
         num_classes: int | None,
         skipped: Sequence[str],
-        model: str,
-        dataset: str,
+        validation_from: int | None,
     ) -> None:
         """Writes what belongs to the features, and the meta data."""
         assert len(ids) == self._rows
@@ -159,13 +166,13 @@ class BankWriter:
             np.save(self._directory / name, array)
         meta = BankMeta(
             key=self._key,
-            model=model,
-            dataset=dataset,
+            **self._names,
             num_items=self._rows,
             dim=self._dim,
             num_classes=num_classes,
             class_names=list(class_names) if class_names is not None else None,
             skipped=list(skipped),
+            validation_from=validation_from,
             sha256={name: sha256_file(self._directory / name) for name in ("features.npy", *arrays)},
         )
         (self._directory / "meta.json").write_text(canonical_json(meta.model_dump(mode="json")), encoding="utf-8")

@@ -4,9 +4,10 @@ The method of Kornblith et al. (CVPR 2019, section 3.2) and SimCLR (ICML 2020, a
 dimension, L2-regularised multinomial logistic regression by L-BFGS (multi-label: one-vs-rest), the strength C (in
 scikit-learn's sense) from a grid, chosen on held-out data, refitted on all training data, tested once.
 
-Held-out data: the official validation split where there is one (the refit then takes train and validation together);
-otherwise a share of each class of the training set, drawn at random (multi-label: of the whole). Of equally good
-strengths, the smallest C. Difficult items of a class neither train nor test that class.
+Held-out data: the official validation split where there is one (a bank `val`, or the part with which a training split
+of `train + val` ends; the refit takes both together); otherwise a share of each class of the training set, drawn at
+random (multi-label: of the whole). Of equally good strengths, the smallest C. Difficult items of a class neither train
+nor test that class.
 
 Shapes: N items, D dimensions, C classes, P strengths.
 """
@@ -86,7 +87,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
     Raises:
         RequestError: A split is empty or without labels; fewer than two classes.
-        CellError: A class has no training item; every feature dimension is constant.
+        CellError: A class has no training item; every feature dimension is constant; no held-out item shows any class.
     """
     from massl_bench.solvers import Stopping, fit  # torch: not for reading specs
 
@@ -106,6 +107,9 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         features = np.concatenate([features, data.banks["val"].features])
         targets = np.concatenate([targets, labels["val"]])
         split = "val"
+    elif train.validation_from is not None:
+        fitted, held_out = np.split(np.arange(len(train)), [train.validation_from])
+        split = f"val, the last {len(held_out)} of {len(train)} train"
     else:
         held_out = hold_out(targets, params.validation_share, rng)
         fitted = np.setdiff1d(np.arange(len(train)), held_out)
@@ -171,6 +175,11 @@ def _select(
 ) -> tuple[float, float]:
     """Returns (C, its value on the held-out rows)."""
     values_P = held_out_values(features_ND, targets, num_classes, rows, params, device)
+    if np.isnan(values_P).all():
+        raise CellError(
+            f"linear: none of the {len(rows[1])} held-out images shows any class, so that no strength can be chosen: "
+            "raise --limit train=N"
+        )
     best = int(np.nanargmax(values_P))
     return float(params.strengths[best]), float(values_P[best])
 

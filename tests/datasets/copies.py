@@ -64,7 +64,7 @@ def small_registry(root: Path, name: str, sizes: dict[str, int], num_classes: in
         spec["num_classes"] = num_classes
     lines = [f"{key} = {json.dumps(value)}" for key, value in spec.items()]
     lines += [
-        f"splits.{role} = {{ size = {split['size']}, source = {json.dumps(split['source'])} }}"
+        f"splits.{role} = {{ {', '.join(f'{key} = {json.dumps(value)}' for key, value in split.items())} }}"
         for role, split in splits.items()
     ]
     folder = root / "registry" / "tasks" / "datasets"
@@ -370,7 +370,7 @@ def write_voc2007(root: Path) -> Copy:
             ("cat", True),
         ]  # a difficult dog, and another
     sets = {"trainval": [*scenes["trainval"]], "test": [*reversed(scenes["test"])]}
-    sets |= {"train": sets["trainval"][:11], "val": sets["trainval"][11:]}
+    sets |= {"train": sets["trainval"][::2], "val": sets["trainval"][1::2]}
     labels: dict[str, list[list[int]]] = {}
     for split, ids in sets.items():
         text(root, f"ImageSets/Main/{split}.txt", *ids)
@@ -385,11 +385,13 @@ def write_voc2007(root: Path) -> Copy:
         parts = (f"<object><name>{name}</name><difficult>{int(hard)}</difficult></object>" for name, hard in found)
         text(root, f"Annotations/{image}.xml", f"<annotation>{''.join(parts)}</annotation>")
     picture(root, "JPEGImages/009999.jpg")  # in no list
-    files = {role: [f"JPEGImages/{image}.jpg" for image in sets[split]] for role, split in VOC_ROLES.items()}
-    return Copy(20, files, {role: labels[split] for role, split in VOC_ROLES.items()}, VOC_CLASSES)
-
-
-VOC_ROLES = {"train": "trainval", "test": "test"}
+    files = {split: [f"JPEGImages/{image}.jpg" for image in sets[split]] for split in sets}
+    return Copy(
+        20,
+        {"train": files["train"] + files["val"], "test": files["test"]},
+        {"train": labels["train"] + labels["val"], "test": labels["test"]},
+        VOC_CLASSES,
+    )
 
 
 def _voc_value(name: str, objects: list[tuple[str, bool]]) -> int:

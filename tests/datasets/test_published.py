@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from massl_bench.datasets import Dataset, decode_rgb, open_dataset
 from massl_bench.datasets.published.class_folders import subset_names
@@ -18,7 +19,7 @@ from massl_bench.datasets.published.voc import VOC_CLASSES
 from massl_bench.errors import MissingDataError, RequestError
 from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
 from massl_bench.models import ModelOptions, open_model
-from massl_bench.specs import Registry
+from massl_bench.specs import Registry, SplitSpec
 from tests.conftest import Answer
 from tests.datasets.copies import (
     COPIES,
@@ -285,7 +286,8 @@ def test_voc2007_keeps_what_is_only_difficult(tmp_path: Path) -> None:
     assert labels is not None
     assert (labels.dtype, labels.shape) == (np.int8, (22, 20))
     dog, cat, person = (VOC_CLASSES.index(name) for name in ("dog", "cat", "person"))
-    assert labels[20, [dog, cat, person]].tolist() == [0, -1, 1]
+    # Images 20 and 21 of trainval: the last of train, and the last of val.
+    assert labels[10, [dog, cat, person]].tolist() == [0, -1, 1]
     assert labels[21, [dog, cat, person]].tolist() == [1, 0, -1]
     assert np.count_nonzero(labels == 0) == 2
 
@@ -323,6 +325,49 @@ def test_labels_of_the_wrong_kind(tmp_path: Path) -> None:
     spec.write_text(spec.read_text().replace("single-label", "multi-label"))
     with pytest.raises(RequestError, match=r"labels of shape \[6\], expected \[N, 3\] for a multi-label dataset"):
         open_dataset("flowers102", Registry([tmp_path / "registry"]), options(tmp_path)).split("train")
+
+
+@pytest.mark.parametrize(
+    ("limit", "damaged", "expected"),
+    [(None, [], 11), (11, [], None), (12, [], 11), (None, [3, 10, 15], 9), (None, list(range(11, 22)), None)],
+)
+def test_the_validation_part_of_a_bank(
+    limit: int | None, damaged: list[int], expected: int | None, tmp_path: Path
+) -> None:
+    copy, registry = place("voc2007", tmp_path)
+    root = tmp_path / "data" / "voc2007" / "VOCdevkit" / "VOC2007"
+    for index in damaged:
+        (root / copy.files["train"][index]).write_bytes(b"")
+    dataset = open_dataset("voc2007", registry, options(tmp_path))
+    model = open_model("pixels", Registry(), ModelOptions(cache_dir=tmp_path))
+    chosen = ExtractionOptions(skip_corrupt=True)
+    for role, first in (("train", expected), ("test", None)):
+        key = bank_key(model.card, model.card.preprocessing, dataset, role, limit, chosen)
+        bank = load_or_extract(FeatureCache(tmp_path), key, lambda: model.encoder("cpu"), dataset, chosen, Reporting())
+        assert bank.validation_from == first
+        again, _ = FeatureCache(tmp_path).read(key)
+        assert again is not None
+        assert again.validation_from == first
+
+
+# check_sizes cannot know of the validation part, and asks for what a random share needs.
+SMALL = ("--set", "linear.validation_share=0.5")
+
+
+def test_linear_selects_on_the_validation_part(tmp_path: Path, run_cli: Callable[..., Answer]) -> None:
+    place("dtd", tmp_path)
+    places = ("--include-path", tmp_path / "registry", "--data-root", tmp_path / "data")
+    answer = run_cli("run", "--task", "linear", "--dataset", "dtd", "--model", "pixels", *places, *SMALL)
+    assert answer.code == 0, answer.err
+    (path,) = Path("results/pixels/linear").iterdir()
+    record = json.loads(path.read_text())
+    assert record["selection_split"] == "val, the last 3 of 6 train"
+
+
+def test_a_validation_part_is_the_last_of_several_sources() -> None:
+    for source in ("val", ("val", "train")):
+        with pytest.raises(ValidationError, match="expected the last of several sources"):
+            SplitSpec(size=3, source=source, validation="val")
 
 
 def test_multi_label_features(tmp_path: Path) -> None:

@@ -136,14 +136,17 @@ def test_keys_outlive_new_settings(change: dict[str, object]) -> None:
 
 def write_bank(cache: FeatureCache, rows: int = 7) -> np.ndarray:
     features = np.random.default_rng(0).standard_normal((rows, 5)).astype(np.float32)
-    with cache.writer(key(), 5) as writer:
+    with cache.writer(key(), 5, model="m", dataset="d") as writer:
         writer.append(features[:3])
         writer.append(features[3:])
         writer.finish(
-            labels=np.arange(rows), ids=np.array([b"x"] * rows), class_names=["a"], num_classes=rows, skipped=[],
-            model="m",
-            dataset="d",
-        )  # fmt: skip
+            labels=np.arange(rows),
+            ids=np.array([b"x"] * rows),
+            class_names=["a"],
+            num_classes=rows,
+            skipped=[],
+            validation_from=None,
+        )
     return features
 
 
@@ -182,7 +185,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path)
 
     def write() -> None:
-        with cache.writer(key(), 5) as writer:
+        with cache.writer(key(), 5, model="m", dataset="d") as writer:
             writer.append(np.zeros((2, 5), np.float32))
             raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,5 +1,7 @@
 """`linear` against scikit-learn on the same input, and on data with known answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,36 @@ def test_official_validation_split_selects_and_joins_the_refit(rng):
     assert score.details["selection_split"] == "val"
     refit = fit(features[:600], labels[:600], 5, np.array([score.details["C"]]), STOPPING)
     assert score.value == (refit.scores(features[600:]).argmax(1) == labels[600:]).mean()
+
+
+def test_the_validation_part_of_the_training_split_selects(rng):
+    features, labels = correlated(rng, count=900)
+    data = evaluation(5, train=(features[:600], labels[:600]), test=(features[600:], labels[600:]))
+    joined = replace(data, banks={**data.banks, "train": replace(data.banks["train"], validation_from=350)})
+    score = linear.run(joined, PARAMS, rng)["top1"]
+    assert score.details["selection_split"] == "val, the last 250 of 600 train"
+    apart = evaluation(
+        5,
+        train=(features[:350], labels[:350]),
+        val=(features[350:600], labels[350:600]),
+        test=(features[600:], labels[600:]),
+    )
+    expected = linear.run(apart, PARAMS, rng)["top1"]
+    assert score.value == expected.value
+    assert [score.details[name] for name in ("C", "selection_value")] == [
+        expected.details[name] for name in ("C", "selection_value")
+    ]
+
+
+def test_several_labels_of_which_no_held_out_image_shows_one(rng):
+    labels = np.tile([[1, -1], [-1, 1], [1, 1], [-1, -1]], (10, 1)).astype(np.int8)
+    features = rng.standard_normal((40, 3))
+    data = evaluation(2, train=(features, labels), test=(features, labels))
+    rows = np.flatnonzero((labels == -1).all(axis=1))
+    order = np.concatenate([np.setdiff1d(np.arange(40), rows), rows])
+    bank = replace(data.banks["train"], labels=labels[order], validation_from=30)
+    with pytest.raises(CellError, match="none of the 10 held-out images shows any class"):
+        linear.run(replace(data, banks={**data.banks, "train": bank}), PARAMS, rng)
 
 
 def test_held_out_share_is_taken_from_each_class(rng):

@@ -61,7 +61,7 @@ def _voc2007(root: Path, source: str) -> Listing:
 
 VOC2007 = listed(
     marker=_SETS,
-    tables={source: _tables(source) for source in ("train", "val", "trainval", "test")},
+    tables={source: _tables(source) for source in ("train", "val", "test")},
     parse=_voc2007,
     folders=("VOCdevkit/VOC2007", "VOC2007", ""),
 )
