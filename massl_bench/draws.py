@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from massl_bench.errors import CellError, RequestError
 from massl_bench.labels import class_name
+from massl_bench.metrics.intervals import mean_interval
 from massl_bench.types import EvaluationData, Score
 
 _METRIC_PREFIX = {"few-shot": "top1@s", "few-shot-svm": "map@k"}
@@ -78,7 +79,11 @@ def draw_up_to(labels_N: NDArray[np.int64], k: int, rng: np.random.Generator) ->
 
 
 def sampled_score(values: Sequence[float], details: Mapping[str, Any]) -> Score:
-    """Returns mean, standard deviation (of the draws, as the published scripts: divided by their number) and values."""
+    """Returns mean, its interval, standard deviation (as the published scripts: divided by their number) and values."""
     return Score(
-        value=float(np.mean(values)), std=float(np.std(values)), per_seed=tuple(map(float, values)), details=details
+        value=float(np.mean(values)),
+        ci95=mean_interval(values),
+        std=float(np.std(values)),
+        per_seed=tuple(map(float, values)),
+        details=details,
     )

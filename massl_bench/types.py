@@ -189,7 +189,7 @@ class Score:
 
     value: float
     ci95: tuple[float, float] | None = None
-    """Bootstrap 95 % interval over the test items, for a single measurement."""
+    """95 % interval: of a single measurement over the test items (bootstrap), of the mean of draws over the draws."""
     std: float | None = None
     """Standard deviation over `per_seed`, for what is sampled."""
     per_seed: tuple[float, ...] | None = None

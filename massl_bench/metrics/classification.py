@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.metrics.intervals import percentile_interval
 from massl_bench.types import Score
 
 
@@ -64,7 +65,6 @@ def accuracy(
     values = both(cells.reshape(num_present, 2))
     draws = both(counts_RC2)
     top, mean = (
-        Score(value=float(value), ci95=(float(low), float(high)))
-        for value, (low, high) in zip(values, (np.quantile(draw, (0.025, 0.975)) for draw in draws), strict=True)
+        Score(value=float(value), ci95=percentile_interval(draw)) for value, draw in zip(values, draws, strict=True)
     )
     return top, mean

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.metrics.intervals import centred_interval, percentile_interval
 from massl_bench.types import Score
 
 NAMES = ("nmi", "ami", "ari", "fmi", "homogeneity", "completeness", "v_measure", "accuracy")
@@ -40,35 +41,24 @@ def clustering_scores(
     matched_KC[cluster_A, class_A] = True
     right_R = rng.binomial(len(labels_N), counts_KC[matched_KC].sum() / len(labels_N), size=resamples)
     scores["accuracy"] = Score(
-        value=float(counts_KC[matched_KC].sum() / len(labels_N)), ci95=_between(right_R / len(labels_N))
+        value=float(counts_KC[matched_KC].sum() / len(labels_N)), ci95=percentile_interval(right_R / len(labels_N))
     )
-    scores["nmi"] = Score(value=values["nmi"], ci95=_nmi_interval(counts_KC, values["nmi"], resamples, rng))
+    draws_R = _resampled_nmi(counts_KC, resamples, rng)
+    scores["nmi"] = Score(value=float(values["nmi"]), ci95=centred_interval(float(values["nmi"]), draws_R))
     return {name: scores[name] for name in NAMES}
 
 
-def _between(values_R: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.quantile(values_R, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def _nmi_interval(
-    counts_KC: NDArray[np.int64], value: float, resamples: int, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Returns the basic bootstrap interval, 2 · value − quantiles, within [0, 1].
-
-    A resample holds fewer different items and looks more dependent than the sample: plain quantiles of the mutual
-    information can lie above the value itself.
-    """
+def _resampled_nmi(counts_KC: NDArray[np.int64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Returns the NMI of each bootstrap resample of the items, [R]."""
     cluster_E, class_E = counts_KC.nonzero()
     share_E = counts_KC[cluster_E, class_E] / counts_KC.sum()
-    draws = np.empty(resamples)
+    draws_R = np.empty(resamples)
     for index in range(resamples):  # one at a time: a thousand classes have 10⁵ non-empty cells
         drawn_E = (rng.multinomial(counts_KC.sum(), share_E) / counts_KC.sum()).astype(np.float64)
         cells = _entropy(drawn_E)
         rows, columns = (_entropy(np.bincount(index_E, drawn_E).astype(np.float64)) for index_E in (cluster_E, class_E))
-        draws[index] = 2 * (rows + columns - cells) / (rows + columns) if rows + columns > 0 else 1.0
-    low, high = _between(draws)
-    return max(0.0, 2 * value - high), min(1.0, 2 * value - low)
+        draws_R[index] = 2 * (rows + columns - cells) / (rows + columns) if rows + columns > 0 else 1.0
+    return draws_R
 
 
 def _entropy(share: NDArray[np.float64]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.metrics.intervals import centred_interval
 from massl_bench.types import Score
 
 _WEIGHTS_PER_CHUNK = 1 << 22
@@ -16,35 +17,39 @@ def interpolated_average_precision(scores_N: NDArray[np.floating], present_N: ND
     Precision at a recall is the largest at that recall or a higher one. Equal scores are ordered by index. NaN where
     nothing is present.
     """
-    return float(_area(present_N[_best_first(scores_N)], np.ones((1, len(scores_N))))[0])
+    return float(_precisions(present_N[_best_first(scores_N)], np.ones((1, len(scores_N))))[0, 0])
 
 
 def eleven_point_average_precision(scores_N: NDArray[np.floating], present_N: NDArray[np.bool_]) -> float:
     """Returns the mean of the interpolated precision at the recalls 0, 0.1, …, 1 (VOC 2007, section 4.2)."""
-    hit_N = present_N[_best_first(scores_N)]
-    total = hit_N.sum()
-    if total == 0:
-        return float("nan")
-    found_N = np.cumsum(hit_N)
-    precision_N = np.maximum.accumulate((found_N / np.arange(1, len(hit_N) + 1))[::-1])[::-1]
-    # A recall of t / 10 is reached with ceil(t · total / 10) items: in whole numbers, so that 0.3 is not 0.30000000004.
-    needed = -(-np.arange(11) * total // 10)
-    return float(precision_N[np.searchsorted(found_N, needed)].mean())
+    return float(_precisions(present_N[_best_first(scores_N)], np.ones((1, len(scores_N))))[1, 0])
 
 
 def _best_first(scores_N: NDArray[np.floating]) -> NDArray[np.int64]:
     return np.argsort(-scores_N, kind="stable")
 
 
-def _area(hit_N: NDArray[np.bool_], weights_RN: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the interpolated AP of ranked items for R weightings of the items (a bootstrap resample is one)."""
+def _precisions(hit_N: NDArray[np.bool_], weights_RN: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns (area, mean at 11 recalls) of ranked items, [2, R], for R weightings by whole numbers.
+
+    A bootstrap resample is such a weighting. NaN where it holds nothing present.
+    """
     hit_RN = weights_RN * hit_N
     found_RN = np.cumsum(hit_RN, axis=1)
     precision_RN = found_RN / np.maximum(np.cumsum(weights_RN, axis=1), 1e-12)
     precision_RN = np.maximum.accumulate(precision_RN[:, ::-1], axis=1)[:, ::-1]
+    total_R = found_RN[:, -1]
     with np.errstate(invalid="ignore"):
-        area_R: NDArray[np.float64] = (hit_RN * precision_RN).sum(axis=1) / found_RN[:, -1]
-    return area_R
+        area_R = (hit_RN * precision_RN).sum(axis=1) / total_R
+    # A recall of t / 10 is reached with ceil(t · total / 10) items: in whole numbers, so that 0.3 is not 0.30000000004.
+    needed_R11 = np.ceil(np.arange(11) * total_R[:, None] / 10)
+    eleven_R = np.array(
+        [
+            precision_N[np.searchsorted(found_N, needed)].mean() if needed[-1] > 0 else np.nan
+            for precision_N, found_N, needed in zip(precision_RN, found_RN, needed_R11, strict=True)
+        ]
+    )
+    return np.stack([area_R, eleven_R])
 
 
 def mean_average_precision(
@@ -75,15 +80,20 @@ def mean_average_precision(
     return float(area), float(eleven), labels_NC.shape[1] - len(values)
 
 
-def mean_average_precision_interval(
-    scores_NC: NDArray[np.floating], labels_NC: NDArray[np.int8], *, resamples: int, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Returns the bootstrap 95 % interval over the items of the mAP without difficult items.
+def _resampled(
+    scores_NC: NDArray[np.floating],
+    labels_NC: NDArray[np.int8],
+    *,
+    difficult_is_negative: bool,
+    resamples: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Returns mAP and 11-point mAP of each bootstrap resample of the items, [2, R].
 
     A class that a resample holds no positive of leaves that resample's mean.
     """
     count = len(scores_NC)
-    draws = np.empty(resamples)
+    draws_2R = np.empty((2, resamples))
     rows = max(1, _WEIGHTS_PER_CHUNK // count)
     ranked = [
         (order, labels[order])
@@ -92,18 +102,36 @@ def mean_average_precision_interval(
     for start in range(0, resamples, rows):
         piece = slice(start, min(start + rows, resamples))
         weights_RN = rng.multinomial(count, np.full(count, 1 / count), size=piece.stop - start).astype(np.float64)
-        areas_CR = np.array([_area(label == 1, weights_RN[:, order] * (label != 0)) for order, label in ranked])
-        present_CR = ~np.isnan(areas_CR)
-        draws[piece] = np.nansum(areas_CR, axis=0) / np.maximum(present_CR.sum(axis=0), 1)
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return float(low), float(high)
+        found_C2R = np.array(
+            [
+                _precisions(label == 1, weights_RN[:, order] * (difficult_is_negative | (label != 0)))
+                for order, label in ranked
+            ]
+        )
+        present_C2R = ~np.isnan(found_C2R)
+        draws_2R[:, piece] = np.nansum(found_C2R, axis=0) / np.maximum(present_C2R.sum(axis=0), 1)
+    return draws_2R
 
 
 def scored(
-    scores_NC: NDArray[np.floating], labels_NC: NDArray[np.int8], *, resamples: int, rng: np.random.Generator
+    scores_NC: NDArray[np.floating],
+    labels_NC: NDArray[np.int8],
+    *,
+    difficult_is_negative: bool,
+    resamples: int,
+    rng: np.random.Generator,
 ) -> tuple[Score, Score]:
-    """Returns (`map` with its interval, `map_11pt`), difficult items left out, classes without positives counted."""
-    area, eleven, left_out = mean_average_precision(scores_NC, labels_NC, difficult_is_negative=False)
-    interval = mean_average_precision_interval(scores_NC, labels_NC, resamples=resamples, rng=rng)
+    """Returns `map` and `map_11pt` with their intervals; classes without positives leave them and are counted.
+
+    Arguments as of `mean_average_precision`; `resamples` is R.
+    """
+    *values, left_out = mean_average_precision(scores_NC, labels_NC, difficult_is_negative=difficult_is_negative)
+    draws_2R = _resampled(
+        scores_NC, labels_NC, difficult_is_negative=difficult_is_negative, resamples=resamples, rng=rng
+    )
     details: dict[str, float | int | str] = {"classes_left_out": left_out} if left_out else {}
-    return Score(value=area, ci95=interval, details=details), Score(value=eleven, details=details)
+    area, eleven = (
+        Score(value=value, ci95=centred_interval(value, draws_R), details=details)
+        for value, draws_R in zip(values, draws_2R, strict=True)
+    )
+    return area, eleven

@@ -21,7 +21,7 @@ from pydantic import Field
 from massl_bench.draws import check_class_counts, given_draws, sampled_score
 from massl_bench.errors import CellError, RequestError
 from massl_bench.labels import check_not_empty, multi_labels
-from massl_bench.metrics.multilabel import mean_average_precision
+from massl_bench.metrics.multilabel import mean_average_precision, scored
 from massl_bench.types import EvaluationData, IncreasingNumbers, Score, StrictModel
 
 ROLES = ("train", "test")
@@ -45,6 +45,8 @@ class Params(StrictModel):
     """Added to the norm that the features are divided by."""
     tolerance: float = Field(gt=0)
     max_iterations: int = Field(gt=0)
+    bootstrap_resamples: int = Field(gt=0)
+    """For the interval of `map@full`; those of the draws are over the draws."""
 
 
 def metric_names(params: Params) -> list[str]:
@@ -97,8 +99,9 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         scores[f"map@k{k}"] = sampled_score(values, details)
     if params.full:
         decisions_NC = _decisions(features_ND, labels, test_ND, params, rng, "the training split")
-        value, _, left_out = mean_average_precision(decisions_NC, truth, difficult_is_negative=True)
-        scores["map@full"] = Score(value=value, details={"classes_left_out": left_out} if left_out else {})
+        scores["map@full"], _ = scored(
+            decisions_NC, truth, difficult_is_negative=True, resamples=params.bootstrap_resamples, rng=rng
+        )
     return scores
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from massl_bench.errors import RequestError
-from massl_bench.labels import check_not_empty
+from massl_bench.labels import check_every_class, check_not_empty, class_count, single_labels
 from massl_bench.metrics.classification import accuracy, rank_of_label
 from massl_bench.search import Neighbours, cosine_neighbours
 from massl_bench.types import EvaluationData, IncreasingNumbers, Score, StrictModel
@@ -58,23 +58,26 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     """Returns top-1, top-5 (over all classes) and mean per-class accuracy for every k, with bootstrap intervals.
 
     Raises:
-        RequestError: A split is empty, or k exceeds the number of training items.
+        RequestError: A split is empty or without labels, k exceeds the number of training items, or there are fewer
+            than two classes.
+        CellError: A class has no training item.
     """
     train, test = data.banks["train"], data.banks["test"]
     check_sizes(params, {"train": len(train), "test": len(test)})
-    if train.labels is None or test.labels is None or data.num_classes is None:
-        raise RequestError("knn: the train and test splits need labels")
+    train_labels, test_labels = single_labels("knn", "train", train), single_labels("knn", "test", test)
+    num_classes = class_count("knn", data)
+    check_every_class("knn", train_labels, num_classes, train.class_names)
     neighbours = cosine_neighbours(
         test.features, train.features, params.k[-1], boundaries=params.k, backend=data.backend
     )
-    rank_Qk = _ranks(neighbours, train.labels, test.labels, data.num_classes, params)
+    rank_Qk = _ranks(neighbours, train_labels, test_labels, num_classes, params)
 
     scores: dict[str, Score] = {}
     for k, rank_Q in zip(params.k, rank_Qk.T, strict=True):
         for top in (1, 5):
             # With k < 5 fewer than five classes can have a vote; the official scripts look at min(5, k) of them.
             item_accuracy, class_accuracy = accuracy(
-                rank_Q < min(top, k), test.labels, resamples=params.bootstrap_resamples, rng=rng
+                rank_Q < min(top, k), test_labels, resamples=params.bootstrap_resamples, rng=rng
             )
             scores[f"top{top}@{k}"] = item_accuracy
             if top == 1:

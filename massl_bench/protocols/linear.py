@@ -87,7 +87,8 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
     Raises:
         RequestError: A split is empty or without labels; fewer than two classes.
-        CellError: A class has no training item; every feature dimension is constant; no held-out item shows any class.
+        CellError: A class has no training item; every feature dimension is constant; no held-out
+            or test item shows any class.
     """
     from massl_bench.solvers import Stopping, fit  # torch: not for reading specs
 
@@ -99,6 +100,8 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         role: _labels(role, bank, multi) for role, bank in data.banks.items() if role in (*ROLES, *OPTIONAL_ROLES)
     }
     _check_classes(labels["train"], num_classes, train.class_names)
+    if multi and not (labels["test"] == 1).any():
+        raise CellError("linear: no class has a positive test image: there is no precision to average")
     stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
     features, targets = train.features, labels["train"]
     if "val" in labels:
@@ -124,7 +127,9 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     }
     scores_NC = final.scores(test.features)
     if multi:
-        area, eleven = scored(scores_NC, labels["test"], resamples=params.bootstrap_resamples, rng=rng)
+        area, eleven = scored(
+            scores_NC, labels["test"], difficult_is_negative=False, resamples=params.bootstrap_resamples, rng=rng
+        )
         found = {"map": area, "map_11pt": eleven}
     else:
         found = classification_scores(scores_NC, labels["test"], params.bootstrap_resamples, rng)
@@ -160,6 +165,9 @@ def hold_out(labels: NDArray[Any], share: float, rng: np.random.Generator) -> ND
     order = rng.permutation(len(labels))
     if labels.ndim == 1:
         order = order[np.argsort(labels[order], kind="stable")]
+        # Without the only image of a class, no strength could predict it.
+        several = order[np.bincount(labels)[labels[order]] > 1]
+        order = several if len(several) else order
     passed = np.floor(np.arange(len(order) + 1) * share + rng.random())
     chosen: NDArray[np.int64] = np.sort(order[passed[1:] > passed[:-1]])
     return chosen if len(chosen) else order[:1]

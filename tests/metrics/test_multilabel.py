@@ -40,7 +40,7 @@ def test_difficult_items_are_negative_or_left_out():
 def test_a_class_without_positives_leaves_the_mean_and_is_counted():
     scores = np.stack([SCORES, SCORES], axis=1)
     labels = np.stack([np.where(PRESENT, 1, -1), np.full(5, -1)], axis=1).astype(np.int8)
-    score, _ = scored(scores, labels, resamples=50, rng=np.random.default_rng(0))
+    score, _ = scored(scores, labels, difficult_is_negative=False, resamples=50, rng=np.random.default_rng(0))
     assert score.value == pytest.approx(3 / 5)
     assert score.details == {"classes_left_out": 1}
 
@@ -56,15 +56,21 @@ def test_perfect_scores_give_one_and_their_order_is_all_that_counts():
     assert mean_average_precision(scores[order], labels[order], difficult_is_negative=True) == pytest.approx(one)
 
 
-def test_interval_holds_the_average_precision_of_fresh_data():
+@pytest.mark.parametrize("signal", [0.0, 1.5])  # scores that know nothing, and scores that know something
+def test_intervals_hold_the_mean_of_fresh_data(signal):
     rng = np.random.default_rng(0)
 
     def sample():
-        labels = np.where(rng.random((300, 2)) < 0.3, 1, -1).astype(np.int8)
-        return labels + rng.standard_normal((300, 2)), labels
+        labels = np.where(rng.random((400, 10)) < 0.1, 1, -1).astype(np.int8)
+        return signal * labels / 2 + rng.standard_normal(labels.shape), labels
 
-    score, _ = scored(*sample(), resamples=300, rng=rng)
-    fresh = np.mean([mean_average_precision(*sample(), difficult_is_negative=False)[0] for _ in range(40)])
-    low, high = score.ci95
-    assert low < fresh < high
-    assert high - low < 0.2
+    fresh = np.mean([mean_average_precision(*sample(), difficult_is_negative=False)[:2] for _ in range(60)], axis=0)
+    held = np.zeros(2)
+    for _ in range(20):
+        scores = scored(*sample(), difficult_is_negative=False, resamples=100, rng=rng)
+        for metric, score in enumerate(scores):
+            low, high = score.ci95
+            assert low < score.value < high
+            assert high - low < 0.15
+            held[metric] += low < fresh[metric] < high
+    assert (held >= 16).all()

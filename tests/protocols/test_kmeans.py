@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import normalized_mutual_info_score
 
 from massl_bench import search
 from massl_bench.errors import CellError, RequestError
@@ -22,6 +23,24 @@ def test_golden(task, single_label, expected, rng):
         assert scores[name].value == pytest.approx(value, abs=1e-3), name
     low, high = scores["nmi"].ci95
     assert low < scores["nmi"].value < high
+
+
+@pytest.mark.parametrize(("count", "classes", "noise"), [(1880, 47, 0.7), (450, 10, 0.3), (600, 60, 1.0)])
+def test_the_interval_of_nmi_holds_the_mean_of_fresh_data(count, classes, noise, rng):
+    """Resampling raises the mutual information, the more so the fewer items a class has."""
+
+    def sample():
+        labels = rng.integers(classes, size=count)
+        return np.where(rng.random(count) < noise, rng.integers(classes, size=count), labels), labels
+
+    fresh = np.mean([normalized_mutual_info_score(*sample()) for _ in range(60)])
+    held = 0
+    for _ in range(20):
+        score = clustering_scores(*sample(), resamples=100, rng=rng)["nmi"]
+        low, high = score.ci95
+        assert low < score.value < high
+        held += low < fresh < high
+    assert held >= 16
 
 
 def test_all_points_train_unless_the_task_limits_them(rng):

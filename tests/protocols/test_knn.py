@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import massl_bench as mb
-from massl_bench.errors import RequestError
+from massl_bench.errors import CellError, RequestError
 from massl_bench.protocols import knn
 from massl_bench.types import EvaluationData, FeatureBank, Score
 
@@ -60,7 +60,7 @@ def test_the_weights_decide_by_hand() -> None:
 
 
 def test_equal_sums_go_to_the_lower_class() -> None:
-    train = np.array([[1, 0], [1, 0]], dtype=np.float32), np.array([1, 0])
+    train = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32), np.array([1, 0, 2])
     query = np.array([[1, 0]], dtype=np.float32)
     assert evaluate(train, (query, np.array([0])), [2], 3)["top1@2"].value == 1.0
     assert evaluate(train, (query, np.array([1])), [2], 3)["top1@2"].value == 0.0
@@ -68,11 +68,22 @@ def test_equal_sums_go_to_the_lower_class() -> None:
 
 def test_top5_counts_classes_without_a_vote() -> None:
     # All votes go to class 9; the others tie at zero, so that the five best are 9, 0, 1, 2, 3.
-    train = np.ones((5, 2), dtype=np.float32), np.full(5, 9)
+    train = np.repeat([[1, 1], [-1, -1]], [5, 9], axis=0).astype(np.float32), np.array([9] * 5 + list(range(9)))
     test = np.ones((5, 2), dtype=np.float32), np.array([9, 0, 3, 4, 8])
     scores = evaluate(train, test, [5], 10)
     assert scores["top1@5"].value == pytest.approx(1 / 5)
     assert scores["top5@5"].value == pytest.approx(3 / 5)
+
+
+def test_what_could_never_be_predicted() -> None:
+    features, labels = np.eye(4, dtype=np.float32), np.array([0, 0, 2, 2])
+    with pytest.raises(CellError, match=r"1 of 3 classes have no training image \(class 1\)"):
+        evaluate((features, labels), (features, labels), [1], 3)
+    with pytest.raises(RequestError, match="the dataset has 1 class: there is nothing to tell apart"):
+        evaluate((features, np.zeros(4, dtype=np.int64)), (features, np.zeros(4, dtype=np.int64)), [1], 1)
+    several = np.ones((4, 3), dtype=np.int8)
+    with pytest.raises(RequestError, match="needs one label an image"):
+        evaluate((features, several), (features, several), [1], 3)
 
 
 def test_one_test_image() -> None:
