@@ -63,8 +63,11 @@ def to_markdown(board: Leaderboard) -> str:
     column has the mean of its fractions; it is empty, with the count of cells, where one is missing. Datasets of which
     the rows saw different copies, and what does not enter, are listed below.
     """
-    table = _wide(board) if board.rows else "No complete record of a current task version yet."
-    return "\n\n".join([table, *_different_data(board), *_apart(board)]) + "\n"
+    if board.rows:
+        parts = [_wide(board), "±: half the width of the 95 % interval."]
+    else:
+        parts = ["No complete record of a current task version yet."]
+    return "\n\n".join([*parts, *_different_data(board), *_apart(board)]) + "\n"
 
 
 def _wide(board: Leaderboard) -> str:
@@ -107,10 +110,10 @@ def _wide(board: Leaderboard) -> str:
 def _shown(row: Row) -> str:
     headline, scale = row.shown, row.record.headline_scale
     value = f"{scale * headline.value:.2f}"
-    if headline.ci95 is not None:
-        low, high = headline.ci95
-        return f"{value} ± {scale * (high - low) / 2:.2f}"
-    return f"{value} ± {scale * headline.std:.2f}" if headline.std is not None else value
+    if headline.ci95 is None:
+        return value
+    low, high = headline.ci95
+    return f"{value} ± {scale * (high - low) / 2:.2f}"
 
 
 def _mixed(board: Leaderboard) -> list[tuple[str, str]]:
