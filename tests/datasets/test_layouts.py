@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 from massl_bench.datasets import Columns, DataOptions, Dataset, decode_rgb, open_dataset
-from massl_bench.datasets.published import read_plain_pickle
 from massl_bench.datasets.splits import ArraySplit, JoinedSplit
 from massl_bench.datasets.tables import ConvertedSplit
 from massl_bench.errors import MissingDataError, RequestError
@@ -329,18 +328,6 @@ def test_an_incomplete_archive(tmp_path: Path) -> None:
     (tmp_path / "data" / "tiny" / "cifar-10-batches-py" / "data_batch_3").unlink()
     with pytest.raises(RequestError, match="incomplete: cifar-10-batches-py/data_batch_3 not found"):
         open_dataset("tiny", tiny_registry(tmp_path), options(tmp_path))
-
-
-def test_a_pickle_with_code_is_refused_unexecuted(tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return os.system, (f"touch {tmp_path / 'executed'}",)
-
-    path = tmp_path / "batch"
-    path.write_bytes(pickle.dumps({"data": Trap()}))
-    with pytest.raises(RequestError, match=r"it contains \w+\.system"):
-        read_plain_pickle(path)
-    assert not (tmp_path / "executed").exists()
 
 
 def test_folder_dataset(image_folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from massl_bench.datasets.published.pickles import read_plain_pickle
 from massl_bench.datasets.published.reader import PublishedReader
 from massl_bench.datasets.splits import ArraySplit, ImageSplit
-from massl_bench.errors import RequestError
+from massl_bench.errors import RequestError, one_line
 
 
 def _cifar(folder: str, batches: dict[str, list[str]], label_key: str, meta: tuple[str, str]) -> PublishedReader:
@@ -25,8 +25,10 @@ def _cifar(folder: str, batches: dict[str, list[str]], label_key: str, meta: tup
             labels = np.concatenate([np.asarray(part[label_key], dtype=np.int64) for part in parts])
             names = tuple(str(name) for name in read_plain_pickle(root / folder / meta_file)[names_key])
             pixels = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        except (KeyError, TypeError, ValueError) as error:
-            raise RequestError(f"{root / folder}: not CIFAR's python version: {error!r}") from None
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise RequestError(
+                f"{root / folder}: not CIFAR's python version: {type(error).__name__}: {one_line(error)}"
+            ) from None
         return ArraySplit(f"{folder}/{source}", np.ascontiguousarray(pixels), labels, names)
 
     return PublishedReader(marker=folder, files=files, read=read)

@@ -46,7 +46,7 @@ def _read(path: Path) -> _Landmarks:
             raise ValueError(f"{len(names['queries'])} queries, and gnd describes {len(queries)}")
         boxes_Q4 = np.array([_checked_box(query["bbx"]) for query in queries], dtype=np.float64).reshape(-1, 4)
         truth = [_query_truth(index, query, len(names["database"])) for index, query in enumerate(queries)]
-    except (LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise RequestError(f"{path}: not as published: {type(error).__name__}: {one_line(error)}") from None
     return _Landmarks(names=names, boxes_Q4=boxes_Q4, truth=truth)
 
