@@ -41,12 +41,26 @@ EncodedImage = bytes | Path | NDArray[np.uint8] | DerivedImage
 
 
 def decode_rgb(encoded: EncodedImage) -> Image.Image:
-    """Returns the image in RGB, decoded completely; raises what PIL raises for a damaged one."""
+    """Returns the image in RGB, decoded completely; transparency is left out.
+
+    Of 16-bit values the high byte is taken, as PIL does for colours (it clips grey ones).
+
+    Raises:
+        ValueError: The pixels have 32 bits, of which nothing says what is white.
+        Exception: What PIL raises for a damaged image, which can be anything.
+    """
     if isinstance(encoded, DerivedImage):
         return encoded.render()
     if isinstance(encoded, np.ndarray):
         return Image.fromarray(encoded)
     with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        if image.mode == "P" and "transparency" in image.info:
+            return image.convert("RGBA").convert("RGB")  # the same pixels; directly, PIL warns
+        # The formats whose grey values have 16 bits at most, wherever PIL gives them as 32.
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        if image.mode in ("I", "F"):
+            raise ValueError("32-bit pixels have no defined range; save it with 8 or 16 bits")
         return image.convert("RGB")
 
 
