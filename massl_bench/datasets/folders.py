@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +18,55 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".t
 
 def subfolders(folder: Path) -> list[str]:
     """Returns the names of the folders in `folder` in sorted order, without hidden ones; none where it is absent."""
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    with _readable(folder):
+        if not folder.is_dir():
+            return []
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Returns all images below `folder` in sorted order."""
-    return sorted(
-        Path(directory, name)
-        for directory, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-    )
+    """Returns all images below `folder` in sorted order; none where it is absent.
+
+    Links are followed, and a directory counts once, however many lead to it: a link to a directory above it has no end.
+    What is hidden is no part of a dataset: file managers and editors keep copies there.
+
+    Raises:
+        RequestError: A folder cannot be read.
+    """
+    found = []
+    visited = set()
+    with _readable(folder):
+        if not folder.is_dir():
+            return []
+        for directory, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
+            status = Path(directory).stat()
+            if (status.st_dev, status.st_ino) in visited:
+                folders.clear()
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))  # which of two comes first
+            found += [
+                Path(directory, name)
+                for name in names
+                if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+            ]
+    return sorted(found)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Raises `RequestError` where `folder`, or one below it, cannot be listed."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(
+            f"{error.filename or folder}: cannot be read: {error.strerror}; make it readable or move it away"
+        ) from None
+
+
+def _raise(error: OSError) -> NoReturn:
+    """Makes `os.walk` stop where it would leave a folder out in silence."""
+    raise error
 
 
 def class_files(folder: Path) -> list[tuple[str, Path]]:
