@@ -64,6 +64,7 @@ def _for_datasets(
             dataset = open_dataset(name, registry, options, fetch=fetch)
             splits = {role: dataset.split(role) for role in dataset.sources}
             sizes = ", ".join(f"{role} {len(split):,}" for role, split in splits.items())
+            fingerprint = dataset.fingerprint[:16]
             problems: list[str] = []
             for role, split in {} if fetch else splits.items():
                 with reporting().progress(f"{name}/{role}", len(split)) as progress:
@@ -76,6 +77,6 @@ def _for_datasets(
             fail(f"{name}: {problem}")
         failed |= bool(problems)
         state = f"{len(problems)} corrupt images" if problems else "there" if fetch else "ok"
-        print(f"{name}: {state}; {dataset.place}; {sizes}; fingerprint {dataset.fingerprint[:16]}")
+        print(f"{name}: {state}; {dataset.place}; {sizes}; fingerprint {fingerprint}")
     if failed:
         raise typer.Exit(1)

@@ -10,20 +10,30 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from massl_bench.errors import RequestError
 from massl_bench.storage import read_memo, sha256_file, sha256_of, stat_signature, write_memo
 
 
 def fingerprint_files(root: Path, files: Sequence[Path], memo_dir: Path) -> str:
-    """Returns the hex sha256 over the names (relative to `root`) and contents of `files`."""
+    """Returns the hex sha256 over the names (relative to `root`) and contents of `files`.
+
+    Raises:
+        RequestError: One of them cannot be read, as a link to a file that is gone.
+    """
     names = [path.relative_to(root).as_posix() for path in files]
-    signature = sha256_of(
-        [[str(root.resolve()), name, *stat_signature(path)] for name, path in zip(names, files, strict=True)]
-    )
-    remembered = read_memo(memo_dir / "fingerprints", signature)
-    if remembered is not None and isinstance(remembered.get("sha256"), str):
-        return str(remembered["sha256"])
-    with ThreadPoolExecutor(8) as pool:  # hashing releases the interpreter's lock
-        contents = list(pool.map(sha256_file, files))
+    try:
+        signature = sha256_of(
+            [[str(root.resolve()), name, *stat_signature(path)] for name, path in zip(names, files, strict=True)]
+        )
+        remembered = read_memo(memo_dir / "fingerprints", signature)
+        if remembered is not None and isinstance(remembered.get("sha256"), str):
+            return str(remembered["sha256"])
+        with ThreadPoolExecutor(8) as pool:  # hashing releases the interpreter's lock
+            contents = list(pool.map(sha256_file, files))
+    except OSError as error:
+        raise RequestError(
+            f"{error.filename or root}: cannot be read: {error.strerror}; repair it, or remove it from the dataset"
+        ) from None
     digest = sha256_of(list(zip(names, contents, strict=True)))
     write_memo(memo_dir / "fingerprints", signature, {"sha256": digest})
     return digest

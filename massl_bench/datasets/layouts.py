@@ -82,7 +82,7 @@ class ParquetLayout(Layout):
             image, label = self.columns.resolve(files[0].name, pq.read_schema(files[0]).names)
             return ParquetSplit(files, image, label)
         except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-            raise RequestError(f"{self.root}: the {source} parquet files cannot be read: {error}") from None
+            raise RequestError(f"{self.root}: the {source} parquet files cannot be read: {one_line(error)}") from None
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,13 @@ class ParquetSplit(ImageSplit):
             import pyarrow.parquet as pq
 
             number, group_in_file, _ = self._groups[group]
-            table = pq.ParquetFile(self._files[number]).read_row_group(group_in_file, columns=[self._image_column])
+            path = self._files[number]
+            try:
+                table = pq.ParquetFile(path).read_row_group(group_in_file, columns=[self._image_column])
+            except (OSError, ValueError) as error:  # pyarrow's errors of damaged files derive from these
+                raise RequestError(
+                    f"{path}: row group {group_in_file} cannot be read: {one_line(error)}; copy or fetch the file again"
+                ) from None
             self._held = (group, table[self._image_column])
         return self._held[1]
 

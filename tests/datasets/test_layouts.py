@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from massl_bench.datasets.splits import ArraySplit, JoinedSplit
 from massl_bench.datasets.tables import ConvertedSplit
 from massl_bench.errors import MissingDataError, RequestError
 from massl_bench.specs import Registry
-from tests.conftest import write_image
+from tests.conftest import Answer, write_image
 
 NAMES = ["airplane", "automobile", "bird"]
 
@@ -312,6 +314,23 @@ def test_a_damaged_parquet_file(tmp_path: Path) -> None:
         open_dataset("tiny", tiny_registry(tmp_path), options(tmp_path)).split("test")
 
 
+def test_a_damaged_row_group(tmp_path: Path, run_cli: Callable[..., Answer]) -> None:
+    write_parquet(tmp_path / "data" / "tiny")
+    tiny_registry(tmp_path)
+    path = tmp_path / "data" / "tiny" / "train-00001-of-00002.parquet"
+    content = bytearray(path.read_bytes())
+    begin = pq.ParquetFile(path).metadata.row_group(2).column(0).data_page_offset
+    content[begin : begin + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    places = ("--data-root", tmp_path / "data", "--include-path", tmp_path / "registry")
+    run = ("run", "--task", "spectrum", "--dataset", "tiny", "--model", "pixels")
+    for command in (("datasets", "check", "tiny"), run):
+        answer = run_cli(*command, *places)
+        assert answer.code == 1
+        assert f"{path}: row group 2 cannot be read: " in answer.error
+        assert answer.error.endswith("; copy or fetch the file again")
+
+
 def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
     registry = tiny_registry(tmp_path)
     with pytest.raises(MissingDataError, match=r"does not exist; expected train-\*\.parquet.*ask the publisher"):
@@ -365,6 +384,51 @@ def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
     dataset = open_dataset(f"folder:{tmp_path / 'flat'}", Registry(), options(tmp_path))
     assert dataset.kind == "unlabelled"
     assert (len(dataset.split("all")), dataset.split("all").labels) == (3, None)
+
+
+def test_hidden_folders_and_loops_add_no_image(image_folder: Path, tmp_path: Path) -> None:
+    reference = f"folder:{image_folder}"
+    before = open_dataset(reference, Registry(), options(tmp_path)).fingerprint
+    blue = image_folder / "train" / "blue"
+    for hidden in (".thumbnails", ".ipynb_checkpoints"):
+        shutil.copytree(blue, blue / hidden)
+    (blue / "loop").symlink_to(".", target_is_directory=True)
+    (image_folder / "train" / "red").rename(tmp_path / "elsewhere")
+    (image_folder / "train" / "red").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    dataset = open_dataset(reference, Registry(), options(tmp_path))
+    assert dataset.fingerprint == before
+    flat = open_dataset(f"folder:{image_folder / 'train'}", Registry(), options(tmp_path))
+    assert sorted({flat.split("all").locate(index) for index in range(len(flat.split("all")))}) == sorted(
+        f"{name}/{number}.png" for name in ("blue", "red") for number in range(6)
+    )
+
+
+@pytest.mark.parametrize("folder", ["train", "train/blue", "train/blue/deeper"])
+def test_a_folder_that_cannot_be_listed(
+    folder: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(image_folder / "train" / "blue" / "deeper" / "0.png", seed=1)
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path) == str(image_folder / folder):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(RequestError, match=rf"{folder}: cannot be read: Permission denied; make it readable"):
+        open_dataset(f"folder:{image_folder}", Registry(), options(tmp_path)).split("train")
+
+
+def test_a_broken_link_is_one_line(image_folder: Path, run_cli: Callable[..., Answer]) -> None:
+    (image_folder / "train" / "blue" / "gone.png").symlink_to("nowhere.png")
+    reference = f"folder:{image_folder}"
+    message = r"train/blue/gone.png: cannot be read: No such file or directory; repair it, or remove it"
+    ran = run_cli("run", "--task", "knn", "--dataset", reference, "--model", "pixels")
+    assert (ran.code, message in ran.error) == (2, True), ran.err
+    checked = run_cli("datasets", "check", reference, "digits")
+    assert (checked.code, message in checked.error) == (1, True), checked.err
+    assert "digits: ok" in checked.out
 
 
 def make_hub_cache(root: Path, repo: str, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> str:

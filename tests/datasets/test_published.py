@@ -257,6 +257,18 @@ def test_a_damaged_table(name: str, table: str, content: str, message: str, tmp_
         open_dataset(name, registry, options(tmp_path)).split("test")
 
 
+@pytest.mark.parametrize("outside", ["{}/secret.jpg", "../../secret.jpg", "train_val2018/../../../secret.jpg"])
+def test_an_image_outside_the_dataset_is_refused(outside: str, tmp_path: Path) -> None:
+    copy, registry = place("inat2018", tmp_path)
+    shutil.copy(tmp_path / "data" / "inat2018" / copy.files["test"][0], tmp_path / "secret.jpg")
+    table = tmp_path / "data" / "inat2018" / "val2018.json"
+    table.write_text(table.read_text().replace(copy.files["test"][1], outside.format(tmp_path)))
+    with pytest.raises(
+        RequestError, match=r"val2018\.json: not as published: it names '.*secret\.jpg', and images lie"
+    ):
+        open_dataset("inat2018", registry, options(tmp_path))
+
+
 def test_missing_tables(tmp_path: Path) -> None:
     _, registry = place("stanford-cars", tmp_path)
     labels = tmp_path / "data" / "stanford-cars" / "cars_test_annos_withlabels.mat"

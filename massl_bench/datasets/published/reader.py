@@ -78,15 +78,21 @@ def listed(
     """
 
     def listing(root: Path, source: str) -> Listing:
+        where = ", ".join(tables[source]) or marker
         try:
-            return parse(root, source)
+            found = parse(root, source)
         except RequestError:
             raise
         except (OSError, ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
-            where = ", ".join(tables[source]) or marker
             raise RequestError(
                 f"{root}: {where}: not as published: {type(error).__name__}: {one_line(error)}; unpack it again"
             ) from None
+        outside = next((name for name in found.files if name.startswith("/") or ".." in name.split("/")), None)
+        if outside is not None:
+            raise RequestError(
+                f"{root}: {where}: not as published: it names {outside!r}, and images lie below the dataset's folder"
+            )
+        return found
 
     def files(root: Path, source: str) -> list[Path]:
         needed = [root / name for name in _of(tables, source)]
