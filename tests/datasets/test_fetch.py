@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
+import socket
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +35,7 @@ def test_fetch_then_use_offline(
     fetched = run_cli("datasets", "fetch", "tiny", *include)
     assert fetched.code == 0, fetched.err
     assert "tiny: there; published in" in fetched.out
+    assert fetched.err == ""  # no bar where nobody watches
     checked = run_cli("datasets", "check", "tiny", "--offline", *include)
     assert checked.code == 0, checked.err
     assert "tiny: ok; published" in checked.out
@@ -53,6 +56,55 @@ def test_a_wrong_checksum_leaves_nothing(
     assert "could not be fetched" in answer.error
     assert "by hand: ask the publisher" in answer.error
     assert [path for path in (tmp_path / "c").rglob("*") if path.is_file()] == []
+
+
+def evil_member(name: str, **fields: object) -> tuple[tarfile.TarInfo, io.BytesIO]:
+    content = b"planted"
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    for field, value in fields.items():
+        setattr(member, field, value)
+    return member, io.BytesIO(content)
+
+
+@pytest.mark.parametrize("kind", ["above", "link", "no tar", "no zip"])
+def test_an_archive_that_is_none_or_leaves_its_folder(
+    kind: str, server: tuple[Path, str], tmp_path: Path, run_cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    root, address = server
+    file = root / ("tiny.zip" if kind == "no zip" else "tiny.tar.gz")
+    if kind.startswith("no "):
+        file.write_bytes(b"<html>moved</html>")
+    else:
+        with tarfile.open(file, "w:gz") as archive:
+            if kind == "link":
+                archive.addfile(*evil_member("out", type=tarfile.SYMTYPE, linkname="../..", size=0))
+                archive.addfile(*evil_member("out/planted"))
+            else:
+                archive.addfile(*evil_member("../planted"))
+    md5 = hashlib.md5(file.read_bytes()).hexdigest()
+    tiny_registry(tmp_path, archives=f'[{{ url = "{address}/{file.name}", md5 = "{md5}" }}]')
+    cache = tmp_path / "c"
+    answer = run_cli("datasets", "fetch", "tiny", "--include-path", tmp_path / "registry", "--cache-dir", cache)
+    assert answer.code == 1
+    assert f"{file.name}: " in answer.error
+    assert "by hand: ask the publisher" in answer.error
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+    assert list(tmp_path.rglob("planted")) == []
+
+
+def test_a_server_that_says_nothing(
+    tmp_path: Path, run_cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    monkeypatch.setattr("massl_bench.datasets.fetch._TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/tiny.tar.gz"
+        tiny_registry(tmp_path, archives=f'[{{ url = "{url}", md5 = "{"0" * 32}" }}]')
+        answer = run_cli("datasets", "fetch", "tiny", "--include-path", tmp_path / "registry")
+    assert answer.code == 1
+    assert "timed out" in answer.error
 
 
 def test_several_archives_and_tables(
