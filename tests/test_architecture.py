@@ -32,7 +32,7 @@ ALLOWED = {
     "metrics": "errors types",
     "search": "errors types",
     "labels": "errors types",
-    "draws": "errors labels types",
+    "draws": "errors labels metrics types",
     "solvers": "errors",
     "optimizers": "",
     "crop_boxes": "",
