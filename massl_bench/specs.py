@@ -65,13 +65,21 @@ class TaskSpec(StrictModel):
         return sha256_of({key: value for key, value in content.items() if key not in _YOUNGER or value is not None})
 
 
+SplitNames = str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+"""What a split is called in a source (`validation`, …); several names: one after the other."""
+
+
+def _in_order(names: SplitNames) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
 class SplitSpec(StrictModel):
     """One split of a dataset."""
 
     size: int | None = Field(default=None, gt=0)
     """None where copies of the dataset differ in what they hold: as many as are found."""
-    source: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
-    """The name that the split has in its source (`validation`, …); several names: one after the other."""
+    source: SplitNames
+    """Its names in every copy but the hub repository's, where that has its own."""
     optional: bool = False
     """Whether a copy of the dataset may lack it."""
     validation: str | None = None
@@ -86,7 +94,7 @@ class SplitSpec(StrictModel):
     @property
     def sources(self) -> tuple[str, ...]:
         """The names of `source`, in order."""
-        return (self.source,) if isinstance(self.source, str) else self.source
+        return _in_order(self.source)
 
 
 class HubSource(StrictModel):
@@ -94,6 +102,17 @@ class HubSource(StrictModel):
 
     repo: str
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    splits: dict[str, SplitNames] | None = None
+    """By role, where its parquet files are not called as the splits' `source`: how they are called."""
+    image_column: str | None = None
+    label_column: str | None = None
+    """Of these parquet files, in place of the dataset's own columns."""
+
+    @model_validator(mode="after")
+    def _columns_beside_splits(self) -> HubSource:
+        if self.splits is None and (self.image_column, self.label_column) != (None, None):
+            raise ValueError("image_column, label_column: belong to splits; without it, give the dataset's own columns")
+        return self
 
 
 class ArchiveSource(StrictModel):
@@ -154,6 +173,27 @@ class DatasetSpec(StrictModel):
                 f"class_names: found {len(self.class_names)} names, expected num_classes = {self.num_classes}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _hub_has_every_split(self) -> DatasetSpec:
+        if self.hub is not None and self.hub.splits is not None and set(self.hub.splits) != set(self.splits):
+            raise ValueError(f"hub.splits: expected {', '.join(self.splits)}, got {', '.join(self.hub.splits)}")
+        for role, split in self.splits.items():
+            if split.validation is not None and len(self.hub_sources[role]) < 2:
+                raise ValueError(f"hub.splits.{role}: expected several names, the last of them of the validation part")
+        return self
+
+    @property
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """The names of each split, in order, by role."""
+        return {role: split.sources for role, split in self.splits.items()}
+
+    @property
+    def hub_sources(self) -> dict[str, tuple[str, ...]]:
+        """As `sources`, in the hub repository."""
+        if self.hub is None or self.hub.splits is None:
+            return self.sources
+        return {role: _in_order(names) for role, names in self.hub.splits.items()}
 
     @model_validator(mode="after")
     def _patches_have_copies(self) -> DatasetSpec:

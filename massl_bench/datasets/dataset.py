@@ -22,6 +22,7 @@ from massl_bench.datasets.layouts import (
     SavedLayout,
     find_class_folders,
     find_layout,
+    find_parquet,
 )
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.shards import find_shards
@@ -302,14 +303,21 @@ def find_dataset(reference: str, registry: Registry, options: DataOptions, *, fe
 
 
 def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Dataset:
-    sources = {role: split.sources for role, split in spec.splits.items()}
     optional = {role for role, split in spec.splits.items() if split.optional}
-    wanted = _names(sources)
+    wanted = _names(spec.sources)
     columns = Columns(options.columns.image or spec.image_column, options.columns.label or spec.label_column)
     if spec.reader is not None and spec.reader not in READERS:
         raise RequestError(f"dataset {spec.name}: reader {spec.reader!r} is unknown; there are: {', '.join(READERS)}")
 
-    def dataset(layout: Layout, revision: str | None = None) -> Dataset:
+    def find(place: Path) -> Dataset | None:
+        sources, layout = spec.sources, find_layout(place, wanted, columns, spec.reader)
+        if layout is None and spec.hub is not None and spec.hub.splits is not None:
+            hub = Columns(
+                options.columns.image or spec.hub.image_column, options.columns.label or spec.hub.label_column
+            )
+            sources, layout = spec.hub_sources, find_parquet(place, _names(spec.hub_sources), hub)
+        if layout is None:
+            return None
         return Dataset(
             name=spec.name,
             kind=spec.kind,
@@ -317,7 +325,6 @@ def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Da
             layout=layout,
             sources={role: names for role, names in sources.items() if role not in optional or layout.holds(names)},
             memo_dir=options.cache_dir,
-            revision=revision,
         )
 
     folders = [folder for folder in (spec.name, spec.directory, "") if folder is not None]
@@ -326,18 +333,20 @@ def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Da
         # Directly in the data root only the dataset's own layout counts: any class folders there are another dataset's.
         if place == options.data_root and not _has_published(place, spec):
             continue
-        layout = find_layout(place, wanted, columns, spec.reader)
-        if layout is not None:
-            return dataset(layout)
+        found = find(place)
+        if found is not None:
+            return found
     if not places and spec.reader is not None and READERS[spec.reader].marker is None:
-        layout = find_layout(Path(), wanted, columns, spec.reader)
-        assert layout is not None
-        return dataset(layout)
+        embedded = find(Path())
+        assert embedded is not None
+        return embedded
     downloaded = fetch_spec(spec, options.cache_dir, download=fetch and not options.offline)
     if downloaded is not None:
-        layout = find_layout(downloaded, wanted, columns, spec.reader)
-        if layout is not None:
-            return dataset(layout, spec.hub.revision if spec.hub is not None else None)
+        found = find(downloaded)
+        if found is not None:
+            # A snapshot of the hub is called after its commit; an unpacked archive has none.
+            snapshot = spec.hub is not None and downloaded.name == spec.hub.revision
+            return replace(found, revision=downloaded.name if snapshot else None)
         raise RequestError(f"{spec.name}: the download in {downloaded} has none of the known layouts; {spec.by_hand}")
     raise _missing(spec, options)
 
@@ -362,8 +371,8 @@ def _missing(spec: DatasetSpec, options: DataOptions) -> MissingDataError:
         else:
             looked = f"{place} does not exist"
     own = READERS[spec.reader] if spec.reader is not None else None
-    tables = _names({role: split.sources for role, split in spec.splits.items()})
-    common = f"{', '.join(f'{name}-*.parquet' for name in tables)}, a saved datasets directory, class folders"
+    namings = [", ".join(f"{name}-*.parquet" for name in _names(each)) for each in (spec.sources, spec.hub_sources)]
+    common = f"{' or '.join(dict.fromkeys(namings))}, a saved datasets directory, class folders"
     expected = f"its own layout (with {own.marker})" if own is not None and own.sole else f"{common} or its own layout"
     advice = (
         "" if options.offline or not (spec.hub or spec.archives) else f"massl-bench datasets fetch {spec.name}, or "

@@ -65,7 +65,7 @@ def fetch_spec(spec: DatasetSpec, cache_dir: Path, *, download: bool) -> Path | 
             reasons.append(str(error))
         else:
             if root is not None:
-                wanted = [name for split in spec.splits.values() for name in split.sources]
+                wanted = [name for names in spec.hub_sources.values() for name in names]
                 lacking = [name for name in wanted if not any(root.rglob(f"{name}-*.parquet"))]
                 if not lacking:
                     return root

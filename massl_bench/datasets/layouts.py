@@ -217,13 +217,23 @@ def find_layout(root: Path, sources: list[str], columns: Columns, reader: str | 
 
 def _find_common(root: Path, sources: list[str], columns: Columns) -> Layout | None:
     """Returns the layout of `root` that any dataset may have, or None: parquet, saved directory, class folders."""
+    parquet = find_parquet(root, sources, columns)
+    if parquet is not None:
+        return parquet
+    if (root / "dataset_dict.json").is_file():
+        return SavedLayout("datasets", root, columns)
+    return find_class_folders(root, sources)
+
+
+def find_parquet(root: Path, sources: list[str], columns: Columns) -> ParquetLayout | None:
+    """Returns the parquet files in `root` or one of its folders, or None where a split has none."""
+    if not root.is_dir():
+        return None
     for folder in (root, root / "data", *sorted(path for path in root.iterdir() if path.is_dir())):
         split_files = {source: tuple(sorted(folder.glob(f"{source}-*.parquet"))) for source in sources}
         if all(split_files.values()):
             return ParquetLayout("parquet", root, split_files, columns)
-    if (root / "dataset_dict.json").is_file():
-        return SavedLayout("datasets", root, columns)
-    return find_class_folders(root, sources)
+    return None
 
 
 def find_class_folders(root: Path, sources: list[str]) -> FolderLayout | None:

@@ -21,7 +21,7 @@ from PIL import Image
 from massl_bench.datasets import Columns, DataOptions, Dataset, decode_rgb, open_dataset
 from massl_bench.datasets.splits import ArraySplit, JoinedSplit
 from massl_bench.datasets.tables import ConvertedSplit
-from massl_bench.errors import MissingDataError, RequestError
+from massl_bench.errors import MissingDataError, RequestError, SpecError
 from massl_bench.specs import Registry
 from tests.conftest import Answer, write_image
 
@@ -472,6 +472,67 @@ def test_a_hub_repository_without_the_wanted_splits(tmp_path: Path, monkeypatch:
         MissingDataError, match=r"org/pets: no validation-\*\.parquet in it; by hand: ask the publisher"
     ):
         open_dataset("tiny", tiny_registry(tmp_path, hub=hub, splits=splits), places, fetch=True)
+
+
+OWN_NAMES = 'splits = { train = "fit", test = ["first", "second"] }, image_column = "jpg", label_column = "cls"'
+
+
+def write_with_own_names(root: Path) -> None:
+    """The parquet files of `tiny` as a repository has them that calls everything otherwise."""
+    root.mkdir(parents=True)
+    parts = (("fit", TRAIN, LABELS["train"]), ("first", TEST[:1], LABELS["test"][:1]), ("second", TEST[1:], [1, 0]))
+    for name, images, labels in parts:
+        table = pa.table({"jpg": [{"bytes": png(image), "path": None} for image in images], "cls": labels})
+        pq.write_table(table, root / f"{name}-00000-of-00001.parquet")
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_hub_repository_with_names_of_its_own(by_hand: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = make_hub_cache(tmp_path / "hub", "org/pets", lambda root: write_with_own_names(root / "data"), monkeypatch)
+    registry = tiny_registry(tmp_path, hub=f'{{ repo = "org/pets", revision = "{commit}", {OWN_NAMES} }}')
+    if by_hand:
+        write_with_own_names(tmp_path / "data" / "tiny")
+    dataset = open_dataset("tiny", registry, options(tmp_path))
+    assert dataset.revision == (None if by_hand else commit)
+    for role, images in (("train", TRAIN), ("test", TEST)):
+        expected = sorted((label, image.tobytes()) for label, image in zip(LABELS[role], images, strict=True))
+        assert content(dataset, role) == expected
+    write_parquet(tmp_path / "data" / "tiny")  # every other copy keeps the dataset's own names
+    assert open_dataset("tiny", registry, options(tmp_path)).sources == {"train": ("train",), "test": ("test",)}
+
+
+def test_the_names_of_a_hub_repository_are_whole(tmp_path: Path) -> None:
+    hub = f'repo = "org/pets", revision = "{"0" * 40}"'
+    with pytest.raises(SpecError, match=r"tiny\.toml: hub\.splits: expected train, test, got test"):
+        tiny_registry(tmp_path, hub=f'{{ {hub}, splits = {{ test = "val" }} }}').dataset("tiny")
+    splits = '{ train = { source = ["train", "val"], validation = "val" }, test = { source = "test" } }'
+    own = f'{{ {hub}, splits = {{ train = "train", test = "test" }} }}'
+    with pytest.raises(SpecError, match=r"hub\.splits\.train: expected several names, the last of them of the valid"):
+        tiny_registry(tmp_path, hub=own, splits=splits).dataset("tiny")
+    with pytest.raises(SpecError, match=r"tiny\.toml: hub: image_column, label_column: belong to splits"):
+        tiny_registry(tmp_path, hub=f'{{ {hub}, image_column = "jpg" }}').dataset("tiny")
+
+
+def test_imagenet_as_its_hub_repository_names_it(tmp_path: Path) -> None:
+    root = tmp_path / "data" / "imagenet-1k"
+    root.mkdir(parents=True)
+    with pytest.raises(
+        MissingDataError, match=r"expected train-\*\.parquet, validation-\*\.parquet or train-\*\.parquet, test-\*\."
+    ):
+        open_dataset("imagenet-1k", Registry(), options(tmp_path))
+    for name in ("train", "test"):
+        table = pa.table({"jpg": [png(image) for image in TEST], "cls": [0, 1, 2]})
+        pq.write_table(table, root / f"{name}-00000-of-00001.parquet")
+    dataset = open_dataset("imagenet-1k", Registry(), options(tmp_path))
+    assert dataset.sources == {"train": ("train",), "test": ("test",)}
+    with pytest.raises(RequestError, match=r"\(train, parquet in .*found 3 images, expected 1,281,167"):
+        dataset.split("train")
+
+
+def test_an_unpacked_archive_has_no_revision(tmp_path: Path) -> None:
+    hub = f'{{ repo = "org/pets", revision = "{"0" * 40}" }}'
+    write_cifar(tmp_path / "cache" / "datasets" / "tiny")
+    assert open_dataset("tiny", tiny_registry(tmp_path, hub=hub), options(tmp_path)).revision is None
 
 
 def test_hub_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
