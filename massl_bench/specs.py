@@ -121,6 +121,11 @@ class ArchiveSource(StrictModel):
     url: str
     md5: str = Field(pattern=r"^[0-9a-f]{32}$")
 
+    @property
+    def file_name(self) -> str:
+        """What it is called, without its address."""
+        return self.url.rpartition("/")[2]
+
 
 class PatchGrid(StrictModel):
     """How photographs are cut into square patches, from the upper left corner; what is left over is not used."""

@@ -36,7 +36,7 @@ def check(
     include_path: IncludePath = None,
     offline: Offline = False,
 ) -> None:
-    """Verify split sizes, classes, labels, and that every image can be decoded."""
+    """Verify split sizes, classes, labels, the publisher's files, and that every image can be decoded."""
     _for_datasets(names, data_root, cache_dir, include_path, offline, fetch=False)
 
 
@@ -50,7 +50,13 @@ def _for_datasets(
     fetch: bool,
 ) -> None:
     """Opens and checks each dataset; goes on after a failure, and then exits with 1 (2 where a name is unknown)."""
-    from massl_bench.datasets import DataOptions, corrupt_images, open_dataset
+    from massl_bench.datasets import (
+        DataOptions,
+        corrupt_images,
+        open_dataset,
+        published_files,
+        wrong_checksums,
+    )
     from massl_bench.progress import reporting
 
     registry = open_registry(include_path)
@@ -60,23 +66,30 @@ def _for_datasets(
     options = DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline)
     failed = False
     for name in names:
+        problems: list[str] = []
         try:
             dataset = open_dataset(name, registry, options, fetch=fetch)
+            files = {} if fetch else published_files(dataset, data_root)
+            if files:
+                with reporting().progress(f"{name}/checksums", len(files)) as progress:
+                    problems += wrong_checksums(files, progress)
             splits = {role: dataset.split(role) for role in dataset.sources}
             sizes = ", ".join(f"{role} {len(split):,}" for role, split in splits.items())
             fingerprint = dataset.fingerprint[:16]
-            problems: list[str] = []
             for role, split in {} if fetch else splits.items():
                 with reporting().progress(f"{name}/{role}", len(split)) as progress:
                     problems += corrupt_images(split, progress)
         except MasslBenchError as error:
             failed = True
-            fail(str(error))
+            for text in (*problems, str(error)):
+                fail(text)
             continue
         for problem in problems:
             fail(f"{name}: {problem}")
         failed |= bool(problems)
-        state = f"{len(problems)} corrupt images" if problems else "there" if fetch else "ok"
-        print(f"{name}: {state}; {dataset.place}; {sizes}; fingerprint {fingerprint}")
+        state = f"problems: {len(problems)}" if problems else "there" if fetch else "ok"
+        known = len(dataset.spec.archives) if dataset.spec is not None and not fetch else 0
+        compared = f"checksums compared: {len(files)} of {known}; " if known else ""
+        print(f"{name}: {state}; {dataset.place}; {sizes}; {compared}fingerprint {fingerprint}")
     if failed:
         raise typer.Exit(1)

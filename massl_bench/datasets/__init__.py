@@ -1,5 +1,6 @@
 """Datasets: where they lie, how they are read, and whether they are what they claim to be."""
 
+from massl_bench.datasets.checksums import published_files, wrong_checksums
 from massl_bench.datasets.copies import CopiesDataset, with_copies
 from massl_bench.datasets.dataset import DataOptions, Dataset
 from massl_bench.datasets.layouts import Columns
@@ -17,5 +18,7 @@ __all__ = [
     "corrupt_images",
     "decode_rgb",
     "open_dataset",
+    "published_files",
     "with_copies",
+    "wrong_checksums",
 ]

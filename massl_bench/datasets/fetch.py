@@ -87,7 +87,7 @@ def fetch_spec(spec: DatasetSpec, cache_dir: Path, *, download: bool) -> Path | 
 def _fetch_archives(archives: Sequence[ArchiveSource], target: Path) -> None:
     with atomic_directory(target) as partial:
         for archive in archives:
-            file = partial / archive.url.rpartition("/")[2]
+            file = partial / archive.file_name
             _download(archive, file)
             if file.name.endswith((".tar", ".tar.gz", ".tgz")):
                 with tarfile.open(file) as tar:

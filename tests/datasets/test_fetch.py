@@ -129,6 +129,40 @@ def test_several_archives_and_tables(
     assert "train 20, test 10" in checked.out
 
 
+def test_check_compares_the_publishers_files(tmp_path: Path, run_cli: Callable[..., Answer]) -> None:
+    copy = write_eurosat(tmp_path / "data" / "eurosat")
+    small_registry(tmp_path, "eurosat", {role: len(files) for role, files in copy.files.items()}, 10)
+    spec = tmp_path / "registry" / "tasks" / "datasets" / "eurosat.toml"
+    table = tmp_path / "data" / "eurosat" / "eurosat-test.txt"
+    md5 = {"EuroSAT.zip": "0" * 32, table.name: hashlib.md5(table.read_bytes()).hexdigest()}
+    archives = ", ".join(f'{{ url = "http://host/{name}", md5 = "{value}" }}' for name, value in md5.items())
+    spec.write_text(f"archives = [{archives}]\n{spec.read_text()}")
+    command = (
+        "datasets",
+        "check",
+        "eurosat",
+        "--include-path",
+        tmp_path / "registry",
+        "--data-root",
+        tmp_path / "data",
+    )
+    answer = run_cli(*command)
+    assert answer.code == 0, answer.err
+    assert "eurosat: ok; published in" in answer.out
+    assert "test 10; checksums compared: 1 of 2; fingerprint" in answer.out
+    table.write_text(table.read_text() + "\n")  # it is read as before
+    answer = run_cli(*command)
+    assert answer.code == 1
+    found = hashlib.md5(table.read_bytes()).hexdigest()
+    assert f"eurosat-test.txt: found md5 {found}, expected {md5[table.name]}" in answer.error
+    assert "eurosat: problems: 1; published" in answer.out
+    table.write_text("\n".join(table.read_text().split()[:-1]))  # now it is not: named beside what follows from it
+    answer = run_cli(*command)
+    assert answer.code == 1
+    assert "eurosat-test.txt: found md5" in answer.err
+    assert "found 9 images, expected 10" in answer.err
+
+
 def test_a_dead_link(tmp_path: Path, run_cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
     tiny_registry(tmp_path, archives=f'[{{ url = "http://127.0.0.1:9/tiny.tar.gz", md5 = "{"0" * 32}" }}]')
@@ -142,7 +176,7 @@ def test_check_names_a_corrupt_image(image_folder: Path, run_cli: Callable[..., 
     answer = run_cli("datasets", "check", f"folder:{image_folder}")
     assert answer.code == 1
     assert "train/blue/3.png: corrupt image" in answer.error
-    assert "1 corrupt images" in answer.out
+    assert "problems: 1" in answer.out
 
 
 def test_unknown_names_are_found_before_anything_else(run_cli: Callable[..., Answer]) -> None:
