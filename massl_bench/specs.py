@@ -161,7 +161,10 @@ class DatasetSpec(StrictModel):
     copies: str | None = None
     """The file of `tasks/copies/` that says how the suite makes copies of the patches; its splits follow from it."""
     metric: Literal["top1", "mean_per_class", "map"]
+    """What papers report of it, for people: records hold all metrics, and tasks and suites name the one they show."""
     summary: str
+    notes: str | None = None
+    """What must be known to compare numbers: splits, copies and conventions that others use."""
     licence: str
     citation: str
     by_hand: str
@@ -178,6 +181,19 @@ class DatasetSpec(StrictModel):
                 f"class_names: found {len(self.class_names)} names, expected num_classes = {self.num_classes}"
             )
         return self
+
+    @property
+    def metric_in_words(self) -> str:
+        """The metric, who reports it, and what else a record holds."""
+        match self.metric:
+            case "top1":
+                return "top-1 accuracy, as papers report it; records hold the mean per class too"
+            case "mean_per_class":
+                return (
+                    "mean per class, as Kornblith et al. (CVPR 2019) report it; CARP: top-1; records hold both"
+                )
+            case "map":
+                return "mean average precision"
 
     @model_validator(mode="after")
     def _hub_has_every_split(self) -> DatasetSpec:

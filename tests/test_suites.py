@@ -45,7 +45,11 @@ def test_cells_without_data_fail_with_instructions_and_all_are_tried(suite: str,
 
 
 def test_the_published_metrics_are_shown() -> None:
-    headlines = Registry().suite("transfer").headlines
+    registry = Registry()
+    headlines = registry.suite("transfer").headlines
+    for task, dataset in registry.suite("transfer").pairs:
+        shown = headlines.get((task, dataset), "top1").partition("@")[0].partition("_11pt")[0]
+        assert shown == registry.dataset(dataset).metric, dataset
     for dataset in ("oxford-pets", "flowers102", "fgvc-aircraft"):
         assert headlines["linear", dataset] == "mean_per_class"
         assert headlines["knn", dataset] == "mean_per_class@20"

@@ -70,16 +70,20 @@ def info(
     found = [(kind, load(name)) for kind, files, load in loaders if name in files]
     if not found:
         found = [("model", _card(name, arch, cache_dir, registry, offline))]
-    contents = [{"kind": kind, **spec.model_dump(mode="json", exclude_none=True)} for kind, spec in found]
     if as_json:
+        contents = [{"kind": kind, **spec.model_dump(mode="json", exclude_none=True)} for kind, spec in found]
         print_json(contents[0] if len(contents) == 1 else contents)
         return
-    for content in contents:
-        for key, value in content.items():
+    for kind, spec in found:
+        # What a dataset's file leaves open is no news; of a model every setting counts.
+        content = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=kind == "dataset")
+        for key, value in {"kind": kind, **content}.items():
             for line_key, line_value in _flat(key, value):
                 print(f"{line_key}: {line_value}")
-        if content["kind"] == "model":
-            print(f"preprocessing, in words: {found[0][1].preprocessing.describe()}")
+        if kind == "dataset":
+            print(f"metric, in words: {spec.metric_in_words}")
+        if kind == "model":
+            print(f"preprocessing, in words: {spec.preprocessing.describe()}")
 
 
 def _card(name: str, arch: str | None, cache_dir: Path | None, registry: Registry, offline: bool) -> Any:

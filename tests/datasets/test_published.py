@@ -419,11 +419,36 @@ def test_an_incomplete_copy_fails_its_cell_of_a_suite_only(tmp_path: Path, run_c
     assert "incomplete: images/apple_pie/3.jpg not found" in alone.error
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    {
+        "gtsrb": "39,209 images: a different dataset",
+        "flowers102": "re-splits of 7,169 + 1,020",
+        "dtd": "train alone (1,880), which is dtd-train",
+        "voc2007": "few-shot-svm counts them as absent",
+        "eurosat": "the publisher defines no split",
+        "roxford5k": "blurred faces",
+        "rparis6k": "the one million distractors (R1M) are not a part",
+        "imagenet-1k": "which mteb's copy calls test",
+        "food101": "call the official test images validation",
+        "country211": "train + valid (42,200)",
+        "copydays": "no list was ever published",
+    }.items(),
+)
+def test_info_tells_what_must_be_known_to_compare(name: str, said: str, run_cli: Callable[..., Answer]) -> None:
+    shown = run_cli("info", name).out
+    (notes,) = [line for line in shown.splitlines() if line.startswith("notes: ")]
+    assert said in notes
+    assert not [line for line in shown.splitlines() if line.endswith((": ", ": False"))]
+
+
 def test_the_registry_knows_every_dataset(run_cli: Callable[..., Answer]) -> None:
     listed = {row["name"] for row in json.loads(run_cli("list", "datasets", "--json").out)}
     assert listed >= {*COPIES, "stl10", "cifar10", "cifar100", "digits"}
     shown = run_cli("info", "flowers102").out
     assert "splits.train.source: train, validation" in shown
     assert "hub.revision: 06fcc9a13ee3f84cc7f36fa0eef10df2c7f8750f" in shown
+    assert "metric, in words: mean per class, as Kornblith et al." in shown
+    assert "optional" not in shown
     for name in listed:
         assert run_cli("info", name).code == 0
