@@ -147,6 +147,9 @@ class DatasetSpec(StrictModel):
     """In label order; where a source carries names too, the two orders must agree."""
     splits: dict[str, SplitSpec] = Field(min_length=1)
     """By role: `train`, `test`, …"""
+    published_sizes: dict[str, int] = Field(default_factory=dict)
+    """Of copy detection, where splits have no `size`: the number of `originals`, and of copies by block. Another number
+    is measured all the same, and told."""
     image_column: str | None = None
     label_column: str | None = None
     hub: HubSource | None = None
@@ -189,9 +192,7 @@ class DatasetSpec(StrictModel):
             case "top1":
                 return "top-1 accuracy, as papers report it; records hold the mean per class too"
             case "mean_per_class":
-                return (
-                    "mean per class, as Kornblith et al. (CVPR 2019) report it; CARP: top-1; records hold both"
-                )
+                return "mean per class, as Kornblith et al. (CVPR 2019) report it; CARP: top-1; records hold both"
             case "map":
                 return "mean average precision"
 
@@ -217,11 +218,13 @@ class DatasetSpec(StrictModel):
         return {role: _in_order(names) for role, names in self.hub.splits.items()}
 
     @model_validator(mode="after")
-    def _patches_have_copies(self) -> DatasetSpec:
+    def _copies_fit(self) -> DatasetSpec:
         if (self.patches is None) != (self.copies is None):
             raise ValueError("patches and copies belong together: one of them is missing")
         if self.patches is not None and (self.kind != "copy-detection" or self.reader is not None):
             raise ValueError('patches: expected kind = "copy-detection" and no reader')
+        if self.published_sizes and self.kind != "copy-detection":
+            raise ValueError(f"published_sizes: a {self.kind} dataset has none; give its splits their size")
         return self
 
 

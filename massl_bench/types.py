@@ -280,6 +280,8 @@ class CopyTruth:
     """[Q], the kind of change (`strong`, `crops/10`, …)."""
     missing_blocks: tuple[str, ...] = ()
     """Kinds of change that the dataset has as published, and this copy of it lacks."""
+    unlike_published: tuple[str, ...] = ()
+    """What this copy holds another number of: `strong: 100 of 229`."""
 
 
 GroundTruth = Sequence[QueryTruth] | CopyTruth

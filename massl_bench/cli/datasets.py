@@ -58,6 +58,7 @@ def _for_datasets(
         wrong_checksums,
     )
     from massl_bench.progress import reporting
+    from massl_bench.types import CopyTruth
 
     registry = open_registry(include_path)
     for name in names:
@@ -74,6 +75,9 @@ def _for_datasets(
                 with reporting().progress(f"{name}/checksums", len(files)) as progress:
                     problems += wrong_checksums(files, progress)
             splits = {role: dataset.split(role) for role in dataset.sources}
+            truth = None if fetch else dataset.ground_truth()
+            if isinstance(truth, CopyTruth) and truth.unlike_published:
+                problems.append(f"not as published: {', '.join(truth.unlike_published)}")
             sizes = ", ".join(f"{role} {len(split):,}" for role, split in splits.items())
             fingerprint = dataset.fingerprint[:16]
             for role, split in {} if fetch else splits.items():

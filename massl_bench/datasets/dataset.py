@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -168,7 +169,14 @@ class Dataset:
         return truth[:num_queries]
 
     def _truth(self) -> GroundTruth | None:
-        return self.layout.ground_truth()
+        truth = self.layout.ground_truth()
+        if self.spec is None or not isinstance(truth, CopyTruth):
+            return truth
+        found = Counter(truth.block.tolist())
+        found["originals"] = self.num_items("originals")
+        expected = self.spec.published_sizes
+        unlike = [f"{name}: {found[name]} of {size}" for name, size in expected.items() if found[name] != size]
+        return replace(truth, unlike_published=tuple(unlike))
 
     def split(self, role: str) -> ImageSplit:
         """Returns one split, checked: size, label range, class count and class order.

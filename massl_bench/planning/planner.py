@@ -201,6 +201,11 @@ class Planner(Cells):
             self.reporting.say(
                 f"{dataset.name} ({dataset.place}): not there, and left out: {', '.join(truth.missing_blocks)}"
             )
+        if isinstance(truth, CopyTruth) and truth.unlike_published:
+            self.reporting.say(
+                f"{dataset.name} ({dataset.place}): not as published: {', '.join(truth.unlike_published)}; "
+                "was an archive unpacked in part?"
+            )
         if self.limit(dataset, named) is not None:
             raise RequestError(
                 f"--limit: the ground truth of {dataset.name} names the rows of its {named}, which must therefore stay "

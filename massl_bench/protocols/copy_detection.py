@@ -74,6 +74,8 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     }
     if truth.missing_blocks:
         details["missing_blocks"] = ", ".join(truth.missing_blocks)
+    if truth.unlike_published:
+        details["unlike_published"] = ", ".join(truth.unlike_published)
 
     copies_Q = truth.original >= 0
     rank_Q = np.full(len(queries), -1)

@@ -35,6 +35,14 @@ def copydays(tmp_path: Path) -> Path:
     return root
 
 
+def write_sizes(tmp_path: Path, originals: int, strong: int) -> None:
+    """Writes `own/`, whose Copydays was published with these numbers."""
+    text = Registry().datasets["copydays"].read_text()
+    text = text.replace("originals = 157", f"originals = {originals}").replace("strong = 229", f"strong = {strong}")
+    (tmp_path / "own" / "tasks" / "datasets").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "own" / "tasks" / "datasets" / "copydays.toml").write_text(text)
+
+
 def opened(tmp_path: Path) -> Dataset:
     return open_dataset("copydays", Registry(), options(tmp_path))
 
@@ -68,6 +76,8 @@ def test_perfect_copies_give_one(tmp_path: Path, copydays: Path, run_cli: Callab
     assert answer.code == 0, answer.err
     missing = ", ".join(("crops/20", *(block for block in WEAK if block.startswith("jpeg"))))
     assert f"not there, and left out: {missing}" in answer.err
+    unlike = "originals: 3 of 157, strong: 4 of 229"
+    assert f"not as published: {unlike}; was an archive unpacked in part?" in answer.err
     record = json.loads(Path("results/pixels/copy-detection/copydays.json").read_text())
     assert record["num_items"] == {"originals": 3, "queries": 4 + 8 * 3, "distractors": 1}
     assert record["generated_copies"] is None
@@ -75,6 +85,7 @@ def test_perfect_copies_give_one(tmp_path: Path, copydays: Path, run_cli: Callab
     for name, metric in record["metrics"].items():
         assert metric["value"] == 1.0, name
         assert metric["details"]["missing_blocks"] == missing
+        assert metric["details"]["unlike_published"] == unlike
         assert metric["details"]["distractors"] == 1
 
 
@@ -126,6 +137,20 @@ def test_a_block_with_a_copy_too_few(tmp_path: Path, copydays: Path, run_cli: Ca
     assert answer.code == 2
     assert "crops/30: found 2 copies, expected 3, one for each original" in answer.error
     assert not Path("results").exists()
+
+
+def test_a_whole_copy_is_as_published(tmp_path: Path, copydays: Path, run_cli: Callable[..., Answer]) -> None:
+    write_sizes(tmp_path, originals=3, strong=5)
+    places = ("--include-path", tmp_path / "own", "--data-root", tmp_path / "data")
+    answer = run_cli("datasets", "check", "copydays", *places)
+    assert answer.code == 1
+    assert "copydays: not as published: strong: 4 of 5" in answer.error
+    assert "copydays: problems: 1" in answer.out
+    write_sizes(tmp_path, originals=3, strong=4)
+    assert "copydays: ok" in run_cli("datasets", "check", "copydays", *places).out
+    found = open_dataset("copydays", Registry([tmp_path / "own"]), options(tmp_path)).ground_truth()
+    assert isinstance(found, CopyTruth)
+    assert found.unlike_published == ()
 
 
 def test_not_there(tmp_path: Path) -> None:

@@ -513,6 +513,13 @@ def test_the_names_of_a_hub_repository_are_whole(tmp_path: Path) -> None:
         tiny_registry(tmp_path, hub=f'{{ {hub}, image_column = "jpg" }}').dataset("tiny")
 
 
+def test_sizes_that_may_differ_are_of_copies_only(tmp_path: Path) -> None:
+    with pytest.raises(
+        SpecError, match=r"published_sizes: a single-label dataset has none; give its splits their size"
+    ):
+        tiny_registry(tmp_path, published_sizes="{ originals = 3 }").dataset("tiny")
+
+
 def test_imagenet_as_its_hub_repository_names_it(tmp_path: Path) -> None:
     root = tmp_path / "data" / "imagenet-1k"
     root.mkdir(parents=True)
