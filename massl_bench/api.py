@@ -17,7 +17,15 @@ from massl_bench.models.encoder import Encoder
 from massl_bench.search import resolve_backend
 from massl_bench.specs import Registry
 from massl_bench.storage import default_cache_dir
-from massl_bench.types import CopyTruth, DatasetKind, EvaluationData, FeatureBank, QueryTruth, Score
+from massl_bench.types import (
+    LABELLED_KINDS,
+    CopyTruth,
+    DatasetKind,
+    EvaluationData,
+    FeatureBank,
+    QueryTruth,
+    Score,
+)
 
 
 def load_encoder(
@@ -99,9 +107,10 @@ def evaluate(
         device: where neighbours are searched.
 
     Raises:
-        RequestError: The task is unknown, a bank is missing, or the parameters do not fit the banks.
+        RequestError: The task is unknown, a bank is missing, or the task or its parameters do not fit the banks.
     """
-    spec = Registry().task(task)
+    registry = Registry()
+    spec = registry.task(task)
     if params:
         spec = spec.model_copy(update={"params": {**spec.params, **params}})
     protocol = protocols.load(spec.protocol)
@@ -115,6 +124,17 @@ def evaluate(
     missing = [role for role in needed if role not in banks]
     if missing:
         raise RequestError(f"{task}: needs the banks {', '.join(needed)}; missing: {', '.join(missing)}")
+    labelled: set[DatasetKind] = {
+        "single-label" if labels.ndim == 1 else "multi-label"
+        for labels in (banks[role].labels for role in needed)
+        if labels is not None
+    }
+    if LABELLED_KINDS & set(spec.kinds) and not labelled <= set(spec.kinds):
+        found = min(labelled - set(spec.kinds))
+        raise RequestError(
+            f"{task}: needs {' or '.join(spec.kinds)} banks, and these are {found}; "
+            f"tasks that apply: {', '.join(protocols.tasks_on_features(found, registry))}"
+        )
     counts = [bank.num_classes for bank in banks.values() if bank.num_classes is not None]
     data = EvaluationData(
         banks={role: banks[role] for role in needed},

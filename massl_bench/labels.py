@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from massl_bench.errors import CellError, RequestError
 from massl_bench.types import EvaluationData, FeatureBank
 
-SINGLE_LABEL_TASKS = "knn, linear, kmeans, few-shot, low-shot, class-retrieval, spectrum"
-MULTI_LABEL_TASKS = "linear, few-shot-svm, spectrum"
-
 
 def check_not_empty(protocol: str, roles: Iterable[str], num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for the first of the splits that has no items."""
@@ -31,12 +28,11 @@ def labels_of(protocol: str, role: str, bank: FeatureBank) -> NDArray[Any]:
 
 
 def single_labels(protocol: str, role: str, bank: FeatureBank) -> NDArray[np.int64]:
-    """Returns class indices int64 [N]; raises `RequestError` for multi-label data, naming the tasks that apply."""
+    """Returns class indices int64 [N]; raises `RequestError` for multi-label data."""
     labels = labels_of(protocol, role, bank)
     if labels.ndim != 1:
         raise RequestError(
-            f"{protocol}: needs one label an image, and the {role} split has {labels.shape[1]} (multi-label); "
-            f"tasks that apply: {MULTI_LABEL_TASKS}"
+            f"{protocol}: needs one label an image, and the {role} split has {labels.shape[1]} (multi-label)"
         )
     return labels.astype(np.int64, copy=False)
 
@@ -45,10 +41,7 @@ def multi_labels(protocol: str, role: str, bank: FeatureBank) -> NDArray[np.int8
     """Returns int8 [N, C] with 1 present, 0 difficult, −1 absent; raises `RequestError` for single-label data."""
     labels = labels_of(protocol, role, bank)
     if labels.ndim != 2:
-        raise RequestError(
-            f"{protocol}: needs multi-label data, and the {role} split has one label an image; "
-            f"tasks that apply: {SINGLE_LABEL_TASKS}"
-        )
+        raise RequestError(f"{protocol}: needs multi-label data, and the {role} split has one label an image")
     return labels.astype(np.int8, copy=False)
 
 

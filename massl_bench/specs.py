@@ -428,6 +428,10 @@ class Registry:
         """Returns one task; raises `RequestError` with near names, `SpecError` for a malformed file."""
         return self._load("task", name, self.tasks, TaskSpec)
 
+    def tasks_for(self, kind: DatasetKind) -> list[str]:
+        """Returns the names of the tasks that apply to a kind of dataset; raises as `task`."""
+        return [name for name in self.tasks if kind in self.task(name).kinds]
+
     def dataset(self, name: str) -> DatasetSpec:
         """Returns one dataset; raises as `task`."""
         return self._load("dataset", name, self.datasets, DatasetSpec, "or folder:DIR, hf:REPO")

@@ -17,7 +17,7 @@ from massl_bench.models import Model, ModelOptions, open_model
 from massl_bench.planning.cells import Cells
 from massl_bench.planning.request import PlannedCell, PlannedTask, RunRequest
 from massl_bench.specs import Registry, TaskSpec
-from massl_bench.types import CopyTruth, DatasetKind
+from massl_bench.types import CopyTruth
 
 T = TypeVar("T")
 
@@ -148,7 +148,7 @@ class Planner(Cells):
         if kind not in task.spec.kinds:
             raise RequestError(
                 f"task {task.spec.name} needs a {' or '.join(task.spec.kinds)} dataset, and {reference} is {kind}; "
-                f"tasks that apply: {', '.join(self._fitting(kind)) or 'none yet'}"
+                f"tasks that apply: {', '.join(self._registry.tasks_for(kind)) or 'none yet'}"
             )
 
     def _plan_cell(self, task: PlannedTask, reference: str, model: Model) -> PlannedCell:
@@ -214,7 +214,7 @@ class Planner(Cells):
 
     def _plan_handed(self, task: PlannedTask) -> PlannedCell:
         kind = self.handed.kind
-        fitting = [name for name in self._fitting(kind) if not protocols.view_roles(self._registry.task(name).protocol)]
+        fitting = protocols.tasks_on_features(kind, self._registry)
         if kind not in task.spec.kinds:
             raise RequestError(
                 f"task {task.spec.name} needs {' or '.join(task.spec.kinds)} features; the file's are {kind}; "
@@ -234,9 +234,6 @@ class Planner(Cells):
         sizes = {role: len(self.handed.banks[role]) for role in roles}
         protocols.load(task.spec.protocol).check_sizes(task.params, sizes)
         return PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None)
-
-    def _fitting(self, kind: DatasetKind) -> list[str]:
-        return [name for name in self._registry.tasks if kind in self._registry.task(name).kinds]
 
 
 def timed(call: Callable[[], T]) -> tuple[float, T]:

@@ -60,6 +60,11 @@ def view_roles(name: str) -> tuple[str, ...]:
     return getattr(load(name), "VIEW_ROLES", ())
 
 
+def tasks_on_features(kind: DatasetKind, registry: Registry) -> list[str]:
+    """Returns the tasks that apply to features of a kind of dataset: those that need no augmented views."""
+    return [name for name in registry.tasks_for(kind) if not view_roles(registry.task(name).protocol)]
+
+
 def possible_roles(name: str) -> set[str]:
     """Returns every split that a protocol may read, of any kind of dataset."""
     module = load(name)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch  # noqa: F401  # before faiss
 
+import massl_bench as mb
 from massl_bench import cli
 from massl_bench.errors import RequestError
 from massl_bench.features.npz import read_features_file
@@ -85,6 +86,16 @@ def test_a_task_of_another_kind_is_refused_with_those_that_apply(run):
     code, error = run(GOLDEN / "features_retrieval.npz", "retrieval")
     assert code == 2
     assert "need --ground-truth FILE.json" in error
+
+
+def test_python_names_the_tasks_that_apply_to_banks():
+    features = np.eye(4, dtype=np.float32)
+    one = {role: mb.FeatureBank.from_arrays(features, np.array([0, 1, 0, 1])) for role in ("train", "test")}
+    with pytest.raises(mb.RequestError, match=r"few-shot-svm: needs multi-label banks.* are single-label; .*\bknn\b"):
+        mb.evaluate("few-shot-svm", one)
+    several = {role: mb.FeatureBank.from_arrays(features, np.eye(4, dtype=np.int8)) for role in ("train", "test")}
+    with pytest.raises(mb.RequestError, match=r"are multi-label; tasks that apply: few-shot-svm, linear, spectrum$"):
+        mb.evaluate("knn", several)
 
 
 def test_multi_label_without_minus_one_is_absent_and_present(tmp_path):
