@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from massl_bench.checks import check_not_constant
 from massl_bench.errors import CellError, RequestError
 from massl_bench.labels import class_count, single_labels
 from massl_bench.metrics.ranking import average_precision_at_r, mean_score
@@ -49,7 +50,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
     Raises:
         RequestError: Too few items; no labels; fewer than two classes.
-        CellError: No class has two items.
+        CellError: No class has two items; every item has the same features.
     """
     test = data.banks["test"]
     check_sizes(params, {"test": len(test)})
@@ -58,6 +59,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     others_Q = np.bincount(labels)[labels] - 1
     if not others_Q.any():
         raise CellError("class-retrieval: no class has two test images: there is nothing to find; raise --limit test=N")
+    check_not_constant("class-retrieval", "test images", test.features)
     depth = max(*params.recall_at, int(others_Q.max()))
     same_QK = labels[_others(test.features, depth, data.backend)] == labels[:, None]
     queries = np.flatnonzero(others_Q)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from massl_bench.checks import check_not_constant
 from massl_bench.errors import CellError, RequestError
 from massl_bench.metrics.ranking import mean_score, micro_average_precision, trapezoid_average_precision
 from massl_bench.search import unit_rows
@@ -56,7 +57,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
     Raises:
         RequestError: No ground truth, or one naming originals that are not there.
-        CellError: A block holds no copy of an original.
+        CellError: A block holds no copy of an original; every image of the database has the same features.
     """
     originals, queries = data.banks["originals"], data.banks["queries"]
     check_sizes(params, {"originals": len(originals), "queries": len(queries)})
@@ -64,6 +65,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     distractors = data.banks.get("distractors")
     rows = [originals.features] + ([distractors.features] if distractors is not None else [])
     database_ND, queries_QD = np.concatenate(rows), queries.features
+    check_not_constant("copy-detection", "database images", database_ND)
     whitening = data.banks.get("whitening")
     if whitening is not None:
         database_ND, queries_QD = _whitened(whitening, (database_ND, queries_QD), params)

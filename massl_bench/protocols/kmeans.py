@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from massl_bench.errors import CellError, RequestError
+from massl_bench.checks import check_not_constant
+from massl_bench.errors import RequestError
 from massl_bench.labels import check_not_empty, class_count, single_labels
 from massl_bench.metrics.clustering import NAMES, clustering_scores
 from massl_bench.search import ClusteringSettings, most_similar, spherical_kmeans
@@ -63,6 +64,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
             f"kmeans: {num_classes} clusters asked of {len(train)} training images; at least {num_classes} are needed: "
             "raise --limit train=N"
         )
+    check_not_constant("kmeans", "training images", train.features)
     mean_D, inverse_std_D = standardisation(train.features)
     limit = params.max_points_per_centroid
     settings = ClusteringSettings(
@@ -84,10 +86,5 @@ def standardisation(features_ND: NDArray[np.float32]) -> tuple[NDArray[np.float3
     for start in range(0, len(features_ND), _CHUNK):
         squares_D += ((features_ND[start : start + _CHUNK] - mean_D).astype(np.float64) ** 2).sum(axis=0)
     varies_D = features_ND.max(axis=0) > features_ND.min(axis=0)
-    if not varies_D.any():
-        raise CellError(
-            f"kmeans: all {len(mean_D)} feature dimensions are constant over the {len(features_ND)} training images: "
-            "the model gives every image the same features; check its weights and its preprocessing"
-        )
     std_D = np.sqrt(squares_D / len(features_ND))
     return mean_D, np.where(varies_D, 1 / np.where(varies_D, std_D, 1), 0).astype(np.float32)

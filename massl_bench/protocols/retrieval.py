@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from massl_bench.checks import check_not_constant
 from massl_bench.errors import CellError, RequestError
 from massl_bench.labels import check_not_empty
 from massl_bench.metrics.ranking import mean_score, precision_at, ranks_without, trapezoid_average_precision
@@ -52,11 +53,12 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
     Raises:
         RequestError: No ground truth, one of another number of queries, or one naming rows that are not there.
-        CellError: No query of a setting has a positive.
+        CellError: No query of a setting has a positive; every image of the database has the same features.
     """
     database, queries = data.banks["database"], data.banks["queries"]
     check_sizes(params, {"database": len(database), "queries": len(queries)})
     truth = check_truth(data.ground_truth, len(queries), len(database))
+    check_not_constant("retrieval", "database images", database.features)
     rankings = list(full_rankings(queries.features, database.features))
     scores = {}
     for setting in SETTINGS:

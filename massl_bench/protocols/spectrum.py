@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 from pydantic import Field, model_validator
 
+from massl_bench.checks import check_not_constant
 from massl_bench.errors import CellError, RequestError
 from massl_bench.metrics.spectrum import alignment, alpha_req, rank_me, second_moment, uniformity
 from massl_bench.search import cosine_neighbours, unit_rows
@@ -63,11 +64,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     bank = data.banks["train"] if "train" in data.banks else data.banks["all"]
     check_sizes(params, {"train": len(bank)})
     features = bank.features
-    if (features[:1] == features).all():
-        raise CellError(
-            f"spectrum: all {features.shape[1]} feature dimensions are constant over the {len(bank)} images: the model "
-            "gives every image the same features; check its weights and its preprocessing"
-        )
+    check_not_constant("spectrum", "images", features)
     mean_D, moment_DD = second_moment(features)
     try:
         alpha = alpha_req(moment_DD - np.outer(mean_D, mean_D), params.alpha_first, params.alpha_last)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from massl_bench import checks
 from massl_bench.errors import CellError, RequestError
 from massl_bench.protocols import class_retrieval, copy_detection, retrieval
 from massl_bench.types import CopyTruth, QueryTruth
@@ -207,3 +208,27 @@ def test_class_retrieval_bad_input(rng):
         class_retrieval.run(evaluation(3, test=(features[:9], np.arange(9) % 3)), CLASS, rng)
     with pytest.raises(CellError, match="no class has two test images"):
         class_retrieval.run(evaluation(12, test=(features, np.arange(12))), CLASS, rng)
+
+
+def constant(data):
+    return replace(data, banks={role: replace(b, features=np.ones_like(b.features)) for role, b in data.banks.items()})
+
+
+def test_constant_features(landmarks, copies, rng):
+    text = "feature dimensions are constant over the {}: the model gives every image the same features"
+    with pytest.raises(CellError, match=text.format("180 database images")):
+        retrieval.run(constant(landmarks), PARAMS, rng)
+    with pytest.raises(CellError, match=text.format("230 database images")):
+        copy_detection.run(constant(copies), COPY, rng)
+    with pytest.raises(CellError, match=text.format("12 test images")):
+        class_retrieval.run(evaluation(3, test=(np.ones((12, 4)), np.arange(12) % 3)), CLASS, rng)
+
+
+def test_one_row_that_differs_is_not_constant(monkeypatch):
+    monkeypatch.setattr(checks, "_CHUNK", 4)
+    features = np.ones((10, 3), dtype=np.float32)
+    with pytest.raises(CellError, match="all 3 feature dimensions are constant over the 10 images"):
+        checks.check_not_constant("any", "images", features)
+    features[9, 2] = 0
+    checks.check_not_constant("any", "images", features)
+    checks.check_not_constant("any", "images", features[:1])  # a single image is no constant
