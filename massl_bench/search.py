@@ -26,6 +26,9 @@ _DATABASE_CHUNK_BYTES = 1 << 30
 _SIMILARITY_CHUNK_BYTES = 1 << 28
 """Size of a block of similarities, where one is written out."""
 
+_QUERIES_TOGETHER = 256
+"""Queries whose similarities to a whole database are handed out at a time."""
+
 _SPARE = 8
 """Neighbours that are found beyond those that were asked."""
 
@@ -105,6 +108,24 @@ def cosine_neighbours(
     if (best.indices_QK < 0).any():
         raise RequestError("the search found fewer neighbours than asked: the features are not finite")
     return _settle(best, _Vectors(queries_QD, database_ND), (*boundaries, k))
+
+
+def cosine_similarities(
+    queries_QD: NDArray[np.float32], database_ND: NDArray[np.float32]
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yields (which queries, their cosine similarities to the whole database, float32 [q, N]), some queries at a time.
+
+    Equal rows of the database have equal similarities. A matrix product does not promise that, as the place of a row
+    decides how its sum is rounded: each different row is multiplied once.
+    """
+    unit_ND = unit_rows(database_ND) + np.float32(0)  # −0 becomes 0: rows that are equal have equal bytes
+    places: dict[bytes, int] = {}
+    place_N = np.array([places.setdefault(row_D.tobytes(), len(places)) for row_D in unit_ND])
+    _, first_M = np.unique(place_N, return_index=True)
+    different_MD, unit_QD = unit_ND[first_M], unit_rows(queries_QD)
+    for start in range(0, len(unit_QD), _QUERIES_TOGETHER):
+        chosen = slice(start, start + _QUERIES_TOGETHER)
+        yield chosen, (unit_QD[chosen] @ different_MD.T)[:, place_N]
 
 
 def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ Shapes: Q queries, N database rows, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -18,14 +18,12 @@ from pydantic import Field
 from massl_bench.checks import check_not_constant
 from massl_bench.errors import CellError, RequestError
 from massl_bench.metrics.ranking import mean_score, micro_average_precision, trapezoid_average_precision
-from massl_bench.search import unit_rows
+from massl_bench.search import cosine_similarities
 from massl_bench.types import CopyTruth, EvaluationData, FeatureBank, Score, StrictModel
 
 ROLES = ("originals", "queries")
 OPTIONAL_ROLES = ("distractors", "whitening")
 NAMED_BY_TRUTH = "originals"
-
-_QUERIES_PER_CHUNK = 256
 
 
 class Params(StrictModel):
@@ -69,7 +67,6 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     whitening = data.banks.get("whitening")
     if whitening is not None:
         database_ND, queries_QD = _whitened(whitening, (database_ND, queries_QD), params)
-    unit_ND, unit_QD = unit_rows(database_ND), unit_rows(queries_QD)
     details: dict[str, float | int | str] = {
         "distractors": len(distractors) if distractors is not None else 0,
         "whitening": f"learned on {len(whitening)} images" if whitening is not None else "none",
@@ -82,15 +79,14 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     copies_Q = truth.original >= 0
     rank_Q = np.full(len(queries), -1)
     own_Q = np.zeros(len(queries), dtype=np.float32)
-    for start, similarities_qN in _similarities(unit_QD, unit_ND):
-        chunk = slice(start, start + len(similarities_qN))
+    for chunk, similarities_qN in cosine_similarities(queries_QD, database_ND):
         own_Q[chunk] = np.take_along_axis(similarities_qN, np.maximum(truth.original[chunk], 0)[:, None], 1)[:, 0]
         # Equal similarities are ordered by index: the lower one comes first.
         ahead_qN = similarities_qN > own_Q[chunk, None]
         level_qN = similarities_qN == own_Q[chunk, None]
-        level_qN &= np.arange(len(unit_ND)) < truth.original[chunk, None]
+        level_qN &= np.arange(len(database_ND)) < truth.original[chunk, None]
         rank_Q[chunk] = (ahead_qN | level_qN).sum(axis=1)
-    limit = len(unit_ND) if params.rank_limit == "all" else params.rank_limit
+    limit = len(database_ND) if params.rank_limit == "all" else params.rank_limit
     ap_Q = np.array([trapezoid_average_precision(np.array([rank]), 1) if rank < limit else 0.0 for rank in rank_Q])
     scores = {}
     for block in sorted(set(truth.block.tolist())):
@@ -107,7 +103,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         name = f"map_{block.replace('/', '_')}"
         scores[name] = Score(value=score.value, ci95=score.ci95, details={**details, **score.details})
     micro = micro_average_precision(
-        own_Q[copies_Q], (block_qN for _, block_qN in _similarities(unit_QD, unit_ND)), int(copies_Q.sum())
+        own_Q[copies_Q], (block_qN for _, block_qN in cosine_similarities(queries_QD, database_ND)), int(copies_Q.sum())
     )
     scores["micro_ap"] = Score(value=micro, details=details)
     return scores
@@ -150,11 +146,3 @@ def _whitened(
     project_DD = vector_DD / value_D**params.whitening_exponent
     mean_D = rows_ND.mean(axis=0)
     return [((array.astype(np.float64) - mean_D) @ project_DD).astype(np.float32) for array in arrays]
-
-
-def _similarities(
-    unit_QD: NDArray[np.float32], unit_ND: NDArray[np.float32]
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yields (first query, similarities [q, N]) of pieces of the queries."""
-    for start in range(0, len(unit_QD), _QUERIES_PER_CHUNK):
-        yield start, unit_QD[start : start + _QUERIES_PER_CHUNK] @ unit_ND.T

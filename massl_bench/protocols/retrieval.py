@@ -19,7 +19,7 @@ from massl_bench.checks import check_not_constant
 from massl_bench.errors import CellError, RequestError
 from massl_bench.labels import check_not_empty
 from massl_bench.metrics.ranking import mean_score, precision_at, ranks_without, trapezoid_average_precision
-from massl_bench.search import unit_rows
+from massl_bench.search import cosine_similarities
 from massl_bench.types import CopyTruth, EvaluationData, QueryTruth, Score, StrictModel
 
 ROLES = ("database", "queries")
@@ -114,6 +114,5 @@ def roles_of_rows(query: QueryTruth, setting: str) -> tuple[NDArray[np.int64], N
 
 def full_rankings(queries_QD: NDArray[np.float32], database_ND: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
     """Yields for each query all rows by larger cosine similarity, then by lower index, int64 [N]."""
-    unit_ND = unit_rows(database_ND)
-    for query_D in unit_rows(queries_QD):
-        yield np.argsort(-(unit_ND @ query_D), kind="stable")
+    for _, similarities_qN in cosine_similarities(queries_QD, database_ND):
+        yield from np.argsort(-similarities_qN, axis=1, kind="stable")

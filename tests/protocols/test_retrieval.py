@@ -95,6 +95,21 @@ def test_retrieval_metamorphic(change, landmarks, rng):
     assert scores == base
 
 
+def test_a_duplicate_comes_after_the_image_of_lower_index(rng):
+    """The best image and its duplicate, far behind it: whichever is the positive, the ranking is the same."""
+    for _ in range(40):
+        query = rng.standard_normal((1, 37))
+        rows = rng.standard_normal((103, 37))
+        rows[0] = rows[102] = 3 * query + 0.01 * rng.standard_normal(37)
+        data = evaluation(database=(rows,), queries=(query,))
+        first, last = (
+            retrieval.run(replace(data, ground_truth=truth_of({"easy": [row], "hard": [5], "junk": []})), PARAMS, rng)
+            for row in (0, 102)
+        )
+        assert first["map_easy"].value == 1.0
+        assert last["map_easy"].value == 0.25  # at rank 1: ½ · (0 + ½)
+
+
 def test_retrieval_bad_input(landmarks, rng):
     with pytest.raises(RequestError, match="needs a ground truth"):
         retrieval.run(replace(landmarks, ground_truth=None), PARAMS, rng)
