@@ -189,7 +189,8 @@ class Score:
 
     value: float
     ci95: tuple[float, float] | None = None
-    """95 % interval: of a single measurement over the test items (bootstrap), of the mean of draws over the draws."""
+    """95 % interval: of a single measurement over the test items (bootstrap, if nothing else is said), of the mean of
+    draws over the draws."""
     std: float | None = None
     """Standard deviation over `per_seed`, for what is sampled."""
     per_seed: tuple[float, ...] | None = None

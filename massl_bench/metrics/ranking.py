@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.metrics.intervals import centred_interval, percentile_interval
 from massl_bench.types import Score
 
 
@@ -46,31 +48,62 @@ def average_precision_at_r(relevant_R: NDArray[np.bool_]) -> float:
 
 
 def micro_average_precision(
-    positive_scores_P: NDArray[np.float32], all_scores: Iterable[NDArray[np.float32]], num_positives: int
-) -> float:
+    own_Q: NDArray[np.float32],
+    has_original_Q: NDArray[np.bool_],
+    all_scores: Iterable[tuple[slice, NDArray[np.float32]]],
+    *,
+    resamples: int,
+    rng: np.random.Generator,
+) -> Score:
     """Returns the AP of all (query, row) pairs in one ranking (DISC21, Douze et al. 2021, arXiv 2106.09672, section 4).
 
-    Precision is taken after all pairs of an equal score, so that no order among them matters.
+    Precision is taken after all pairs of an equal score, so that no order among them matters. The bootstrap 95 %
+    interval is over the queries, each with all its pairs, and centred: equal scores of repeated queries raise the AP.
 
     Args:
-        positive_scores_P: scores of the true pairs.
-        all_scores: blocks of the scores of all pairs, the true ones among them.
-        num_positives: true pairs in all.
+        own_Q: the score of each query's true pair; of a query without one, any number.
+        has_original_Q: which queries have a true pair, at least one of them.
+        all_scores: (which queries, scores of all their pairs [q, N]), the true pairs among them.
+        resamples: R, the number of bootstrap resamples.
+        rng: draws the resamples.
     """
-    thresholds, pairs = np.unique(positive_scores_P, return_counts=True)
-    at_least = np.zeros(len(thresholds), dtype=np.int64)
-    for block in all_scores:
+    count = len(own_Q)
+    true_P = np.flatnonzero(has_original_Q)[np.argsort(own_Q[has_original_Q], kind="stable")]
+    thresholds_T, first_T, true_T = np.unique(own_Q[true_P], return_index=True, return_counts=True)
+    num_thresholds = len(thresholds_T)
+    # How often each resample holds each query. Single precision is enough for the resamples, and twice as fast.
+    weights_RQ = rng.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float32)
+    at_least_T = np.zeros(num_thresholds, dtype=np.int64)
+    at_least_RT = np.zeros((resamples, num_thresholds), dtype=np.float32)
+    for chosen, scores_qN in all_scores:
         # How many thresholds each score reaches; a score that reaches i of them counts for the lowest i.
-        reached = np.bincount(np.searchsorted(thresholds, block.ravel(), side="right"), minlength=len(thresholds) + 1)
-        at_least += np.cumsum(reached[::-1])[::-1][1:]
-    true_at_least = np.cumsum(pairs[::-1])[::-1]
-    return float((pairs * true_at_least / at_least).sum() / num_positives)
+        reached_qN = np.searchsorted(thresholds_T, scores_qN, side="right")
+        reached_qN += (num_thresholds + 1) * np.arange(len(scores_qN))[:, None]
+        pairs = np.bincount(reached_qN.ravel(), minlength=len(scores_qN) * (num_thresholds + 1))
+        pairs_qT = _from_the_right(pairs.reshape(len(scores_qN), -1))[:, 1:]
+        at_least_T += pairs_qT.sum(axis=0)
+        at_least_RT += weights_RQ[:, chosen] @ pairs_qT.astype(np.float32)
+    value = float(_micro_areas(true_T, at_least_T))
+    true_RT = np.add.reduceat(weights_RQ[:, true_P], first_T, axis=1)
+    draws = _micro_areas(true_RT, at_least_RT)[true_RT.any(axis=1)].astype(np.float64)
+    return Score(value=value, ci95=centred_interval(value, draws) if len(draws) else None)
+
+
+def _micro_areas(true_xT: NDArray[Any], at_least_xT: NDArray[Any]) -> NDArray[Any]:
+    """Returns the AP of the true pairs at each threshold, given how many pairs of any kind reach it."""
+    precision_xT = _from_the_right(true_xT) / np.maximum(at_least_xT, 1)
+    area_x: NDArray[Any] = (true_xT * precision_xT).sum(axis=-1) / np.maximum(true_xT.sum(axis=-1), 1)
+    return area_x
+
+
+def _from_the_right(counts_xT: NDArray[Any]) -> NDArray[Any]:
+    """Returns the sums over each entry of the last axis and all after it."""
+    return np.cumsum(counts_xT[..., ::-1], axis=-1)[..., ::-1]
 
 
 def mean_score(values_Q: NDArray[np.float64], *, left_out: int, resamples: int, rng: np.random.Generator) -> Score:
     """Returns the mean over queries with its bootstrap 95 % interval, and how many queries had nothing to find."""
     count = len(values_Q)
     draws_R = np.array([values_Q[rng.integers(count, size=count)].mean() for _ in range(resamples)])
-    low, high = np.quantile(draws_R, (0.025, 0.975))
     details: dict[str, float | int | str] = {"queries_left_out": left_out} if left_out else {}
-    return Score(value=float(values_Q.mean()), ci95=(float(low), float(high)), details=details)
+    return Score(value=float(values_Q.mean()), ci95=percentile_interval(draws_R), details=details)

@@ -27,8 +27,42 @@ def rank_me(moment_DD: NDArray[np.float64], epsilon: float) -> float:
         epsilon: added to each share.
     """
     singular_D = np.sqrt(np.maximum(np.linalg.eigvalsh(moment_DD), 0))
-    share_D = singular_D / singular_D.sum() + epsilon
+    share_D = singular_D / (singular_D.sum() or 1) + epsilon
     return float(np.exp(-(share_D * np.log(share_D)).sum()))
+
+
+def rank_me_interval(
+    features_ND: NDArray[np.float32],
+    moment_DD: NDArray[np.float64],
+    epsilon: float,
+    *,
+    groups: int,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """Returns a 95 % interval of RankMe over the items, by the delete-a-group jackknife (Kott, J. Off. Stat. 2001).
+
+    RankMe is measured without one of G random groups of the items, for each of the groups; with r_g these values, the
+    standard error is √((G − 1) / G · Σ (r_g − r̄)²). The interval is 1.96 of them to either side of the value.
+    (A bootstrap would hold fewer different items than the sample, whose RankMe is lower.)
+
+    Args:
+        features_ND: the items, at least two.
+        moment_DD: their XᵀX / N.
+        epsilon: as in `rank_me`.
+        groups: G, at least 2; each item is a group where there are fewer items.
+        rng: draws the groups.
+    """
+    count = len(features_ND)
+    num_groups = min(groups, count)
+    values_G = np.array(
+        [
+            rank_me(count * moment_DD - len(group) * second_moment(features_ND[np.sort(group)])[1], epsilon)
+            for group in np.array_split(rng.permutation(count), num_groups)
+        ]
+    )
+    error = np.sqrt((num_groups - 1) * values_G.var())
+    value = rank_me(moment_DD, epsilon)
+    return float(value - 1.96 * error), float(value + 1.96 * error)
 
 
 def alpha_req(covariance_DD: NDArray[np.float64], first: int, last: int) -> float:

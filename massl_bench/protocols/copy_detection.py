@@ -9,6 +9,7 @@ Shapes: Q queries, N database rows, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -51,7 +52,7 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
-    """Returns the mAP of each block with bootstrap intervals over its queries, and the micro-AP.
+    """Returns the mAP of each block with bootstrap intervals over its queries, and the micro-AP with one over all.
 
     Raises:
         RequestError: No ground truth, or one naming originals that are not there.
@@ -101,11 +102,15 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
             rng=rng,
         )
         name = f"map_{block.replace('/', '_')}"
-        scores[name] = Score(value=score.value, ci95=score.ci95, details={**details, **score.details})
+        scores[name] = replace(score, details={**details, **score.details})
     micro = micro_average_precision(
-        own_Q[copies_Q], (block_qN for _, block_qN in cosine_similarities(queries_QD, database_ND)), int(copies_Q.sum())
+        own_Q,
+        copies_Q,
+        cosine_similarities(queries_QD, database_ND),
+        resamples=params.bootstrap_resamples,
+        rng=rng,
     )
-    scores["micro_ap"] = Score(value=micro, details=details)
+    scores["micro_ap"] = replace(micro, details=details)
     return scores
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from massl_bench.checks import check_not_constant
 from massl_bench.errors import CellError, RequestError
-from massl_bench.metrics.spectrum import alignment, alpha_req, rank_me, second_moment, uniformity
+from massl_bench.metrics.spectrum import alignment, alpha_req, rank_me, rank_me_interval, second_moment, uniformity
 from massl_bench.search import cosine_neighbours, unit_rows
 from massl_bench.types import EvaluationData, Score, StrictModel
 
@@ -29,6 +29,8 @@ class Params(StrictModel):
     """The parameters of the protocol."""
 
     rankme_epsilon: float = Field(gt=0)
+    jackknife_groups: int = Field(ge=2)
+    """Groups of items, each left out once, behind RankMe's interval."""
     alpha_first: int = Field(ge=1)
     """First rank of the eigenvalues in α-ReQ's fit, from 1."""
     alpha_last: int = Field(ge=3)
@@ -57,6 +59,8 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
     """Returns the four measures of the training split, or of the one split of unlabelled data.
 
+    RankMe has a 95 % interval over the items.
+
     Raises:
         RequestError: Fewer than two items.
         CellError: All items have the same features; too few dimensions for the fit of α-ReQ.
@@ -79,8 +83,9 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     own = nearest.indices_QK == np.arange(len(unit))[:, None]
     similarity = np.where(own[:, 0], nearest.similarities_QK[:, 1], nearest.similarities_QK[:, 0])
     details: dict[str, float | int | str] = {"items": len(unit)}
+    interval = rank_me_interval(features, moment_DD, params.rankme_epsilon, groups=params.jackknife_groups, rng=rng)
     return {
-        "rankme": Score(value=rank_me(moment_DD, params.rankme_epsilon)),
+        "rankme": Score(value=rank_me(moment_DD, params.rankme_epsilon), ci95=interval),
         "alpha_req": Score(value=alpha),
         "alignment": Score(value=alignment(similarity), details={**details, "positives": "nearest neighbours"}),
         "uniformity": Score(value=uniformity(unit), details=details),

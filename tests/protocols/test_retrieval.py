@@ -8,6 +8,7 @@ import pytest
 
 from massl_bench import checks
 from massl_bench.errors import CellError, RequestError
+from massl_bench.metrics.ranking import micro_average_precision
 from massl_bench.protocols import class_retrieval, copy_detection, retrieval
 from massl_bench.types import CopyTruth, QueryTruth
 from tests.conftest import GOLDEN
@@ -167,13 +168,36 @@ def test_micro_average_precision_is_scikit_learns(copies, rng):
     assert ours == pytest.approx(average_precision_score(true.ravel(), pairs.ravel()), abs=1e-6)
 
 
+def test_the_interval_of_micro_ap_is_a_bootstrap_over_the_queries():
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(3)
+    scores = np.round(rng.standard_normal((50, 20)), 1).astype(np.float32)  # with equal ones
+    original = rng.integers(-1, 20, size=50)
+    found = original >= 0
+    scores[found, original[found]] += 2
+    true = np.arange(20) == original[:, None]
+    pieces = [(slice(0, 30), scores[:30]), (slice(30, 50), scores[30:])]
+    own = scores[np.arange(50), original]
+    measured = micro_average_precision(own, found, pieces, resamples=60, rng=np.random.default_rng(0))
+
+    def average_precision(weights):
+        return average_precision_score(true.ravel(), scores.ravel(), sample_weight=np.repeat(weights, 20))
+
+    resampled = np.random.default_rng(0).multinomial(50, np.full(50, 1 / 50), 60)
+    draws = np.array([average_precision(weights) for weights in resampled])
+    value = average_precision(np.ones(50))
+    assert measured.value == pytest.approx(value, abs=1e-9)
+    assert measured.ci95 == pytest.approx(value + np.quantile(draws, (0.025, 0.975)) - draws.mean(), abs=1e-6)
+    assert measured.ci95[0] < value < measured.ci95[1]
+
+
 def test_perfect_copies_are_found(rng):
     originals = rng.standard_normal((20, 8))
     data = evaluation(originals=(originals,), queries=(originals * 2,))
     truth = CopyTruth(original=np.arange(20), block=np.full(20, "strong"))
     scores = copy_detection.run(replace(data, ground_truth=truth), COPY, rng)
-    assert scores["map_strong"].value == 1.0
-    assert scores["micro_ap"].value == 1.0
+    assert {(score.value, score.ci95) for score in scores.values()} == {(1.0, (1.0, 1.0))}
 
 
 def test_copy_detection_bad_input(copies, rng):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from massl_bench.errors import CellError, RequestError
-from massl_bench.metrics.spectrum import alpha_req, uniformity
+from massl_bench.metrics.spectrum import alpha_req, rank_me, rank_me_interval, second_moment, uniformity
 from massl_bench.protocols import spectrum
 from tests.protocols.banks import evaluation, params_of
 
@@ -27,6 +27,28 @@ def test_rankme_is_the_definition_on_the_singular_values(single_label):
     singular = np.linalg.svd(features.astype(np.float64), compute_uv=False)
     share = singular / singular.sum() + 1e-7
     assert run(features)["rankme"].value == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-6)
+
+
+def test_the_interval_of_rankme_is_as_wide_as_the_spread_over_samples():
+    def sample(seed):
+        rng = np.random.default_rng(seed)
+        features = rng.standard_normal((400, 24)) / np.arange(1, 25) + 0.3
+        score = run(features)["rankme"]
+        low, high = score.ci95
+        assert low < score.value < high
+        return score.value, (high - low) / (2 * 1.96)
+
+    values, errors = np.array([sample(seed) for seed in range(30)]).T
+    assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.2)
+    assert (abs(values - values.mean()) < 1.96 * errors).mean() > 0.85
+
+
+def test_the_interval_of_few_items_of_which_most_are_zero():
+    features = np.zeros((6, 5), dtype=np.float32)
+    features[0, 0] = 1
+    _, moment = second_moment(features)
+    low, high = rank_me_interval(features, moment, 1e-7, groups=20, rng=np.random.default_rng(0))
+    assert low <= rank_me(moment, 1e-7) <= high
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.7])
