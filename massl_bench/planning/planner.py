@@ -184,6 +184,7 @@ class Planner(Cells):
             if role not in self.bank_roles(cell) or key not in self.cache:
                 check_boxes(cell.dataset.split(role), key.preprocessing)
         self._check_truth(cell.task.spec, cell.dataset)
+        self._check_headline(cell)
         protocol.check_sizes(cell.task.params, {role: self.count(cell.dataset, role) for role in roles})
 
     def _check_truth(self, task: TaskSpec, dataset: Dataset) -> None:
@@ -212,6 +213,12 @@ class Planner(Cells):
                 "whole; fewer queries are possible: --limit queries=N"
             )
 
+    def _check_headline(self, cell: PlannedCell) -> None:
+        """Raises `RequestError` where the ground truth leaves nothing to measure the headline on."""
+        truth = self.ground_truth(cell)
+        if truth is not None:
+            protocols.check_headline(cell.task.spec, cell.task.params, truth, cell.dataset_reference)
+
     def _plan_handed(self, task: PlannedTask) -> PlannedCell:
         kind = self.handed.kind
         fitting = protocols.tasks_on_features(kind, self._registry)
@@ -233,7 +240,9 @@ class Planner(Cells):
             )
         sizes = {role: len(self.handed.banks[role]) for role in roles}
         protocols.load(task.spec.protocol).check_sizes(task.params, sizes)
-        return PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None)
+        cell = PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None)
+        self._check_headline(cell)
+        return cell
 
 
 def timed(call: Callable[[], T]) -> tuple[float, T]:

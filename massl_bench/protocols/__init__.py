@@ -20,9 +20,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from massl_bench import plugins
-from massl_bench.errors import SpecError, unknown_name
+from massl_bench.errors import RequestError, SpecError, unknown_name
 from massl_bench.specs import Registry, SuiteSpec, TaskSpec, first_problem
-from massl_bench.types import DatasetKind, EvaluationData, Score, StrictModel
+from massl_bench.types import DatasetKind, EvaluationData, GroundTruth, Score, StrictModel
 
 
 class ProtocolModule(Protocol):
@@ -46,8 +46,8 @@ def roles(name: str, kind: DatasetKind, available: Iterable[str]) -> tuple[str, 
 
     A module may define, beyond the above: `OPTIONAL_ROLES`, read where the dataset has them; `ROLES_OF_KIND`, in
     place of `ROLES` for a kind of dataset; `HEADLINES`, the metrics of a kind that the task's own headline does not
-    exist for, the headline first; `VIEW_ROLES`, see `view_roles`; `NAMED_BY_TRUTH`, see `named_by_truth`; and
-    `NEEDS_TORCH`.
+    exist for, the headline first; `VIEW_ROLES`, see `view_roles`; `NAMED_BY_TRUTH`, see `named_by_truth`;
+    `metrics_of_truth`, see `check_headline`; and `NEEDS_TORCH`.
     """
     module = load(name)
     needed: tuple[str, ...] = getattr(module, "ROLES_OF_KIND", {}).get(kind, module.ROLES)
@@ -104,6 +104,26 @@ def named_by_truth(name: str) -> str | None:
     """Returns the split whose rows a protocol's ground truth names, or None for a protocol that asks for none."""
     role: str | None = getattr(load(name), "NAMED_BY_TRUTH", None)
     return role
+
+
+def check_headline(task: TaskSpec, params: StrictModel, truth: GroundTruth, place: str) -> None:
+    """Raises `RequestError` where a ground truth leaves nothing to measure a task's headline on.
+
+    A module's `metrics_of_truth(params, truth)` are those of its metrics that can be measured.
+
+    Args:
+        task: the task.
+        params: its parameters.
+        truth: what the queries should find.
+        place: where that comes from, for the error.
+    """
+    module = load(task.protocol)
+    measured: Sequence[str] = getattr(module, "metrics_of_truth", lambda *_: [task.headline])(params, truth)
+    if task.headline not in measured:
+        remedy = f"--set {task.name}.headline={measured[0]}" if measured else "nothing else can be measured either"
+        raise RequestError(
+            f"{task.name}: no query of {place} has anything to find for the headline {task.headline}; {remedy}"
+        )
 
 
 def needs_torch(name: str) -> bool:

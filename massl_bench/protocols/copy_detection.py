@@ -44,6 +44,13 @@ def metric_names(params: Params) -> list[str]:
     return ["map_strong", "micro_ap"]
 
 
+def metrics_of_truth(params: Params, truth: CopyTruth) -> list[str]:
+    """Returns those of `metric_names` that the queries leave something to find for."""
+    found_Q = truth.original >= 0
+    there = {"map_strong": (found_Q & (truth.block == "strong")).any(), "micro_ap": found_Q.any()}
+    return [name for name in metric_names(params) if there[name]]
+
+
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for no queries, or no originals."""
     for role in ROLES:

@@ -10,6 +10,7 @@ Shapes: Q queries, N database rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,13 @@ def metric_names(params: Params) -> list[str]:
     ]
 
 
+def metrics_of_truth(params: Params, truth: Sequence[QueryTruth]) -> list[str]:
+    """Returns those of `metric_names` whose setting has a query with a positive, the mAPs of the settings first."""
+    there = settings_with_positives(truth)
+    names = [name for name in metric_names(params) if name.rpartition("_")[2] in there]
+    return sorted(names, key=lambda name: not name.startswith("map_"))
+
+
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for no queries, or no database."""
     check_not_empty("retrieval", ROLES, num_items)
@@ -51,17 +59,25 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
     """Returns mAP and mean precisions of the three settings, with bootstrap intervals over the queries.
 
+    A setting in which no query has a positive is left out, and the scores of the others say so.
+
     Raises:
         RequestError: No ground truth, one of another number of queries, or one naming rows that are not there.
-        CellError: No query of a setting has a positive; every image of the database has the same features.
+        CellError: No query has a positive; every image of the database has the same features.
     """
     database, queries = data.banks["database"], data.banks["queries"]
     check_sizes(params, {"database": len(database), "queries": len(queries)})
     truth = check_truth(data.ground_truth, len(queries), len(database))
     check_not_constant("retrieval", "database images", database.features)
+    settings = settings_with_positives(truth)
+    if not settings:
+        raise CellError(f"retrieval: none of the {len(truth)} queries has a positive")
+    left_out: dict[str, str] = {}
+    if len(settings) < len(SETTINGS):
+        left_out["settings_left_out"] = ", ".join(setting for setting in SETTINGS if setting not in settings)
     rankings = list(full_rankings(queries.features, database.features))
     scores = {}
-    for setting in SETTINGS:
+    for setting in settings:
         precisions, aps = [], []
         for ranking_N, query in zip(rankings, truth, strict=True):
             positives, ignored = roles_of_rows(query, setting)
@@ -69,15 +85,12 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
                 ranks = ranks_without(ranking_N, positives, ignored)
                 aps.append(trapezoid_average_precision(ranks))
                 precisions.append([precision_at(ranks, k) for k in params.precision_at])
-        if not aps:
-            raise CellError(f"retrieval: none of the {len(truth)} queries has a positive in the setting {setting}")
         columns = {f"map_{setting}": np.array(aps)}
         for k, values in zip(params.precision_at, np.array(precisions).T, strict=True):
             columns[f"mp@{k}_{setting}"] = values
         for name, values_Q in columns.items():
-            scores[name] = mean_score(
-                values_Q, left_out=len(truth) - len(aps), resamples=params.bootstrap_resamples, rng=rng
-            )
+            score = mean_score(values_Q, left_out=len(truth) - len(aps), resamples=params.bootstrap_resamples, rng=rng)
+            scores[name] = replace(score, details={**score.details, **left_out})
     return scores
 
 
@@ -99,6 +112,11 @@ def check_truth(
                     f"allowed: 0 to {num_rows - 1}"
                 )
     return truth
+
+
+def settings_with_positives(truth: Sequence[QueryTruth]) -> list[str]:
+    """Returns the settings in which at least one query has a positive."""
+    return [setting for setting in SETTINGS if any(len(roles_of_rows(query, setting)[0]) for query in truth)]
 
 
 def roles_of_rows(query: QueryTruth, setting: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -71,6 +71,33 @@ def test_copy_detection(run, expected, tmp_path):
     assert whitened["map_strong"]["value"] == pytest.approx(expected["copy_detection_whitened"]["map"], abs=1e-6)
 
 
+def test_a_headline_without_anything_to_find_is_known_before_work_starts(run, tmp_path):
+    with np.load(GOLDEN / "features_copy_detection.npz") as arrays:
+        blocks = np.full(len(arrays["queries"]), "crops/10")
+        np.savez(tmp_path / "crops.npz", **arrays, query_block=blocks)
+    code, error = run(tmp_path / "crops.npz", "copy-detection")
+    assert code == 2
+    advice = "--set copy-detection.headline=micro_ap"
+    assert f"no query of crops has anything to find for the headline map_strong; {advice}" in error
+    assert set(run(tmp_path / "crops.npz", "copy-detection", *advice.split())["metrics"]) == {
+        "map_crops_10",
+        "micro_ap",
+    }
+
+    file, truth = GOLDEN / "features_retrieval.npz", tmp_path / "truth.json"
+    entries = json.loads((GOLDEN / "retrieval_ground_truth.json").read_text())
+    truth.write_text(json.dumps([{**entry, "hard": []} for entry in entries]))
+    code, error = run(file, "retrieval", "--ground-truth", str(truth), "--set", "retrieval.headline=map_hard")
+    assert code == 2
+    assert error.strip().endswith("for the headline map_hard; --set retrieval.headline=map_easy")
+    record = run(file, "retrieval", "--ground-truth", str(truth))
+    assert record["metrics"]["map_medium"]["details"]["settings_left_out"] == "hard"
+    truth.write_text(json.dumps([{**entry, "easy": [], "hard": []} for entry in entries]))
+    code, error = run(file, "retrieval", "--ground-truth", str(truth))
+    assert code == 2
+    assert "nothing else can be measured either" in error
+
+
 def test_the_headline_and_the_selection_fit_the_kind(run):
     record = run(GOLDEN / "features_multi_label.npz", "linear", "--set", "linear.num_c=5")
     assert record["identity"]["task"]["headline"] == "map"

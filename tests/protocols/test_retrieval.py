@@ -96,6 +96,15 @@ def test_retrieval_metamorphic(change, landmarks, rng):
     assert scores == base
 
 
+def test_a_setting_without_positives_is_left_out(landmarks, rng):
+    without_hard = [replace(query, hard=query.hard[:0]) for query in landmarks.ground_truth]
+    base = retrieval.run(landmarks, PARAMS, np.random.default_rng(0))
+    scores = retrieval.run(replace(landmarks, ground_truth=without_hard), PARAMS, np.random.default_rng(0))
+    assert set(scores) == {name for name in base if not name.endswith("_hard")}
+    assert {score.details["settings_left_out"] for score in scores.values()} == {"hard"}
+    assert not any("settings_left_out" in score.details for score in base.values())
+
+
 def test_a_duplicate_comes_after_the_image_of_lower_index(rng):
     """The best image and its duplicate, far behind it: whichever is the positive, the ranking is the same."""
     for _ in range(40):
@@ -120,7 +129,7 @@ def test_retrieval_bad_input(landmarks, rng):
     with pytest.raises(RequestError, match="query 0: easy names image 180, which is not there; allowed: 0 to 179"):
         retrieval.run(replace(landmarks, ground_truth=wrong + landmarks.ground_truth[1:]), PARAMS, rng)
     nothing = truth_of(*[{"easy": [], "hard": [], "junk": [1]}] * 14)
-    with pytest.raises(CellError, match="none of the 14 queries has a positive in the setting easy"):
+    with pytest.raises(CellError, match="none of the 14 queries has a positive"):
         retrieval.run(replace(landmarks, ground_truth=nothing), PARAMS, rng)
 
 
