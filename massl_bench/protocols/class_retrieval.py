@@ -46,7 +46,7 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
-    """Returns mAP at R and recall at k, with bootstrap intervals over the queries.
+    """Returns mAP at R and recall at k, with bootstrap intervals over the queries, which search the same items.
 
     Raises:
         RequestError: Too few items; no labels; fewer than two classes.

@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from massl_bench import checks
 from massl_bench.errors import CellError, RequestError
-from massl_bench.metrics.ranking import micro_average_precision
+from massl_bench.metrics.intervals import mean_interval
+from massl_bench.metrics.ranking import micro_average_precision, trapezoid_average_precision
 from massl_bench.protocols import class_retrieval, copy_detection, retrieval
 from massl_bench.types import CopyTruth, QueryTruth
 from tests.conftest import GOLDEN
@@ -280,3 +282,73 @@ def test_one_row_that_differs_is_not_constant(monkeypatch):
     features[9, 2] = 0
     checks.check_not_constant("any", "images", features)
     checks.check_not_constant("any", "images", features[:1])  # a single image is no constant
+
+
+SEEDS = range(20)
+ENOUGH = 16
+"""So many of 20 intervals of 95 % hold the truth in all but one of 400 cases."""
+
+
+def test_landmarks_of_perfect_features():
+    places = np.eye(30, 40)
+    truth = truth_of(*({"easy": [place], "hard": [place + 30], "junk": [place + 60]} for place in range(30)))
+    for seed in SEEDS:
+        noise = 0.01 * np.random.default_rng(seed).standard_normal((90, 40))
+        data = evaluation(database=(np.tile(places, (3, 1)) + noise,), queries=(places,))
+        scores = retrieval.run(replace(data, ground_truth=truth), PARAMS, np.random.default_rng(seed))
+        assert {(score.value, score.ci95) for score in scores.values()} == {(1.0, (1.0, 1.0))}
+
+
+def test_landmarks_of_random_features():
+    """Every set of ranks of the positives is as likely as any other."""
+
+    def chance(num_rows, num_positives):
+        every = combinations(range(num_rows), num_positives)
+        return np.mean([trapezoid_average_precision(np.array(ranks)) for ranks in every])
+
+    expected = {"map_easy": chance(47, 1), "map_medium": chance(48, 2), "map_hard": chance(47, 1)}
+    expected |= {"mp@1_easy": 1 / 47, "mp@1_medium": 2 / 48, "mp@1_hard": 1 / 47}
+    truth = truth_of(*({"easy": [row % 50], "hard": [(row + 1) % 50], "junk": [2, 3]} for row in range(4, 124)))
+    truth = [query for query in truth if not {2, 3} & {query.easy[0], query.hard[0]}]
+    held = dict.fromkeys(expected, 0)
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        data = evaluation(database=(rng.standard_normal((50, 64)),), queries=(rng.standard_normal((len(truth), 64)),))
+        scores = retrieval.run(replace(data, ground_truth=truth), PARAMS, rng)
+        for name, value in expected.items():
+            low, high = scores[name].ci95
+            held[name] += low <= value <= high
+    assert min(held.values()) >= ENOUGH, held
+
+
+def test_class_retrieval_of_perfect_features():
+    labels = np.arange(96) % 8
+    for seed in SEEDS:
+        features = np.eye(8)[labels] + 0.01 * np.random.default_rng(seed).standard_normal((96, 8))
+        scores = class_retrieval.run(evaluation(8, test=(features, labels)), CLASS, np.random.default_rng(seed))
+        assert {(score.value, score.ci95) for score in scores.values()} == {(1.0, (1.0, 1.0))}
+
+
+def test_class_retrieval_of_random_features():
+    labels = np.arange(240) % 8
+    others, same = 239, 29  # of each item, and those among them of its class
+    # The item at rank i is of the class with probability s / o; then so is each before it with (s − 1) / (o − 1).
+    rank = np.arange(1, same + 1)
+    expected = {
+        "map@r": (same / others * (1 + (rank - 1) * (same - 1) / (others - 1)) / rank).mean(),
+        "recall@1": same / others,
+        "recall@5": 1 - np.prod((others - same - np.arange(5)) / (others - np.arange(5))),
+    }
+    measured, held = {name: [] for name in expected}, dict.fromkeys(expected, 0)
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        scores = class_retrieval.run(evaluation(8, test=(rng.standard_normal((240, 64)), labels)), CLASS, rng)
+        for name, value in expected.items():
+            low, high = scores[name].ci95
+            held[name] += low <= value <= high
+            measured[name].append(scores[name].value)
+    for name, value in expected.items():
+        low, high = mean_interval(measured[name])
+        assert low <= value <= high, name
+    # Two items that find each other count twice: the interval over the queries is narrower than that over data sets.
+    assert min(held.values()) >= ENOUGH - 2, held
