@@ -237,6 +237,13 @@ def test_a_features_file_with_code_is_refused(run_cli: Cli, tmp_path: Path) -> N
         (["run", "--task", "knn", "--dataset", "folder:none", "--model", "pixels"], "no such directory"),
         (["run", "--task", "knn", "--features", "none.npz"], "--features needs --name NAME"),
         (["run", "--task", "knn", "--features", "none.npz", "--name", "x"], "none.npz: no such file"),
+        ([*DIGITS, "--model", "pixels", "--label-column", "x"], "--label-column: is for hf: data; digits is of the reg"),
+        ([*DIGITS, "--model", "pixels", "--image-column", "x"], "--image-column: is for hf: data; digits is of the reg"),
+        ([*DIGITS, "--model", "pixels", "--split", "test=train"], "--split: is for hf: data and class folders; digits"),
+        (
+            ["run", "--suite", "quick", "--model", "pixels", "--split", "test=train"],
+            "--suite quick is of datasets of the registry",
+        ),
         (["info", "digit"], "did you mean digits"),
         (["list", "task"], "did you mean tasks"),
         (["leaderboard", "--format", "pdf"], "unknown format 'pdf'"),
@@ -258,6 +265,19 @@ def test_an_unlabelled_dataset_needs_another_task(run_cli: Cli, tmp_path: Path) 
     assert answer.code == 2
     assert "task knn needs a single-label dataset" in answer.error
     assert "is unlabelled" in answer.error
+
+
+def test_options_of_tables_are_not_for_folders_and_shards(run_cli: Cli, image_folder: Path) -> None:
+    flat = image_folder / "train" / "red"
+    for reference, option in (
+        (f"folder:{image_folder}", ("--label-column", "label")),
+        (f"folder:{flat}", ("--split", "train=a")),
+        ("wds:none-{0..1}.tar", ("--split", "all=a")),
+    ):
+        answer = run_cli("run", "--task", "spectrum", "--dataset", reference, "--model", "pixels", *option)
+        assert answer.code == 2
+        assert f"{option[0]}: is for hf: data" in answer.error
+        assert "leave it out" in answer.error
 
 
 def test_a_corrupt_image_fails_its_cell_and_the_others_go_on(run_cli: Cli, image_folder: Path) -> None:

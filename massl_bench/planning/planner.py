@@ -41,6 +41,8 @@ class Planner(Cells):
         resolve_device(self.request.device)
         if self.request.suite is not None:
             protocols.check_suite(self._registry.suite(self.request.suite), self._registry)
+            why = "of datasets of the registry, which say their columns and splits"
+            self.request.data.check_used(f"--suite {self.request.suite}", why=why)
         tasks = {name: self._plan_task(name) for name, _ in self.request.cells}
         unused = set(self.request.overrides) - set(tasks)
         if unused:
