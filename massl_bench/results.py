@@ -112,6 +112,16 @@ class Environment(StrictModel):
     git_commit: str | None
 
 
+class RequestedOptions(StrictModel):
+    """What the user said of how model and data are read, beyond their names: `verify` has to ask the same again."""
+
+    arch: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Source names by role."""
+
+
 class ResultRecord(StrictModel):
     """One cell: one model, one task, one dataset."""
 
@@ -132,6 +142,8 @@ class ResultRecord(StrictModel):
     model_reference: str
     ground_truth_file: str | None = None
     """What `--ground-truth` gave beside features of database and queries."""
+    request: RequestedOptions = RequestedOptions()
+    """Empty in records from before there was this key."""
     model_licence: str
     weights_origin: str
     preprocessing_origin: str

@@ -20,7 +20,7 @@ from massl_bench import protocols, results
 from massl_bench.errors import CellError, MasslBenchError, MissingDataError, one_line
 from massl_bench.features import Reporting, load_or_extract
 from massl_bench.models import Model
-from massl_bench.planning import PlannedCell, Planner, timed
+from massl_bench.planning import PlannedCell, Planner, RunRequest, timed
 from massl_bench.results import ResultRecord
 from massl_bench.types import EvaluationData, FeatureBank
 
@@ -161,6 +161,7 @@ class Runner:
             num_classes=num_classes,
             model_reference=card.reference if card is not None else str(self._planner.request.features_file),
             ground_truth_file=str(truth) if (truth := self._planner.request.ground_truth) is not None else None,
+            request=_requested_options(self._planner.request),
             model_licence=card.licence if card is not None else "unknown",
             weights_origin=card.weights_origin if card is not None else "features that were handed in",
             preprocessing_origin=card.preprocessing_origin + override if card is not None else "unknown",
@@ -236,6 +237,16 @@ class Runner:
         preprocessing = self._planner.preprocessing(cell)
         assert preprocessing is not None
         return self._encoder[1].pooled(cell.task.spec.pooling, preprocessing.crop)
+
+
+def _requested_options(request: RunRequest) -> results.RequestedOptions:
+    columns = request.data.columns
+    return results.RequestedOptions(
+        arch=request.arch,
+        image_column=columns.image,
+        label_column=columns.label,
+        splits=dict(request.data.splits),
+    )
 
 
 def _check_nothing_skipped(cell: PlannedCell, banks: Mapping[str, FeatureBank]) -> None:

@@ -237,8 +237,14 @@ def test_a_features_file_with_code_is_refused(run_cli: Cli, tmp_path: Path) -> N
         (["run", "--task", "knn", "--dataset", "folder:none", "--model", "pixels"], "no such directory"),
         (["run", "--task", "knn", "--features", "none.npz"], "--features needs --name NAME"),
         (["run", "--task", "knn", "--features", "none.npz", "--name", "x"], "none.npz: no such file"),
-        ([*DIGITS, "--model", "pixels", "--label-column", "x"], "--label-column: is for hf: data; digits is of the reg"),
-        ([*DIGITS, "--model", "pixels", "--image-column", "x"], "--image-column: is for hf: data; digits is of the reg"),
+        (
+            [*DIGITS, "--model", "pixels", "--label-column", "x"],
+            "--label-column: is for hf: data; digits is of the",
+        ),
+        (
+            [*DIGITS, "--model", "pixels", "--image-column", "x"],
+            "--image-column: is for hf: data; digits is of the",
+        ),
         ([*DIGITS, "--model", "pixels", "--split", "test=train"], "--split: is for hf: data and class folders; digits"),
         (
             ["run", "--suite", "quick", "--model", "pixels", "--split", "test=train"],

@@ -340,9 +340,7 @@ def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Da
     def find(place: Path) -> Dataset | None:
         sources, layout = spec.sources, find_layout(place, wanted, columns, spec.reader)
         if layout is None and spec.hub is not None and spec.hub.splits is not None:
-            hub = Columns(
-                options.columns.image or spec.hub.image_column, options.columns.label or spec.hub.label_column
-            )
+            hub = Columns(spec.hub.image_column, spec.hub.label_column)
             sources, layout = spec.hub_sources, find_parquet(place, _names(spec.hub_sources), hub)
         if layout is None:
             return None
