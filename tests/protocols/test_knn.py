@@ -147,3 +147,19 @@ def test_python_interface(arrays: dict[str, np.ndarray]) -> None:
     assert set(mb.evaluate("knn", banks, params={"k": [7]})) == {"top1@7", "top5@7", "mean_per_class@7"}
     with pytest.raises(RequestError, match="missing: test"):
         mb.evaluate("knn", {"train": banks["train"]})
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([0, -1, 1]), "expected class indices from 0, found -1"),
+        (np.array([0.0, 1.0, 1.0]), r"expected whole numbers \[N\] or \[N, C\], found float64 \[3\]"),
+        (np.zeros((3, 2, 2), dtype=np.int64), r"found int64 \[3, 2, 2\]"),
+        (np.array([[0, 2], [1, 1], [0, 0]]), "expected 1 present, 0 difficult, −1 absent, found 2"),
+        (np.array([[0, -2], [1, 1], [0, 0]]), "absent, found -2"),
+        (np.array([0, 1]), "expected 3, found 2"),
+    ],
+)
+def test_labels_that_are_none(labels: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FeatureBank.from_arrays(np.eye(3, dtype=np.float32), labels)
