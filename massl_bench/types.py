@@ -33,9 +33,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class StrictModel(BaseModel):
-    """Base of everything that is read from a file: unknown keys and silent conversions are errors."""
+    """Base of everything that is read from a file: unknown keys, silent conversions, infinities and NaN are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def _increasing(numbers: tuple[int, ...]) -> tuple[int, ...]:

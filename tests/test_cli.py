@@ -265,6 +265,25 @@ def test_known_before_work_starts(run_cli: Cli, arguments: list[str], message: s
     assert list(Path(os.environ["MASSL_BENCH_CACHE"]).glob("features/*")) == []
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("class-retrieval.recall_at=-1,5", "expected increasing numbers from 1, got [-1, 5]"),
+        ("retrieval.precision_at=0,1", "expected increasing numbers from 1, got [0, 1]"),
+        ("copy-detection.rank_limit=-5", "expected greater than 0, got -5"),
+        ("kmeans.max_points_per_centroid=0", "expected greater than 0, got 0"),
+        ("kmeans.faiss_seed=2147483648", "expected less than 2147483648"),
+        ("knn.temperature=inf", "expected a finite number, got inf"),
+        ("linear.log10_c_max=nan", "expected a finite number, got nan"),
+    ],
+)
+def test_numbers_of_a_task_that_mean_nothing(run_cli: Cli, setting: str, message: str) -> None:
+    task = setting.partition(".")[0]
+    answer = run_cli("run", "--task", task, "--dataset", "digits", "--model", "pixels", "--set", setting)
+    assert answer.code == 2
+    assert message in answer.error
+
+
 def test_an_unlabelled_dataset_needs_another_task(run_cli: Cli, tmp_path: Path) -> None:
     write_image(tmp_path / "flat" / "0.png", seed=0)
     answer = run_cli("run", "--task", "knn", "--dataset", f"folder:{tmp_path / 'flat'}", "--model", "pixels")

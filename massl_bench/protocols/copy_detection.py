@@ -9,7 +9,7 @@ Shapes: Q queries, N database rows, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ _QUERIES_PER_CHUNK = 256
 class Params(StrictModel):
     """The parameters of the protocol."""
 
-    rank_limit: int | Literal["all"]
+    rank_limit: Annotated[int, Field(gt=0)] | Literal["all"]
     """An original that is found behind this many others counts as not found."""
     whitening_exponent: float = Field(gt=0)
     """The eigenvalues' power that the principal components are divided by."""

@@ -9,7 +9,7 @@ Shapes: N items, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,8 @@ class Params(StrictModel):
 
     iterations: int = Field(gt=0)
     restarts: int = Field(gt=0)
-    faiss_seed: int = Field(ge=0)
-    max_points_per_centroid: int | Literal["all"]
+    faiss_seed: int = Field(ge=0, lt=2**31)
+    max_points_per_centroid: Annotated[int, Field(gt=0)] | Literal["all"]
     """FAISS trains on a random part of more points than this for each centroid; its own limit is 256."""
     bootstrap_resamples: int = Field(gt=0)
 

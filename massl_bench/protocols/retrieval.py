@@ -19,7 +19,7 @@ from massl_bench.errors import CellError, RequestError
 from massl_bench.labels import check_not_empty
 from massl_bench.metrics.ranking import mean_score, precision_at, ranks_without, trapezoid_average_precision
 from massl_bench.search import unit_rows
-from massl_bench.types import CopyTruth, EvaluationData, QueryTruth, Score, StrictModel
+from massl_bench.types import CopyTruth, EvaluationData, IncreasingNumbers, QueryTruth, Score, StrictModel
 
 ROLES = ("database", "queries")
 NAMED_BY_TRUTH = "database"
@@ -30,7 +30,7 @@ SETTINGS = ("easy", "medium", "hard")
 class Params(StrictModel):
     """The parameters of the protocol."""
 
-    precision_at: tuple[int, ...] = Field(strict=False, min_length=1)
+    precision_at: IncreasingNumbers
     """Ranks k of the mean precisions."""
     bootstrap_resamples: int = Field(gt=0)
 
