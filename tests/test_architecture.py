@@ -45,7 +45,7 @@ ALLOWED = {
     "leaderboard": "errors results specs",
     "planning": "datasets devices errors features models protocols results search specs storage types",
     "runner": "errors features models planning protocols results types",
-    "api": "datasets errors features models protocols search specs storage types",
+    "api": "datasets devices errors features models protocols search specs storage types",
     "progress": "features",
     "doctor": "datasets devices errors plugins search specs",
     "pretrain": "crop_boxes datasets devices errors models optimizers specs storage transforms types",

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from massl_bench.results import read_record
-from tests.conftest import Answer, write_image
+from tests.conftest import GOLDEN, Answer, write_image
 
 Cli = Callable[..., Answer]
 SMALL = ("--set", "knn.k=3", "--set", "knn.headline=top1@3")
+FEATURES = ("run", "--task", "knn", "--features", GOLDEN / "features_single_label.npz", "--name", "mine")
 DIGITS = ("run", "--task", "knn", "--dataset", "digits")
 
 
@@ -250,6 +251,14 @@ def test_a_features_file_with_code_is_refused(run_cli: Cli, tmp_path: Path) -> N
             ["run", "--suite", "quick", "--model", "pixels", "--split", "test=train"],
             "--suite quick is of datasets of the registry",
         ),
+        ([*DIGITS, "--model", "pixels", "--arch", "resnet18"], "is for a checkpoint; of pixels its name says it"),
+        ([*DIGITS, "--model", "random:test_vit", "--arch", "resnet18"], "of random:test_vit its name says it"),
+        ([*DIGITS, "--model", "massl-small-cifar10", "--arch", "x"], "of massl-small-cifar10 its manifest says it"),
+        ([*FEATURES, "--limit", "10"], "--limit: is for --model and --dataset; --features is taken whole"),
+        ([*FEATURES, "--arch", "resnet18"], "--arch: is for --model and --dataset"),
+        ([*FEATURES, "--precision", "bf16"], "--precision: is for --model and --dataset"),
+        ([*FEATURES, "--skip-corrupt"], "--skip-corrupt: is for --model and --dataset"),
+        ([*FEATURES, "--split", "test=train"], "--split: is for hf: data and class folders; --features is arrays"),
         (["info", "digit"], "did you mean digits"),
         (["list", "task"], "did you mean tasks"),
         (["leaderboard", "--format", "pdf"], "unknown format 'pdf'"),

@@ -110,20 +110,28 @@ def _benchmark(request: RunRequest, suite: str, registry: Registry) -> None:
 
 @contextmanager
 def _process_group(device: str) -> Iterator[tuple[int, str]]:
-    """Yields this process's rank and device, inside a process group where torchrun started it."""
-    from massl_bench.devices import num_gpus, resolve_device
+    """Yields this process's rank and device, inside a process group where torchrun started it.
 
+    Raises:
+        RequestError: The device is not there; before other processes are waited for.
+    """
+    from massl_bench.devices import resolve_device
+
+    rank_device = resolve_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0, resolve_device(device)
+        yield 0, rank_device
         return
+    local_rank = os.environ["LOCAL_RANK"]
+    if device.startswith("cuda:"):
+        raise RequestError(f"--device {device}: under torchrun each process takes its own; give auto, cuda or cpu")
+    on_gpu = rank_device != "cpu"
+    if on_gpu:
+        rank_device = resolve_device(f"cuda:{local_rank}")
     import torch
     import torch.distributed as dist
 
-    local_rank = int(os.environ["LOCAL_RANK"])
-    on_gpu = device != "cpu" and num_gpus() > 0
-    rank_device = f"cuda:{local_rank}" if on_gpu else "cpu"
     if on_gpu:
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(rank_device)
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield dist.get_rank(), rank_device

@@ -56,6 +56,7 @@ class Planner(Cells):
                 f"--limit {unknown[0]}=…: no task of this run has such a split; {', '.join(sorted(roles))}"
             )
         if self.request.features_file is not None:
+            self._check_no_images_asked()
             return [self._plan_handed(tasks[task]) for task, _ in self.request.cells]
         # Datasets first: that is quick, and a typo there should not wait for a model to load.
         for task, dataset in self.request.cells:
@@ -213,6 +214,19 @@ class Planner(Cells):
                 f"--limit: the ground truth of {dataset.name} names the rows of its {named}, which must therefore stay "
                 "whole; fewer queries are possible: --limit queries=N"
             )
+
+    def _check_no_images_asked(self) -> None:
+        """Raises `RequestError` for options of models and images, which features that are handed in have none of."""
+        given = {
+            "--limit": self.request.limit,
+            "--arch": self.request.arch,
+            "--precision": self.request.extraction.precision != "fp32",
+            "--skip-corrupt": self.request.extraction.skip_corrupt,
+        }
+        for option, value in given.items():
+            if value:
+                raise RequestError(f"{option}: is for --model and --dataset; --features is taken whole: leave it out")
+        self.request.data.check_used("--features", why="arrays, which are taken whole")
 
     def _plan_handed(self, task: PlannedTask) -> PlannedCell:
         kind = self.handed.kind

@@ -145,6 +145,10 @@ def test_python_interface(arrays: dict[str, np.ndarray]) -> None:
     }
     assert mb.evaluate("knn", banks)["top1@20"].value == values(arrays, [20])["top1@20"]
     assert set(mb.evaluate("knn", banks, params={"k": [7]})) == {"top1@7", "top5@7", "mean_per_class@7"}
+    with pytest.raises(RequestError, match="--device gpu: expected auto, cpu, cuda or cuda:i"):
+        mb.evaluate("knn", banks, device="gpu")
+    with pytest.raises(RequestError, match="--device gpu: expected auto, cpu, cuda or cuda:i"):
+        mb.load_encoder("pixels", device="gpu")
     with pytest.raises(RequestError, match="missing: test"):
         mb.evaluate("knn", {"train": banks["train"]})
 
