@@ -15,6 +15,7 @@ import torch
 
 from massl_bench.results import read_record
 from tests.conftest import GOLDEN, Answer, write_image
+from tests.datasets.copies import write_tar
 
 Cli = Callable[..., Answer]
 SMALL = ("--set", "knn.k=3", "--set", "knn.headline=top1@3")
@@ -272,6 +273,34 @@ def test_known_before_work_starts(run_cli: Cli, arguments: list[str], message: s
     assert answer.out == ""
     assert not Path("results").exists()
     assert list(Path(os.environ["MASSL_BENCH_CACHE"]).glob("features/*")) == []
+
+
+def test_a_results_directory_that_is_a_file(run_cli: Cli) -> None:
+    Path("taken").touch()
+    for command in ((*DIGITS, "--model", "pixels"), ("leaderboard",)):
+        for directory in ("taken", "taken/results"):
+            answer = run_cli(*command, "--results-dir", directory)
+            assert answer.code == 2
+            assert f"--results-dir {directory}: expected a directory, found the file taken" in answer.error
+    assert list(Path(os.environ["MASSL_BENCH_CACHE"]).glob("features/*")) == []
+
+
+def test_what_cannot_be_written_is_one_line(run_cli: Cli) -> None:
+    Path("taken").touch()
+    for arguments in (("leaderboard", "--out", "taken/board.md"), ("demo", "--directory", "taken/demo")):
+        answer = run_cli(*arguments)
+        assert answer.code == 1
+        assert "taken" in answer.error
+
+
+def test_commas_in_the_braces_of_shards(run_cli: Cli, tmp_path: Path) -> None:
+    for name in "ab":
+        write_image(tmp_path / f"{name}.png", seed=ord(name))
+        write_tar(tmp_path / f"{name}.tar", {f"{name}.png": (tmp_path / f"{name}.png").read_bytes()})
+    pattern = f"wds:{tmp_path}/{{a,b}}.tar"
+    answer = run_cli("run", "--task", "spectrum", "--dataset", pattern, "--model", "pixels", "--dry-run")
+    assert answer.code == 0, answer.err
+    assert answer.out.endswith("(images through the model on cpu: all 2)\n")
 
 
 @pytest.mark.parametrize(

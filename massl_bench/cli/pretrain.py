@@ -52,12 +52,14 @@ def pretrain(
     from massl_bench.pretraining import PretrainRequest
     from massl_bench.pretraining import pretrain as train
     from massl_bench.progress import say
+    from massl_bench.results import check_results_dir
     from massl_bench.storage import file_safe
 
     if method not in ("massl", "carp"):
         raise RequestError(f"--method {method}: expected massl or carp")
     registry = open_registry(include_path, weights_dir)
     cells = registry.suite(bench).pairs if bench is not None else []
+    check_results_dir(results_dir)
     settings = [*(set or []), *([f"run.wandb={json.dumps(wandb)}"] if wandb is not None else [])]
     config = load_config(preset, settings, method)
     require_wandb(config)

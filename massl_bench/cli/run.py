@@ -32,7 +32,8 @@ def run(
         list[str] | None, typer.Option(metavar="TASK", help="Task; repeatable, or a list with commas.")
     ] = None,
     dataset: Annotated[
-        list[str] | None, typer.Option(metavar="DATASET", help="Registry name, folder:DIR or hf:REPO[@REV].")
+        list[str] | None,
+        typer.Option(metavar="DATASET", help="Registry name, folder:DIR, hf:REPO[@REV] or wds:PATTERN."),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -189,6 +190,8 @@ def _check_combination(
     if suite is None and not task:
         raise RequestError("no task; give --task (see massl-bench list tasks) or --suite")
     if suite is None and not dataset:
-        raise RequestError("no dataset; give --dataset (see massl-bench list datasets), folder:DIR or hf:REPO")
+        raise RequestError(
+            "no dataset; give --dataset (see massl-bench list datasets), folder:DIR, hf:REPO or wds:PATTERN"
+        )
     if name and len(split_names(model)) > 1:
         raise RequestError("--name names one model; several were given")

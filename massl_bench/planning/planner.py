@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from massl_bench import protocols, search
+from massl_bench import protocols, results, search
 from massl_bench.datasets import CopiesDataset, Dataset, check_boxes, open_dataset, with_copies
 from massl_bench.devices import resolve_device
 from massl_bench.errors import MasslBenchError, MissingDataError, RequestError
@@ -37,6 +37,7 @@ class Planner(Cells):
         Raises:
             RequestError: The request cannot be carried out.
         """
+        results.check_results_dir(self.request.results_dir)
         search.check_installation()
         resolve_device(self.request.device)
         if self.request.suite is not None:
