@@ -115,7 +115,6 @@ def evaluate(
     spec = registry.task(task)
     if params:
         spec = spec.model_copy(update={"params": {**spec.params, **params}})
-    protocol = protocols.load(spec.protocol)
     if protocols.view_roles(spec.protocol):
         raise RequestError(
             f"{task}: trains on augmented views of the images, which banks do not hold: massl-bench run --task {task}, "
@@ -145,7 +144,7 @@ def evaluate(
         ground_truth=ground_truth,
     )
     rng = np.random.default_rng(spec.seed if seed is None else seed)
-    return protocol.run(data, protocols.parameters(spec, f"task {task}", check_headline=False), rng)
+    return protocols.run(spec, protocols.parameters(spec, f"task {task}", check_headline=False), data, rng)
 
 
 def _cache_dir(cache_dir: str | Path | None) -> Path:

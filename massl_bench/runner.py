@@ -115,7 +115,6 @@ class Runner:
         banks, num_classes = self._banks(cell, clock)
         spec = cell.task.spec
         _check_nothing_skipped(cell, banks)
-        protocol = protocols.load(spec.protocol)
         views = self._views(cell, clock)
         with clock.measure("setup"):
             handed = self._planner.handed if cell.model is None else None
@@ -130,9 +129,9 @@ class Runner:
         sizes = {role: len(bank) for role, bank in banks.items()}
         if views is not None:
             sizes |= {role: len(views) for role in protocols.view_roles(spec.protocol)}
-        protocol.check_sizes(cell.task.params, sizes)  # again: corrupt images may have been left out
+        protocols.check_sizes(spec, cell.task.params, sizes)  # again: corrupt images may have been left out
         with clock.measure("protocol"):
-            metrics = protocol.run(data, cell.task.params, np.random.default_rng(spec.seed))
+            metrics = protocols.run(spec, cell.task.params, data, np.random.default_rng(spec.seed))
         if views is not None:
             clock.move("protocol", "extract", views.seconds)
         broken = [name for name, score in metrics.items() if not np.isfinite(score.value)]

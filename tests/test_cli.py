@@ -303,6 +303,28 @@ def test_commas_in_the_braces_of_shards(run_cli: Cli, tmp_path: Path) -> None:
     assert answer.out.endswith("(images through the model on cpu: all 2)\n")
 
 
+def test_errors_of_a_shared_protocol_name_the_task(run_cli: Cli, tmp_path: Path) -> None:
+    """The advice can be typed as it stands: a task of one's own has its own parameters."""
+    (tmp_path / "own" / "tasks").mkdir(parents=True)
+    for name in ("knn", "few-shot"):
+        text = (Path(__file__).parents[1] / "tasks" / f"{name}.toml").read_text()
+        text = text.replace(f'name = "{name}"', f'name = "{name}-mine"')
+        (tmp_path / "own" / "tasks" / f"{name}-mine.toml").write_text(text)
+    command = ("run", "--include-path", tmp_path / "own", "--dataset", "digits", "--model", "pixels")
+    answer = run_cli(*command, "--task", "knn-mine", "--limit", "train=150")
+    assert answer.code == 2
+    assert answer.error == (
+        "error: knn-mine: k = 200 asked, but the training split has 150 images; allowed up to 150: "
+        "--set knn-mine.k=10,20,100"
+    )
+    answer = run_cli(*command, "--task", "few-shot-mine", "--limit", "train=60")
+    assert answer.code == 1
+    assert "few-shot-mine: 16 images of each class asked" in answer.error
+    advice = answer.error.partition("allowed up to ")[2].partition(": ")[2]
+    assert advice.startswith("--set few-shot-mine.shots=")
+    assert run_cli(*command, "--task", "few-shot-mine", "--limit", "train=60", *advice.split()).code == 0
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -176,7 +176,6 @@ class Planner(Cells):
     def check_cell(self, cell: PlannedCell) -> None:
         """Checks sizes against parameters, and the splits that will have to be read against their spec."""
         assert cell.dataset is not None
-        protocol = protocols.load(cell.task.spec.protocol)
         roles = self.roles(cell)
         for role in roles:
             if role not in cell.dataset.sources:
@@ -188,7 +187,8 @@ class Planner(Cells):
             if role not in self.bank_roles(cell) or key not in self.cache:
                 check_boxes(cell.dataset.split(role), key.preprocessing)
         self._check_truth(cell.task.spec, cell.dataset)
-        protocol.check_sizes(cell.task.params, {role: self.count(cell.dataset, role) for role in roles})
+        sizes = {role: self.count(cell.dataset, role) for role in roles}
+        protocols.check_sizes(cell.task.spec, cell.task.params, sizes)
 
     def _check_truth(self, task: TaskSpec, dataset: Dataset) -> None:
         """Raises `RequestError` where a ground truth is missing, or where its rows would mean other images."""
@@ -249,7 +249,7 @@ class Planner(Cells):
                 "makes copies of images only"
             )
         sizes = {role: len(self.handed.banks[role]) for role in roles}
-        protocols.load(task.spec.protocol).check_sizes(task.params, sizes)
+        protocols.check_sizes(task.spec, task.params, sizes)
         return PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None)
 
 

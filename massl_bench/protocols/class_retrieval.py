@@ -39,7 +39,7 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` where there are not more items than the largest k of the recalls."""
     if num_items["test"] <= params.recall_at[-1]:
         raise RequestError(
-            f"class-retrieval: recall among the {params.recall_at[-1]} nearest asked of {num_items['test']} test "
+            f"recall among the {params.recall_at[-1]} nearest asked of {num_items['test']} test "
             f"images; at least {params.recall_at[-1] + 1} are needed: raise --limit test=N"
         )
 
@@ -53,11 +53,11 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     """
     test = data.banks["test"]
     check_sizes(params, {"test": len(test)})
-    labels = single_labels("class-retrieval", "test", test)
-    class_count("class-retrieval", data)
+    labels = single_labels("test", test)
+    class_count(data)
     others_Q = np.bincount(labels)[labels] - 1
     if not others_Q.any():
-        raise CellError("class-retrieval: no class has two test images: there is nothing to find; raise --limit test=N")
+        raise CellError("no class has two test images: there is nothing to find; raise --limit test=N")
     depth = max(params.recall_at[-1], int(others_Q.max()))
     same_QK = labels[_others(test.features, depth, data.backend)] == labels[:, None]
     queries = np.flatnonzero(others_Q)

@@ -48,7 +48,7 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for no queries, or no originals."""
     for role in ROLES:
         if num_items[role] == 0:
-            raise RequestError(f"copy-detection: the {role} are empty: at least one image is needed")
+            raise RequestError(f"the {role} are empty: at least one image is needed")
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
@@ -95,7 +95,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         chosen_Q = truth.block == block
         counted_Q = chosen_Q & copies_Q
         if not counted_Q.any():
-            raise CellError(f"copy-detection: no query of the block {block} is a copy of an original")
+            raise CellError(f"no query of the block {block} is a copy of an original")
         score = mean_score(
             ap_Q[counted_Q],
             left_out=int((chosen_Q & ~copies_Q).sum()),
@@ -113,16 +113,16 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
 def _check_truth(truth: object, num_queries: int, num_originals: int) -> CopyTruth:
     if not isinstance(truth, CopyTruth):
-        raise RequestError("copy-detection: needs a ground truth: the original of each query")
+        raise RequestError("needs a ground truth: the original of each query")
     if len(truth.original) != num_queries or len(truth.block) != num_queries:
         raise RequestError(
-            f"copy-detection: the ground truth is of {len(truth.original)} queries with {len(truth.block)} blocks, and "
+            f"the ground truth is of {len(truth.original)} queries with {len(truth.block)} blocks, and "
             f"there are {num_queries} queries"
         )
     wrong = np.flatnonzero((truth.original < -1) | (truth.original >= num_originals))
     if len(wrong):
         raise RequestError(
-            f"copy-detection: query {wrong[0]} is said to be a copy of original {truth.original[wrong[0]]}, which is "
+            f"query {wrong[0]} is said to be a copy of original {truth.original[wrong[0]]}, which is "
             f"not there; allowed: 0 to {num_originals - 1}, or -1 for a copy of none"
         )
     return truth
@@ -138,12 +138,12 @@ def _whitened(
     rows_ND = whitening.features.astype(np.float64)
     if rows_ND.shape[1] != arrays[0].shape[1]:
         raise RequestError(
-            f"copy-detection: the whitening features have {rows_ND.shape[1]} dimensions, the database "
+            f"the whitening features have {rows_ND.shape[1]} dimensions, the database "
             f"{arrays[0].shape[1]}: features of two models?"
         )
     value_D, vector_DD = np.linalg.eigh(rows_ND.T @ rows_ND / len(rows_ND))
     if value_D[-1] <= 0:
-        raise CellError("copy-detection: the whitening features are all zero")
+        raise CellError("the whitening features are all zero")
     value_D = np.maximum(value_D, params.eigenvalue_floor * value_D[-1])
     project_DD = vector_DD / value_D**params.whitening_exponent
     mean_D = rows_ND.mean(axis=0)

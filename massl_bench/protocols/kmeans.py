@@ -44,7 +44,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split."""
-    check_not_empty("kmeans", ROLES, num_items)
+    check_not_empty(ROLES, num_items)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
@@ -56,11 +56,11 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     """
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     train, test = data.banks["train"], data.banks["test"]
-    labels = single_labels("kmeans", "test", test)
-    num_classes = class_count("kmeans", data)
+    labels = single_labels("test", test)
+    num_classes = class_count(data)
     if len(train) < num_classes:
         raise RequestError(
-            f"kmeans: {num_classes} clusters asked of {len(train)} training images; at least {num_classes} are needed: "
+            f"{num_classes} clusters asked of {len(train)} training images; at least {num_classes} are needed: "
             "raise --limit train=N"
         )
     mean_D, inverse_std_D = standardisation(train.features)
@@ -86,7 +86,7 @@ def standardisation(features_ND: NDArray[np.float32]) -> tuple[NDArray[np.float3
     varies_D = features_ND.max(axis=0) > features_ND.min(axis=0)
     if not varies_D.any():
         raise CellError(
-            f"kmeans: all {len(mean_D)} feature dimensions are constant over the {len(features_ND)} training images: "
+            f"all {len(mean_D)} feature dimensions are constant over the {len(features_ND)} training images: "
             "the model gives every image the same features; check its weights and its preprocessing"
         )
     std_D = np.sqrt(squares_D / len(features_ND))

@@ -44,13 +44,13 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
-    check_not_empty("knn", ROLES, num_items)
+    check_not_empty(ROLES, num_items)
     found = num_items["train"]
     if params.k[-1] > found:
         fitting = [k for k in params.k if k <= found] or [found]
         raise RequestError(
-            f"knn: k = {params.k[-1]} asked, but the training split has {found} images; "
-            f"allowed up to {found}: --set knn.k={','.join(map(str, fitting))}"
+            f"k = {params.k[-1]} asked, but the training split has {found} images; "
+            f"allowed up to {found}: --set k={','.join(map(str, fitting))}"
         )
 
 
@@ -64,9 +64,9 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     """
     train, test = data.banks["train"], data.banks["test"]
     check_sizes(params, {"train": len(train), "test": len(test)})
-    train_labels, test_labels = single_labels("knn", "train", train), single_labels("knn", "test", test)
-    num_classes = class_count("knn", data)
-    check_every_class("knn", train_labels, num_classes, train.class_names)
+    train_labels, test_labels = single_labels("train", train), single_labels("test", test)
+    num_classes = class_count(data)
+    check_every_class(train_labels, num_classes, train.class_names)
     neighbours = cosine_neighbours(
         test.features, train.features, params.k[-1], boundaries=params.k, backend=data.backend
     )

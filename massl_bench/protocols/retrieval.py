@@ -44,7 +44,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for no queries, or no database."""
-    check_not_empty("retrieval", ROLES, num_items)
+    check_not_empty(ROLES, num_items)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
@@ -68,7 +68,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
                 aps.append(trapezoid_average_precision(ranks))
                 precisions.append([precision_at(ranks, k) for k in params.precision_at])
         if not aps:
-            raise CellError(f"retrieval: none of the {len(truth)} queries has a positive in the setting {setting}")
+            raise CellError(f"none of the {len(truth)} queries has a positive in the setting {setting}")
         columns = {f"map_{setting}": np.array(aps)}
         for k, values in zip(params.precision_at, np.array(precisions).T, strict=True):
             columns[f"mp@{k}_{setting}"] = values
@@ -84,16 +84,16 @@ def check_truth(
 ) -> Sequence[QueryTruth]:
     """Returns the ground truth; raises `RequestError` where it does not fit the queries and the database."""
     if truth is None or isinstance(truth, CopyTruth):
-        raise RequestError("retrieval: needs a ground truth: the easy, hard and junk rows of each query")
+        raise RequestError("needs a ground truth: the easy, hard and junk rows of each query")
     if len(truth) != num_queries:
-        raise RequestError(f"retrieval: the ground truth is of {len(truth)} queries, and there are {num_queries}")
+        raise RequestError(f"the ground truth is of {len(truth)} queries, and there are {num_queries}")
     for index, query in enumerate(truth):
         for name in ("easy", "hard", "junk"):
             rows = getattr(query, name)
             if len(rows) and (rows.min() < 0 or rows.max() >= num_rows):
                 wrong = rows[(rows < 0) | (rows >= num_rows)][0]
                 raise RequestError(
-                    f"retrieval: ground truth of query {index}: {name} names image {wrong}, which is not there; "
+                    f"ground truth of query {index}: {name} names image {wrong}, which is not there; "
                     f"allowed: 0 to {num_rows - 1}"
                 )
     return truth

@@ -130,7 +130,7 @@ def test_perfect_features_give_one_and_random_ones_chance() -> None:
 
 def test_errors_name_both_numbers() -> None:
     params = knn.Params(k=(10, 200), temperature=0.07, bootstrap_resamples=10)
-    with pytest.raises(RequestError, match=r"k = 200 asked, but the training split has 150 .*--set knn\.k=10"):
+    with pytest.raises(RequestError, match=r"k = 200 asked, but the training split has 150 .*--set k=10"):
         knn.check_sizes(params, {"train": 150, "test": 1})
     with pytest.raises(RequestError, match="test split is empty"):
         knn.check_sizes(params, {"train": 500, "test": 0})
