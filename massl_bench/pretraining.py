@@ -59,17 +59,14 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
         RequestError: The data or an earlier run do not fit the configuration; before any work.
         CellError: The training stopped, or something could not be written.
     """
+    from massl_bench.pretrain.collectives import after_first_rank
     from massl_bench.pretrain.export import export_weights
-    from massl_bench.pretrain.loading import check_images
     from massl_bench.pretrain.state import initial_network
     from massl_bench.pretrain.trainer import TrainingJob, train
 
     config = request.config
-    dataset = open_dataset(request.dataset, registry, request.data, fetch=True)
-    split = dataset.split("train" if "train" in dataset.sources else next(iter(dataset.sources)))
-    split = split.for_any_order(request.data.cache_dir)
-    check_images(split, config, request.dataset)
-    fingerprint = dataset.fingerprint
+    # The first rank downloads, converts and hashes what is not there yet.
+    split, fingerprint = after_first_rank(lambda: _training_images(request, registry))
     trained = train(
         TrainingJob(
             config=config,
@@ -97,6 +94,17 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
                 training=training,
             )
     return trained
+
+
+def _training_images(request: PretrainRequest, registry: Registry) -> tuple[ImageSplit, str]:
+    """Returns the images that are trained on, checked, and the fingerprint of their dataset."""
+    from massl_bench.pretrain.loading import check_images
+
+    dataset = open_dataset(request.dataset, registry, request.data, fetch=True)
+    split = dataset.split("train" if "train" in dataset.sources else next(iter(dataset.sources)))
+    split = split.for_any_order(request.data.cache_dir)
+    check_images(split, request.config, request.dataset)
+    return split, dataset.fingerprint
 
 
 def _online_evaluation(config: PretrainConfig, split: ImageSplit) -> OnlineEvaluation | None:

@@ -77,6 +77,7 @@ def load_or_extract(
     bank, damage = cache.read(key)
     if damage is not None:
         reporting.say(f"damaged cache entry, extracting again: {damage}")
+        cache.discard(key)
     if bank is not None and (options.skip_corrupt or not bank.skipped):
         return bank
     # Only here: a run whose features are all cached imports no torch.
@@ -103,6 +104,8 @@ def load_or_extract(
             skipped=skipped,
             validation_from=validation_from,
         )
+        if bank is not None:  # of a run that left images out which can now be read
+            cache.discard(key)
     bank, damage = cache.read(key)
     if bank is None:
         raise CellError(f"the bank that was just written cannot be read: {damage}")
