@@ -467,6 +467,37 @@ def test_info_and_list(run_cli: Cli, golden: Path) -> None:
     assert "pixels" in run_cli("list", "models").out
 
 
+def test_json_of_the_other_commands(run_cli: Cli, golden: Path, record_file: Path) -> None:
+    """One value on stdout, and nothing beside it."""
+    (verdict,) = json.loads(run_cli("verify", record_file, "--json").out)
+    assert verdict == {
+        "path": str(record_file), "reproduced": True, "identity_differences": [], "metric_differences": [],
+    }  # fmt: skip
+    for command in ("fetch", "check"):
+        found, missing = json.loads(run_cli("datasets", command, "digits", "cifar100", "--json").out)
+        assert (found["name"], found["ok"], found["problems"]) == ("digits", True, [])
+        assert (found["place"], found["splits"]) == ("embedded", {"train": 1347, "test": 450})
+        assert (missing["name"], missing["ok"], len(missing["problems"])) == ("cifar100", False, 1)
+    checkpoint = golden / "official_format_checkpoint.pth"
+    added = json.loads(run_cli("weights", "add", checkpoint, "--name", "gold", "--copy", "--json").out)
+    assert (added["manifest"], added["name"]) == ("weights/gold.toml", "gold")
+    exported = json.loads(run_cli("weights", "export", "gold", "--format", "massl", "--json").out)
+    assert Path(exported["file"]).is_file()
+    assert Path(exported["card"]).is_file()
+
+
+def test_doctor_reads_the_users_own_files(run_cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own" / "tasks").mkdir(parents=True)
+    (tmp_path / "own" / "tasks" / "mine.toml").write_text("name = 3")
+    Path("manifests").mkdir()
+    Path("manifests/bad.toml").write_text("name = ")
+    answer = run_cli("doctor", "--include-path", tmp_path / "own", "--weights-dir", "manifests")
+    assert answer.code == 1
+    assert "BAD  registry: " in answer.out
+    assert "mine.toml: name: expected a valid string, got 3" in answer.out
+    assert "bad.toml: not valid TOML" in answer.out
+
+
 def test_doctor(run_cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     answer = run_cli("doctor")
     assert answer.code == 0, answer.out

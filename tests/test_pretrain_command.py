@@ -1,5 +1,6 @@
 """`massl-bench pretrain` from the command line to the leaderboard's rows."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -91,6 +92,15 @@ def test_requests_that_cannot_be_carried_out(run_cli, changes, message):
     assert answer.code == 2
     assert message in answer.error
     assert not Path("weights").exists()
+
+
+def test_json(run_cli):
+    answer = run_cli(*arguments(), "--bench", "quick", "--json")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert (told["name"], told["steps"], told["manifest"]) == ("mine", 10, "weights/mine.toml")
+    assert {outcome["model"] for outcome in told["outcomes"]} == {"mine", "mine-untrained"}
+    assert {outcome["status"] for outcome in told["outcomes"]} == {"done"}
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ ResultsDir = Annotated[Path, typer.Option(help="Where records are written and re
 IncludePath = Annotated[
     list[Path] | None, typer.Option(metavar="DIR", help="Directory with tasks/, tasks/datasets/, … of your own.")
 ]
-WeightsDir = Annotated[Path, typer.Option(help="Where manifests of models are looked for first.")]
+WeightsDir = Annotated[Path, typer.Option(help="Where manifests of models are looked for first, and written.")]
 Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Never download.")]
 
 
