@@ -4,15 +4,11 @@ becomes a model that every task takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from massl_bench.datasets import DataOptions, ImageSplit, open_dataset
-from massl_bench.planning import Planner, RunRequest
-from massl_bench.progress import reporting
-from massl_bench.runner import Outcome, Runner
 from massl_bench.specs import Registry
 
 if TYPE_CHECKING:
@@ -125,9 +121,3 @@ def _online_evaluation(config: PretrainConfig, split: ImageSplit) -> OnlineEvalu
         return evaluate("knn", holdout.banks(backbone), params=params)[f"top1@{k}"].value
 
     return accuracy
-
-
-def run_suite(request: RunRequest, registry: Registry) -> Iterator[Outcome]:
-    """Plans and runs cells, in order; what is missing fails its cell, and the others go on."""
-    planner = Planner(request, registry, reporting())
-    yield from Runner(planner, reporting()).run(planner.plan())

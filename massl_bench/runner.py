@@ -22,6 +22,7 @@ from massl_bench.features import Reporting, load_or_extract
 from massl_bench.models import Model
 from massl_bench.planning import PlannedCell, Planner, RunRequest, timed
 from massl_bench.results import ResultRecord
+from massl_bench.specs import Registry
 from massl_bench.types import EvaluationData, FeatureBank
 
 if TYPE_CHECKING:
@@ -43,6 +44,19 @@ class Outcome:
     path: Path | None = None
     record: ResultRecord | None = None
     error: str | None = None
+
+
+def run_request(request: RunRequest, registry: Registry, reporting: Reporting) -> Iterator[Outcome]:
+    """Plans a request, and returns the outcomes of its cells as they are done, in order.
+
+    A request of one cell is the unit of work that a launcher can ship to another machine: `RunRequest`, `Registry` and
+    `Reporting` can be pickled, and so can an `Outcome`.
+
+    Raises:
+        RequestError: The request cannot be carried out; before any work.
+    """
+    planner = Planner(request, registry, reporting)
+    return Runner(planner, reporting).run(planner.plan())
 
 
 class Runner:

@@ -9,9 +9,9 @@ from pathlib import Path
 from massl_bench.datasets import Columns, DataOptions
 from massl_bench.errors import CellError, RequestError
 from massl_bench.features import ExtractionOptions, Reporting
-from massl_bench.planning import Planner, RunRequest
+from massl_bench.planning import RunRequest
 from massl_bench.results import ResultRecord
-from massl_bench.runner import Runner
+from massl_bench.runner import run_request
 from massl_bench.specs import Registry
 
 
@@ -69,8 +69,7 @@ def verify(
             ),
             results_dir=Path(folder) / "results",
         )
-        planner = Planner(request, registry, reporting)
-        (outcome,) = Runner(planner, reporting).run(planner.plan())
+        (outcome,) = run_request(request, registry, reporting)
     if outcome.record is None:
         raise CellError(outcome.error or "the cell failed")
     return compare(record, outcome.record)

@@ -26,8 +26,9 @@ def demo(
     from massl_bench.leaderboard import collect, to_markdown
     from massl_bench.planning import RunRequest
     from massl_bench.pretrain.config import load_config
-    from massl_bench.pretraining import PretrainRequest, pretrain, run_suite
-    from massl_bench.progress import say
+    from massl_bench.pretraining import PretrainRequest, pretrain
+    from massl_bench.progress import reporting, say
+    from massl_bench.runner import run_request
     from massl_bench.storage import write_atomic
 
     weights_dir = directory / "weights"
@@ -54,7 +55,7 @@ def demo(
     )
     say("2. the suite quick: the trained network, the same network untrained, and the pixels themselves")
     outcomes = []
-    for outcome in run_suite(run, registry):
+    for outcome in run_request(run, registry, reporting()):
         outcomes.append(outcome)
         if not as_json:
             print_outcome(outcome)

@@ -62,10 +62,11 @@ def pretrain(
     from massl_bench.planning import RunRequest
     from massl_bench.pretrain.config import load_config
     from massl_bench.pretrain.trackers import require_wandb
-    from massl_bench.pretraining import PretrainRequest, run_suite
+    from massl_bench.pretraining import PretrainRequest
     from massl_bench.pretraining import pretrain as train
-    from massl_bench.progress import say
+    from massl_bench.progress import reporting, say
     from massl_bench.results import check_results_dir
+    from massl_bench.runner import run_request
     from massl_bench.storage import file_safe
 
     if method not in ("massl", "carp"):
@@ -108,7 +109,7 @@ def pretrain(
             results_dir=results_dir,
         )
         registry = open_registry(include_path, weights_dir)  # anew: it now holds the manifests
-        outcomes = list(run_suite(run, registry))
+        outcomes = list(run_request(run, registry, reporting()))
         if not as_json:
             _print_rows(run, bench, registry)
     if as_json:

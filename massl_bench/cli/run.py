@@ -92,7 +92,7 @@ def run(
     from massl_bench.features import ExtractionOptions
     from massl_bench.planning import Planner, RunRequest
     from massl_bench.progress import reporting
-    from massl_bench.runner import Runner
+    from massl_bench.runner import run_request
 
     if precision not in ("fp32", "tf32", "bf16", "fp16"):
         raise RequestError(f"--precision {precision}: expected fp32, tf32, bf16 or fp16")
@@ -134,17 +134,16 @@ def run(
         arch=arch,
         force=force,
     )
-    planner = Planner(request, registry, reporting())
-    planned = planner.plan()
     if dry_run:
-        plans = [planner.describe(cell) for cell in planned]
+        planner = Planner(request, registry, reporting())
+        plans = [planner.describe(cell) for cell in planner.plan()]
         if as_json:
             print_json([vars(plan) for plan in plans])
         for plan in [] if as_json else plans:
             print(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
         return
     outcomes = []
-    for outcome in Runner(planner, reporting()).run(planned):
+    for outcome in run_request(request, registry, reporting()):
         outcomes.append(outcome)
         if not as_json:
             print_outcome(outcome)

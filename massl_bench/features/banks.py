@@ -23,12 +23,25 @@ ProgressFactory = Callable[[str, int], AbstractContextManager[Callable[[int], No
 """(label, number of images) to a context that yields a function to call with each number of images done."""
 
 
+# Named, so that a `Reporting` can be pickled.
+def _say_nothing(_text: str) -> None:
+    pass
+
+
+def _count_nothing(_count: int) -> None:
+    pass
+
+
+def _show_nothing(_label: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(_count_nothing)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reporting:
-    """Where messages and progress go."""
+    """Where messages and progress go; by default nowhere."""
 
-    say: Callable[[str], None] = lambda _: None
-    progress: ProgressFactory = lambda _label, _total: nullcontext(lambda _: None)
+    say: Callable[[str], None] = _say_nothing
+    progress: ProgressFactory = _show_nothing
 
 
 def bank_key(
