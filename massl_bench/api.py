@@ -10,6 +10,7 @@ import numpy as np
 
 from massl_bench import protocols
 from massl_bench.datasets import DataOptions, open_dataset
+from massl_bench.devices import resolve_device
 from massl_bench.errors import RequestError
 from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
 from massl_bench.models import ModelOptions, open_model
@@ -40,7 +41,7 @@ def load_encoder(
 
     Args:
         model: what the command line's `--model` takes: a checkpoint, a manifest's name, `timm:NAME`, `pixels`, …
-        device: `cpu` or `cuda:i`.
+        device: `auto`, `cpu`, `cuda` or `cuda:i`.
         arch: a timm architecture, for a checkpoint whose shapes leave it open.
         cache_dir: where hashes are remembered; None for the user's cache directory.
         offline: never download.
@@ -49,7 +50,7 @@ def load_encoder(
         RequestError: The name is unknown, or the checkpoint is not safe or does not fit; nothing is guessed.
     """
     options = ModelOptions(cache_dir=_cache_dir(cache_dir), arch=arch, download=not offline)
-    return open_model(model, Registry(weights_dir=Path("weights")), options).encoder(device)
+    return open_model(model, Registry(weights_dir=Path("weights")), options).encoder(resolve_device(device))
 
 
 def extract(
@@ -104,16 +105,16 @@ def evaluate(
         ground_truth: what the queries of retrieval and copy detection should find.
         params: parameters that replace the task's own.
         seed: in place of the task's own.
-        device: where neighbours are searched.
+        device: where neighbours are searched and heads are trained: `auto`, `cpu`, `cuda` or `cuda:i`.
 
     Raises:
-        RequestError: The task is unknown, a bank is missing, or the task or its parameters do not fit the banks.
+        RequestError: The task is unknown, a bank is missing, the task or its parameters do not fit the banks, or the
+            device is not there.
     """
     registry = Registry()
     spec = registry.task(task)
     if params:
         spec = spec.model_copy(update={"params": {**spec.params, **params}})
-    protocol = protocols.load(spec.protocol)
     if protocols.view_roles(spec.protocol):
         raise RequestError(
             f"{task}: trains on augmented views of the images, which banks do not hold: massl-bench run --task {task}, "
@@ -139,11 +140,11 @@ def evaluate(
     data = EvaluationData(
         banks={role: banks[role] for role in needed},
         num_classes=max(counts, default=None),
-        backend=resolve_backend(device)[0],
+        backend=resolve_backend(resolve_device(device))[0],
         ground_truth=ground_truth,
     )
     rng = np.random.default_rng(spec.seed if seed is None else seed)
-    return protocol.run(data, protocols.parameters(spec, f"task {task}", check_headline=False), rng)
+    return protocols.run(spec, protocols.parameters(spec, f"task {task}", check_headline=False), data, rng)
 
 
 def _cache_dir(cache_dir: str | Path | None) -> Path:

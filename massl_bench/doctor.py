@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -37,7 +38,7 @@ def examine(cache_dir: Path, data_root: Path | None, registry: Registry) -> list
     )
     findings = [Finding("versions", sys.version_info >= (3, 11), versions)]
     findings += [_package(name) for name in _REQUIRED]
-    findings += [_torch(), _faiss_wheels(), *_searches(), _cache(cache_dir), *_plugins()]
+    findings += [_torch(), _faiss_wheels(), *_searches(), _cache(cache_dir), *_plugins(), *_registry(registry)]
     return findings + _datasets(cache_dir, data_root, registry)
 
 
@@ -116,6 +117,25 @@ def _plugins() -> list[Finding]:
         else:
             findings.append(Finding("plugin", True, str(plugin).removeprefix("plugin ")))
     return findings
+
+
+def _registry(registry: Registry) -> list[Finding]:
+    """Returns how many files of each kind there are, and each that cannot be read."""
+    kinds: list[tuple[str, Mapping[str, Path], Callable[[str], object]]] = [
+        ("tasks", registry.tasks, registry.task),
+        ("datasets", registry.datasets, registry.dataset),
+        ("suites", registry.suites, registry.suite),
+        ("models", registry.manifests, registry.manifest),
+    ]
+    broken = []
+    for _, files, load in kinds:
+        for name in files:
+            try:
+                load(name)
+            except MasslBenchError as error:
+                broken.append(Finding("registry", False, str(error)))
+    counts = ", ".join(f"{len(files)} {kind}" for kind, files, _ in kinds)
+    return [Finding("registry", True, counts), *broken]
 
 
 def _datasets(cache_dir: Path, data_root: Path | None, registry: Registry) -> list[Finding]:

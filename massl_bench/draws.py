@@ -13,19 +13,22 @@ from massl_bench.labels import class_name
 from massl_bench.metrics.intervals import mean_interval
 from massl_bench.types import EvaluationData, Score
 
-_METRIC_PREFIX = {"few-shot": "top1@s", "few-shot-svm": "map@k"}
 
-
-def _with_shots(task: str, shots: Sequence[int]) -> str:
+def _with_shots(shots: Sequence[int], metric: str) -> str:
     """Returns the options that ask for these numbers of images, with a headline that is among their metrics."""
-    listed = ",".join(map(str, shots))
-    return f"--set {task}.shots={listed} --set {task}.headline={_METRIC_PREFIX[task]}{shots[-1]}"
+    return f"--set shots={','.join(map(str, shots))} --set headline={metric}{shots[-1]}"
 
 
 def given_draws(
-    task: str, data: EvaluationData, shots: Sequence[int], num_draws: int
+    data: EvaluationData, shots: Sequence[int], num_draws: int, metric: str
 ) -> Mapping[tuple[int, int], NDArray[np.int64]] | None:
     """Returns the rows that were handed in for every (k, run) asked, or None where there are none at all.
+
+    Args:
+        data: holds the draws.
+        shots: every k.
+        num_draws: runs of each k.
+        metric: a metric of k is named this and k; for the error.
 
     Raises:
         RequestError: Some of the draws that are asked for are not there, or name rows that are not there.
@@ -36,34 +39,37 @@ def given_draws(
     if missing:
         found = ", ".join(f"k{k}_run{run}" for k, run in sorted(data.draws)[:3])
         complete = [k for k in shots if all((k, run) in data.draws for run in range(num_draws))]
-        advice = _with_shots(task, complete) if complete else "take the draws out, or add these"
+        advice = _with_shots(complete, metric) if complete else "take the draws out, or add these"
         raise RequestError(
-            f"{task}: the draws are handed in, and k{missing[0][0]}_run{missing[0][1]} is not among them "
+            f"the draws are handed in, and k{missing[0][0]}_run{missing[0][1]} is not among them "
             f"({len(missing)} missing; found {found}, … {len(data.draws)} in all); {advice}"
         )
     count = len(data.banks["train"])
     for (k, run), rows in data.draws.items():
         if len(rows) == 0 or rows.min() < 0 or rows.max() >= count:
-            raise RequestError(f"{task}: k{k}_run{run}: expected training rows from 0 to {count - 1}")
+            raise RequestError(f"k{k}_run{run}: expected training rows from 0 to {count - 1}")
     return data.draws
 
 
 def check_class_counts(
-    task: str, counts_C: NDArray[np.int64], shots: Sequence[int], names: tuple[str, ...] | None
+    counts_C: NDArray[np.int64], shots: Sequence[int], names: tuple[str, ...] | None, metric: str
 ) -> None:
-    """Raises `CellError` where a class has fewer items than the largest k, naming it and the possible numbers."""
+    """Raises `CellError` where a class has fewer items than the largest k, naming it and the possible numbers.
+
+    `metric` as for `given_draws`.
+    """
     smallest = int(counts_C.argmin())
     found = int(counts_C[smallest])
     if found >= shots[-1]:
         return
     fitting = [k for k in shots if k <= found]
     advice = (
-        f"allowed up to {found}: {_with_shots(task, fitting)}"
+        f"allowed up to {found}: {_with_shots(fitting, metric)}"
         if fitting
         else f"every class needs at least {shots[0]}: raise --limit train=N, or take a split that has them"
     )
     raise CellError(
-        f"{task}: {shots[-1]} images of each class asked, but {class_name(smallest, names)} has {found} in the "
+        f"{shots[-1]} images of each class asked, but {class_name(smallest, names)} has {found} in the "
         f"training split; {advice}"
     )
 

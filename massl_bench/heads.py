@@ -74,7 +74,7 @@ class LinearHead:
                 if not torch.isfinite(loss):
                     raise CellError(
                         f"the loss of the linear classifier is {loss.item()} in epoch {epoch + 1} of "
-                        f"{len(lrs)} at a learning rate of {lr:g}: lower it with --set"
+                        f"{len(lrs)} at a learning rate of {lr:g}: lower it with --set lr=…"
                     )
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -4,15 +4,11 @@ becomes a model that every task takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from massl_bench.datasets import DataOptions, ImageSplit, open_dataset
-from massl_bench.planning import Planner, RunRequest
-from massl_bench.progress import reporting
-from massl_bench.runner import Outcome, Runner
 from massl_bench.specs import Registry
 
 if TYPE_CHECKING:
@@ -59,17 +55,14 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
         RequestError: The data or an earlier run do not fit the configuration; before any work.
         CellError: The training stopped, or something could not be written.
     """
+    from massl_bench.pretrain.collectives import after_first_rank
     from massl_bench.pretrain.export import export_weights
-    from massl_bench.pretrain.loading import check_images
     from massl_bench.pretrain.state import initial_network
     from massl_bench.pretrain.trainer import TrainingJob, train
 
     config = request.config
-    dataset = open_dataset(request.dataset, registry, request.data, fetch=True)
-    split = dataset.split("train" if "train" in dataset.sources else next(iter(dataset.sources)))
-    split = split.for_any_order(request.data.cache_dir)
-    check_images(split, config, request.dataset)
-    fingerprint = dataset.fingerprint
+    # The first rank downloads, converts and hashes what is not there yet.
+    split, fingerprint = after_first_rank(lambda: _training_images(request, registry))
     trained = train(
         TrainingJob(
             config=config,
@@ -99,6 +92,17 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
     return trained
 
 
+def _training_images(request: PretrainRequest, registry: Registry) -> tuple[ImageSplit, str]:
+    """Returns the images that are trained on, checked, and the fingerprint of their dataset."""
+    from massl_bench.pretrain.loading import check_images
+
+    dataset = open_dataset(request.dataset, registry, request.data, fetch=True)
+    split = dataset.split("train" if "train" in dataset.sources else next(iter(dataset.sources)))
+    split = split.for_any_order(request.data.cache_dir)
+    check_images(split, request.config, request.dataset)
+    return split, dataset.fingerprint
+
+
 def _online_evaluation(config: PretrainConfig, split: ImageSplit) -> OnlineEvaluation | None:
     """Returns the k-NN accuracy on held out training images as a function of the backbone, where there are labels."""
     from massl_bench.api import evaluate
@@ -117,9 +121,3 @@ def _online_evaluation(config: PretrainConfig, split: ImageSplit) -> OnlineEvalu
         return evaluate("knn", holdout.banks(backbone), params=params)[f"top1@{k}"].value
 
     return accuracy
-
-
-def run_suite(request: RunRequest, registry: Registry) -> Iterator[Outcome]:
-    """Plans and runs cells, in order; what is missing fails its cell, and the others go on."""
-    planner = Planner(request, registry, reporting())
-    yield from Runner(planner, reporting()).run(planner.plan())

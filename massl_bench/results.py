@@ -112,6 +112,16 @@ class Environment(StrictModel):
     git_commit: str | None
 
 
+class RequestedOptions(StrictModel):
+    """What the user said of how model and data are read, beyond their names: `verify` has to ask the same again."""
+
+    arch: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Source names by role."""
+
+
 class ResultRecord(StrictModel):
     """One cell: one model, one task, one dataset."""
 
@@ -132,6 +142,8 @@ class ResultRecord(StrictModel):
     model_reference: str
     ground_truth_file: str | None = None
     """What `--ground-truth` gave beside features of database and queries."""
+    request: RequestedOptions = RequestedOptions()
+    """Empty in records from before there was this key."""
     model_licence: str
     weights_origin: str
     preprocessing_origin: str
@@ -207,6 +219,13 @@ def read_record(path: Path) -> ResultRecord:
 def find_records(directory: Path) -> list[Path]:
     """Returns every record file below a results directory, sorted."""
     return sorted(directory.glob("*/*/*.json"))
+
+
+def check_results_dir(directory: Path) -> None:
+    """Raises `RequestError` for a place where a file stands in the way."""
+    there = next((path for path in (directory, *directory.parents) if path.exists()), None)
+    if there is not None and not there.is_dir():
+        raise RequestError(f"--results-dir {directory}: expected a directory, found the file {there}")
 
 
 def results_dirs(own: Path) -> list[Path]:

@@ -20,8 +20,9 @@ from massl_bench import protocols, results
 from massl_bench.errors import CellError, MasslBenchError, MissingDataError, one_line
 from massl_bench.features import Reporting, load_or_extract
 from massl_bench.models import Model
-from massl_bench.planning import PlannedCell, Planner, timed
+from massl_bench.planning import PlannedCell, Planner, RunRequest, timed
 from massl_bench.results import ResultRecord
+from massl_bench.specs import Registry
 from massl_bench.types import EvaluationData, FeatureBank
 
 if TYPE_CHECKING:
@@ -43,6 +44,19 @@ class Outcome:
     path: Path | None = None
     record: ResultRecord | None = None
     error: str | None = None
+
+
+def run_request(request: RunRequest, registry: Registry, reporting: Reporting) -> Iterator[Outcome]:
+    """Plans a request, and returns the outcomes of its cells as they are done, in order.
+
+    A request of one cell is the unit of work that a launcher can ship to another machine: `RunRequest`, `Registry` and
+    `Reporting` can be pickled, and so can an `Outcome`.
+
+    Raises:
+        RequestError: The request cannot be carried out; before any work.
+    """
+    planner = Planner(request, registry, reporting)
+    return Runner(planner, reporting).run(planner.plan())
 
 
 class Runner:
@@ -115,7 +129,6 @@ class Runner:
         banks, num_classes = self._banks(cell, clock)
         spec = cell.task.spec
         _check_nothing_skipped(cell, banks)
-        protocol = protocols.load(spec.protocol)
         views = self._views(cell, clock)
         with clock.measure("setup"):
             handed = self._planner.handed if cell.model is None else None
@@ -130,9 +143,9 @@ class Runner:
         sizes = {role: len(bank) for role, bank in banks.items()}
         if views is not None:
             sizes |= {role: len(views) for role in protocols.view_roles(spec.protocol)}
-        protocol.check_sizes(cell.task.params, sizes)  # again: corrupt images may have been left out
+        protocols.check_sizes(spec, cell.task.params, sizes)  # again: corrupt images may have been left out
         with clock.measure("protocol"):
-            metrics = protocol.run(data, cell.task.params, np.random.default_rng(spec.seed))
+            metrics = protocols.run(spec, cell.task.params, data, np.random.default_rng(spec.seed))
         if views is not None:
             clock.move("protocol", "extract", views.seconds)
         broken = [name for name, score in metrics.items() if not np.isfinite(score.value)]
@@ -161,6 +174,7 @@ class Runner:
             num_classes=num_classes,
             model_reference=card.reference if card is not None else str(self._planner.request.features_file),
             ground_truth_file=str(truth) if (truth := self._planner.request.ground_truth) is not None else None,
+            request=_requested_options(self._planner.request),
             model_licence=card.licence if card is not None else "unknown",
             weights_origin=card.weights_origin if card is not None else "features that were handed in",
             preprocessing_origin=card.preprocessing_origin + override if card is not None else "unknown",
@@ -236,6 +250,16 @@ class Runner:
         preprocessing = self._planner.preprocessing(cell)
         assert preprocessing is not None
         return self._encoder[1].pooled(cell.task.spec.pooling, preprocessing.crop)
+
+
+def _requested_options(request: RunRequest) -> results.RequestedOptions:
+    columns = request.data.columns
+    return results.RequestedOptions(
+        arch=request.arch,
+        image_column=columns.image,
+        label_column=columns.label,
+        splits=dict(request.data.splits),
+    )
 
 
 def _check_nothing_skipped(cell: PlannedCell, banks: Mapping[str, FeatureBank]) -> None:

@@ -380,7 +380,9 @@ def spherical_kmeans(rows_ND: NDArray[np.float32], settings: ClusteringSettings)
         raise RequestError(
             f"k-means: {settings.num_clusters} clusters asked of {len(rows_ND)} rows; allowed: 1 to {len(rows_ND)}"
         )
-    limit = settings.max_points_per_centroid or -(-len(rows_ND) // settings.num_clusters)
+    limit = settings.max_points_per_centroid
+    if limit is None:
+        limit = -(-len(rows_ND) // settings.num_clusters)
     clustering = _faiss().Kmeans(
         rows_ND.shape[1],
         settings.num_clusters,

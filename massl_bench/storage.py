@@ -73,21 +73,31 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yields an empty directory that becomes `path` when the block ends well, and disappears when it does not.
 
-    If another process finished the same `path` first, its directory is replaced: both have the same content key.
+    If another process finished the same `path` first, its directory stays, for it may be in use: both have the same
+    content key.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:
         yield temporary
-        if path.exists():
-            # A directory cannot be replaced in one step: move the old one away first.
-            doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
-            path.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Removes a directory, of which nobody finds a part meanwhile; one that cannot be removed stays as it is."""
+    doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+    try:
+        path.rename(doomed)
+    except OSError:
+        return
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def default_cache_dir() -> Path:

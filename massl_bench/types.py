@@ -33,9 +33,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class StrictModel(BaseModel):
-    """Base of everything that is read from a file: unknown keys and silent conversions are errors."""
+    """Base of everything that is read from a file: unknown keys, silent conversions, infinities and NaN are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def _increasing(numbers: tuple[int, ...]) -> tuple[int, ...]:
@@ -229,22 +229,34 @@ class FeatureBank:
 
         Args:
             features: [N, D], any floating type, finite; kept as float32.
-            labels: class indices from 0, [N], or [N, C] with 1 present, 0 difficult, −1 absent.
+            labels: whole numbers: class indices from 0, [N], or [N, C] with 1 present, 0 difficult, −1 absent.
 
         Raises:
-            ValueError: The shapes do not fit, or a feature is not finite.
+            ValueError: The shapes do not fit, a feature is not finite, or labels are not whole numbers of that range.
         """
         import numpy as np
 
         values = np.ascontiguousarray(features, dtype=np.float32)
         if values.ndim != 2 or not np.isfinite(values).all():
             raise ValueError(f"features: expected finite numbers [N, D], found shape {list(values.shape)}")
-        if labels is not None and len(labels) != len(values):
-            raise ValueError(f"labels: expected {len(values)}, found {len(labels)}")
         num_classes = None
         if labels is not None:
             labels = np.asarray(labels)
-            num_classes = labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=-1)) + 1
+            if not np.issubdtype(labels.dtype, np.integer) or labels.ndim not in (1, 2):
+                raise ValueError(
+                    f"labels: expected whole numbers [N] or [N, C], found {labels.dtype} {list(labels.shape)}"
+                )
+            if len(labels) != len(values):
+                raise ValueError(f"labels: expected {len(values)}, found {len(labels)}")
+            lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=-1))
+            if labels.ndim == 1 and lowest < 0:
+                raise ValueError(f"labels: expected class indices from 0, found {lowest}")
+            if labels.ndim == 2 and (lowest < -1 or highest > 1):
+                raise ValueError(
+                    f"labels: expected 1 present, 0 difficult, −1 absent, found {lowest if lowest < -1 else highest}"
+                )
+            num_classes = labels.shape[1] if labels.ndim == 2 else highest + 1
+            labels = labels.astype(np.int8 if labels.ndim == 2 else np.int64, copy=False)
         ids = np.array([str(row).encode() for row in range(len(values))], dtype=np.bytes_)
         return cls(features=values, labels=labels, ids=ids, num_classes=num_classes)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from massl_bench.datasets import DataOptions
+from massl_bench.datasets import Columns, DataOptions
 from massl_bench.errors import CellError, RequestError
 from massl_bench.features import ExtractionOptions, Reporting
-from massl_bench.planning import Planner, RunRequest
+from massl_bench.planning import RunRequest
 from massl_bench.results import ResultRecord
-from massl_bench.runner import Runner
+from massl_bench.runner import run_request
 from massl_bench.specs import Registry
 
 
@@ -39,7 +39,7 @@ def verify(
     Args:
         record: what should be reproduced.
         registry: holds the record's task.
-        data: where its dataset is.
+        data: where its dataset is; how it is read, the record says.
         device: where encoders run.
         use_cached_features: whether features may come from the cache; otherwise the images go through the model again.
         reporting: where messages and progress go.
@@ -48,7 +48,7 @@ def verify(
         RequestError: The model, the dataset or the task is not there, or has changed its meaning.
         CellError: The cell failed.
     """
-    identity = record.identity
+    identity, asked = record.identity, record.request
     with tempfile.TemporaryDirectory(prefix="massl-bench-verify-") as folder:
         request = RunRequest(
             cells=[(identity.task.name, identity.dataset.name)],
@@ -60,7 +60,8 @@ def verify(
             seed=identity.task.seed,
             limit=identity.dataset.limit,
             device=device,
-            data=data,
+            data=replace(data, columns=Columns(asked.image_column, asked.label_column), splits=asked.splits),
+            arch=asked.arch,
             features_dir=None if use_cached_features else Path(folder),
             extraction=ExtractionOptions(
                 precision=identity.precision if identity.precision != "unknown" else "fp32",
@@ -68,8 +69,7 @@ def verify(
             ),
             results_dir=Path(folder) / "results",
         )
-        planner = Planner(request, registry, reporting)
-        (outcome,) = Runner(planner, reporting).run(planner.plan())
+        (outcome,) = run_request(request, registry, reporting)
     if outcome.record is None:
         raise CellError(outcome.error or "the cell failed")
     return compare(record, outcome.record)

@@ -106,6 +106,17 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (12, 10), channel
     Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
+def make_hub_cache(root: Path, repo: str, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Lays out a downloaded dataset repository as the hub's client does; returns its commit."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    base = root / f"datasets--{repo.replace('/', '--')}"
+    write(base / "snapshots" / commit)
+    (base / "refs").mkdir()
+    (base / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root))
+    return commit
+
+
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
     """Class folders of two classes that any encoder tells apart, blue and red: 6 training and 3 test images each."""

@@ -45,12 +45,12 @@ ALLOWED = {
     "results": "errors plugins specs storage types",
     "leaderboard": "errors results specs",
     "planning": "datasets devices errors features models protocols results search specs storage types",
-    "runner": "errors features models planning protocols results types",
-    "api": "datasets errors features models protocols search specs storage types",
+    "runner": "errors features models planning protocols results specs types",
+    "api": "datasets devices errors features models protocols search specs storage types",
     "progress": "features",
     "doctor": "datasets devices errors plugins search specs",
     "pretrain": "crop_boxes datasets devices errors models optimizers specs storage transforms types",
-    "pretraining": "api datasets planning pretrain progress runner specs",
+    "pretraining": "api datasets pretrain specs",
     "verification": "datasets errors features planning results runner specs",
     "cli": (
         "datasets devices doctor errors features leaderboard models planning pretrain pretraining progress results "

@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from massl_bench.results import read_record
-from tests.conftest import Answer, write_image
+from tests.conftest import GOLDEN, Answer, write_image
+from tests.datasets.copies import write_tar
 
 Cli = Callable[..., Answer]
 SMALL = ("--set", "knn.k=3", "--set", "knn.headline=top1@3")
+FEATURES = ("run", "--task", "knn", "--features", GOLDEN / "features_single_label.npz", "--name", "mine")
 DIGITS = ("run", "--task", "knn", "--dataset", "digits")
 
 
@@ -237,6 +239,27 @@ def test_a_features_file_with_code_is_refused(run_cli: Cli, tmp_path: Path) -> N
         (["run", "--task", "knn", "--dataset", "folder:none", "--model", "pixels"], "no such directory"),
         (["run", "--task", "knn", "--features", "none.npz"], "--features needs --name NAME"),
         (["run", "--task", "knn", "--features", "none.npz", "--name", "x"], "none.npz: no such file"),
+        (
+            [*DIGITS, "--model", "pixels", "--label-column", "x"],
+            "--label-column: is for hf: data; digits is of the",
+        ),
+        (
+            [*DIGITS, "--model", "pixels", "--image-column", "x"],
+            "--image-column: is for hf: data; digits is of the",
+        ),
+        ([*DIGITS, "--model", "pixels", "--split", "test=train"], "--split: is for hf: data and class folders; digits"),
+        (
+            ["run", "--suite", "quick", "--model", "pixels", "--split", "test=train"],
+            "--suite quick is of datasets of the registry",
+        ),
+        ([*DIGITS, "--model", "pixels", "--arch", "resnet18"], "is for a checkpoint; of pixels its name says it"),
+        ([*DIGITS, "--model", "random:test_vit", "--arch", "resnet18"], "of random:test_vit its name says it"),
+        ([*DIGITS, "--model", "massl-small-cifar10", "--arch", "x"], "of massl-small-cifar10 its manifest says it"),
+        ([*FEATURES, "--limit", "10"], "--limit: is for --model and --dataset; --features is taken whole"),
+        ([*FEATURES, "--arch", "resnet18"], "--arch: is for --model and --dataset"),
+        ([*FEATURES, "--precision", "bf16"], "--precision: is for --model and --dataset"),
+        ([*FEATURES, "--skip-corrupt"], "--skip-corrupt: is for --model and --dataset"),
+        ([*FEATURES, "--split", "test=train"], "--split: is for hf: data and class folders; --features is arrays"),
         (["info", "digit"], "did you mean digits"),
         (["list", "task"], "did you mean tasks"),
         (["leaderboard", "--format", "pdf"], "unknown format 'pdf'"),
@@ -252,12 +275,94 @@ def test_known_before_work_starts(run_cli: Cli, arguments: list[str], message: s
     assert list(Path(os.environ["MASSL_BENCH_CACHE"]).glob("features/*")) == []
 
 
+def test_a_results_directory_that_is_a_file(run_cli: Cli) -> None:
+    Path("taken").touch()
+    for command in ((*DIGITS, "--model", "pixels"), ("leaderboard",)):
+        for directory in ("taken", "taken/results"):
+            answer = run_cli(*command, "--results-dir", directory)
+            assert answer.code == 2
+            assert f"--results-dir {directory}: expected a directory, found the file taken" in answer.error
+    assert list(Path(os.environ["MASSL_BENCH_CACHE"]).glob("features/*")) == []
+
+
+def test_what_cannot_be_written_is_one_line(run_cli: Cli) -> None:
+    Path("taken").touch()
+    for arguments in (("leaderboard", "--out", "taken/board.md"), ("demo", "--directory", "taken/demo")):
+        answer = run_cli(*arguments)
+        assert answer.code == 1
+        assert "taken" in answer.error
+
+
+def test_commas_in_the_braces_of_shards(run_cli: Cli, tmp_path: Path) -> None:
+    for name in "ab":
+        write_image(tmp_path / f"{name}.png", seed=ord(name))
+        write_tar(tmp_path / f"{name}.tar", {f"{name}.png": (tmp_path / f"{name}.png").read_bytes()})
+    pattern = f"wds:{tmp_path}/{{a,b}}.tar"
+    answer = run_cli("run", "--task", "spectrum", "--dataset", pattern, "--model", "pixels", "--dry-run")
+    assert answer.code == 0, answer.err
+    assert answer.out.endswith("(images through the model on cpu: all 2)\n")
+
+
+def test_errors_of_a_shared_protocol_name_the_task(run_cli: Cli, tmp_path: Path) -> None:
+    """The advice can be typed as it stands: a task of one's own has its own parameters."""
+    (tmp_path / "own" / "tasks").mkdir(parents=True)
+    for name in ("knn", "few-shot"):
+        text = (Path(__file__).parents[1] / "tasks" / f"{name}.toml").read_text()
+        text = text.replace(f'name = "{name}"', f'name = "{name}-mine"')
+        (tmp_path / "own" / "tasks" / f"{name}-mine.toml").write_text(text)
+    command = ("run", "--include-path", tmp_path / "own", "--dataset", "digits", "--model", "pixels")
+    answer = run_cli(*command, "--task", "knn-mine", "--limit", "train=150")
+    assert answer.code == 2
+    assert answer.error == (
+        "error: knn-mine: k = 200 asked, but the training split has 150 images; allowed up to 150: "
+        "--set knn-mine.k=10,20,100"
+    )
+    answer = run_cli(*command, "--task", "few-shot-mine", "--limit", "train=60")
+    assert answer.code == 1
+    assert "few-shot-mine: 16 images of each class asked" in answer.error
+    advice = answer.error.partition("allowed up to ")[2].partition(": ")[2]
+    assert advice.startswith("--set few-shot-mine.shots=")
+    assert run_cli(*command, "--task", "few-shot-mine", "--limit", "train=60", *advice.split()).code == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("class-retrieval.recall_at=-1,5", "expected increasing numbers from 1, got [-1, 5]"),
+        ("retrieval.precision_at=0,1", "expected increasing numbers from 1, got [0, 1]"),
+        ("copy-detection.rank_limit=-5", "expected greater than 0, got -5"),
+        ("kmeans.max_points_per_centroid=0", "expected greater than 0, got 0"),
+        ("kmeans.faiss_seed=2147483648", "expected less than 2147483648"),
+        ("knn.temperature=inf", "expected a finite number, got inf"),
+        ("linear.log10_c_max=nan", "expected a finite number, got nan"),
+    ],
+)
+def test_numbers_of_a_task_that_mean_nothing(run_cli: Cli, setting: str, message: str) -> None:
+    task = setting.partition(".")[0]
+    answer = run_cli("run", "--task", task, "--dataset", "digits", "--model", "pixels", "--set", setting)
+    assert answer.code == 2
+    assert message in answer.error
+
+
 def test_an_unlabelled_dataset_needs_another_task(run_cli: Cli, tmp_path: Path) -> None:
     write_image(tmp_path / "flat" / "0.png", seed=0)
     answer = run_cli("run", "--task", "knn", "--dataset", f"folder:{tmp_path / 'flat'}", "--model", "pixels")
     assert answer.code == 2
     assert "task knn needs a single-label dataset" in answer.error
     assert "is unlabelled" in answer.error
+
+
+def test_options_of_tables_are_not_for_folders_and_shards(run_cli: Cli, image_folder: Path) -> None:
+    flat = image_folder / "train" / "red"
+    for reference, option in (
+        (f"folder:{image_folder}", ("--label-column", "label")),
+        (f"folder:{flat}", ("--split", "train=a")),
+        ("wds:none-{0..1}.tar", ("--split", "all=a")),
+    ):
+        answer = run_cli("run", "--task", "spectrum", "--dataset", reference, "--model", "pixels", *option)
+        assert answer.code == 2
+        assert f"{option[0]}: is for hf: data" in answer.error
+        assert "leave it out" in answer.error
 
 
 def test_a_corrupt_image_fails_its_cell_and_the_others_go_on(run_cli: Cli, image_folder: Path) -> None:
@@ -360,6 +465,37 @@ def test_info_and_list(run_cli: Cli, golden: Path) -> None:
         row["name"] for row in json.loads(run_cli("list", "datasets", "--json").out)
     }
     assert "pixels" in run_cli("list", "models").out
+
+
+def test_json_of_the_other_commands(run_cli: Cli, golden: Path, record_file: Path) -> None:
+    """One value on stdout, and nothing beside it."""
+    (verdict,) = json.loads(run_cli("verify", record_file, "--json").out)
+    assert verdict == {
+        "path": str(record_file), "reproduced": True, "identity_differences": [], "metric_differences": [],
+    }  # fmt: skip
+    for command in ("fetch", "check"):
+        found, missing = json.loads(run_cli("datasets", command, "digits", "cifar100", "--json").out)
+        assert (found["name"], found["ok"], found["problems"]) == ("digits", True, [])
+        assert (found["place"], found["splits"]) == ("embedded", {"train": 1347, "test": 450})
+        assert (missing["name"], missing["ok"], len(missing["problems"])) == ("cifar100", False, 1)
+    checkpoint = golden / "official_format_checkpoint.pth"
+    added = json.loads(run_cli("weights", "add", checkpoint, "--name", "gold", "--copy", "--json").out)
+    assert (added["manifest"], added["name"]) == ("weights/gold.toml", "gold")
+    exported = json.loads(run_cli("weights", "export", "gold", "--format", "massl", "--json").out)
+    assert Path(exported["file"]).is_file()
+    assert Path(exported["card"]).is_file()
+
+
+def test_doctor_reads_the_users_own_files(run_cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own" / "tasks").mkdir(parents=True)
+    (tmp_path / "own" / "tasks" / "mine.toml").write_text("name = 3")
+    Path("manifests").mkdir()
+    Path("manifests/bad.toml").write_text("name = ")
+    answer = run_cli("doctor", "--include-path", tmp_path / "own", "--weights-dir", "manifests")
+    assert answer.code == 1
+    assert "BAD  registry: " in answer.out
+    assert "mine.toml: name: expected a valid string, got 3" in answer.out
+    assert "bad.toml: not valid TOML" in answer.out
 
 
 def test_doctor(run_cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

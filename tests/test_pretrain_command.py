@@ -1,5 +1,6 @@
 """`massl-bench pretrain` from the command line to the leaderboard's rows."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -91,6 +92,33 @@ def test_requests_that_cannot_be_carried_out(run_cli, changes, message):
     assert answer.code == 2
     assert message in answer.error
     assert not Path("weights").exists()
+
+
+def test_json(run_cli):
+    answer = run_cli(*arguments(), "--bench", "quick", "--json")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert (told["name"], told["steps"], told["manifest"]) == ("mine", 10, "weights/mine.toml")
+    assert {outcome["model"] for outcome in told["outcomes"]} == {"mine", "mine-untrained"}
+    assert {outcome["status"] for outcome in told["outcomes"]} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", "--device gpu: expected auto, cpu, cuda or cuda:i"),
+        ("cuda", "--device cuda: torch sees 0 GPUs"),
+        ("cuda:3", "--device cuda:3: "),
+    ],
+)
+def test_a_device_that_is_not_there_under_torchrun(run_cli, monkeypatch, device, message):
+    """Each rank says so at once, and none waits for the others."""
+    monkeypatch.setattr("massl_bench.devices.num_gpus", lambda: 0)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    answer = run_cli(*arguments(), "--device", device)
+    assert answer.code == 2
+    assert message in answer.error
 
 
 def test_datasets_that_cannot_be_used(run_cli, tmp_path):

@@ -6,8 +6,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+
 from massl_bench import results
-from tests.conftest import Answer, write_image
+from tests.conftest import Answer, make_hub_cache, write_image
+from tests.records import edit
 
 Cli = Callable[..., Answer]
 
@@ -38,6 +45,48 @@ def test_records_are_reproduced(run_cli: Cli, golden: Path) -> None:
     assert answer.code == 0, answer.out + answer.err
     assert answer.out.count("reproduced exactly") == 4
     assert sorted(Path("results").rglob("*.json")) == files  # nothing was written
+
+
+def test_what_the_user_said_of_model_and_data_is_said_again(
+    run_cli: Cli, tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of heads of a checkpoint, the columns of a table, the splits of a folder, and a task of one's own."""
+    network = timm.create_model("test_vit", num_classes=0, img_size=32)  # 2 heads; its width says 1
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    pictures = {kind: (image_folder / "test" / kind / "0.png").read_bytes() for kind in ("blue", "red")}
+
+    def write_tables(root: Path) -> None:
+        root.mkdir(parents=True)
+        for split, kinds in (("learn", ["blue", "red"] * 2), ("held", ["red", "blue"])):
+            images = [{"bytes": pictures[kind], "path": None} for kind in kinds]
+            table = pa.table({"picture": images, "kind": [int(kind == "red") for kind in kinds]})
+            pq.write_table(table, root / f"{split}-00000-of-00001.parquet")
+
+    make_hub_cache(tmp_path / "hub", "org/pets", write_tables, monkeypatch)
+    own = tmp_path / "own"
+    (own / "tasks").mkdir(parents=True)
+    text = (Path(__file__).parents[1] / "tasks" / "knn.toml").read_text().replace('name = "knn"', 'name = "knn-mine"')
+    (own / "tasks" / "knn-mine.toml").write_text(text)
+    task = ("run", "--include-path", own, "--task", "knn-mine", "--set", "knn-mine.k=3")
+    task = (*task, "--set", "knn-mine.headline=top1@3")
+    columns = ("--image-column", "picture", "--label-column", "kind")
+    for arguments in (
+        ("--dataset", "hf:org/pets", "--model", "pixels", *columns, "--split", "train=learn,test=held"),
+        ("--dataset", f"folder:{image_folder}", "--model", "pixels", "--split", "train=test,test=train"),
+        ("--dataset", f"folder:{image_folder}", "--model", tmp_path / "vit.pth", "--arch", "test_vit"),
+    ):
+        answer = run_cli(*task, *arguments)
+        assert answer.code == 0, answer.err
+    files = sorted(Path("results").rglob("*.json"))
+    assert len(files) == 3
+    answer = run_cli("verify", *files, "--include-path", own)
+    assert answer.code == 0, answer.out + answer.err
+    assert answer.out.count("reproduced exactly") == 3
+
+
+def test_records_of_before_there_were_options_are_read(record_file: Path) -> None:
+    edit(record_file, lambda content: content.pop("request"))
+    assert results.read_record(record_file).request == results.RequestedOptions()
 
 
 def test_a_changed_number_is_named(run_cli: Cli) -> None:

@@ -238,6 +238,9 @@ def test_fetch_keeps_nothing_of_another_file(run_cli: Cli, official: Path, serve
     assert several.code == 1
     assert "127.0.0.1:9/gold.pth could not be downloaded" in several.error
     assert several.out.startswith("gold: there; ")
+    dead, gold = json.loads(run_cli("weights", "fetch", "dead", "gold", "--json").out)
+    assert (dead["file"], "could not be downloaded" in dead["problem"]) == (None, True)
+    assert (Path(gold["file"]).is_file(), gold["sha256"], gold["problem"]) == (True, sha256, None)
     assert [path.name for path in (Path(os.environ["MASSL_BENCH_CACHE"]) / "weights").iterdir()] == [
         f"gold-{sha256[:16]}.pth"
     ]

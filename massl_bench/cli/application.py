@@ -76,6 +76,11 @@ def main() -> None:
         # The reader of stdout went away (`| head`): nothing is wrong. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:  # a file that cannot be written, a full disk
+        if os.environ.get("MASSL_BENCH_TRACEBACK"):
+            raise
+        fail(f"{f'{error.filename}: ' if error.filename is not None else ''}{error.strerror or error}")
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from massl_bench.cli.options import CacheDir, DataRoot, IncludePath, Offline, cache_directory, open_registry
-from massl_bench.cli.output import fail
+from massl_bench.cli.options import CacheDir, DataRoot, IncludePath, Json, Offline, cache_directory, open_registry
+from massl_bench.cli.output import fail, print_json
 from massl_bench.errors import MasslBenchError
 
 datasets_app = typer.Typer(
@@ -23,9 +23,13 @@ def fetch(
     cache_dir: CacheDir = None,
     include_path: IncludePath = None,
     offline: Offline = False,
+    as_json: Json = False,
 ) -> None:
-    """Download datasets from their pinned sources, unless they are there."""
-    _for_datasets(names, data_root, cache_dir, include_path, offline, fetch=True)
+    """Download datasets from their pinned sources, unless they are there.
+
+    --json prints a list of {name, ok, problems} and, of what was opened, {place, splits, fingerprint}.
+    """
+    _for_datasets(names, data_root, cache_dir, include_path, offline, fetch=True, as_json=as_json)
 
 
 @datasets_app.command(epilog="Example: massl-bench datasets check cifar10 --data-root data")
@@ -35,9 +39,13 @@ def check(
     cache_dir: CacheDir = None,
     include_path: IncludePath = None,
     offline: Offline = False,
+    as_json: Json = False,
 ) -> None:
-    """Verify split sizes, classes, labels, the publisher's files, and that every image can be decoded."""
-    _for_datasets(names, data_root, cache_dir, include_path, offline, fetch=False)
+    """Verify split sizes, classes, labels, the publisher's files, and that every image can be decoded.
+
+    --json prints a list of {name, ok, problems} and, of what was opened, {place, splits, fingerprint}.
+    """
+    _for_datasets(names, data_root, cache_dir, include_path, offline, fetch=False, as_json=as_json)
 
 
 def _for_datasets(
@@ -48,6 +56,7 @@ def _for_datasets(
     offline: bool,
     *,
     fetch: bool,
+    as_json: bool,
 ) -> None:
     """Opens and checks each dataset; goes on after a failure, and then exits with 1 (2 where a name is unknown)."""
     from massl_bench.datasets import (
@@ -65,7 +74,7 @@ def _for_datasets(
         if ":" not in name:
             registry.dataset(name)
     options = DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline)
-    failed = False
+    report: list[dict[str, Any]] = []
     for name in names:
         problems: list[str] = []
         try:
@@ -84,16 +93,28 @@ def _for_datasets(
                 with reporting().progress(f"{name}/{role}", len(split)) as progress:
                     problems += corrupt_images(split, progress)
         except MasslBenchError as error:
-            failed = True
             for text in (*problems, str(error)):
                 fail(text)
+            report.append({"name": name, "ok": False, "problems": [*problems, str(error)]})
             continue
         for problem in problems:
             fail(f"{name}: {problem}")
-        failed |= bool(problems)
         state = f"problems: {len(problems)}" if problems else "there" if fetch else "ok"
         known = len(dataset.spec.archives) if dataset.spec is not None and not fetch else 0
         compared = f"checksums compared: {len(files)} of {known}; " if known else ""
-        print(f"{name}: {state}; {dataset.place}; {sizes}; {compared}fingerprint {fingerprint}")
-    if failed:
+        report.append(
+            {
+                "name": name,
+                "ok": not problems,
+                "problems": problems,
+                "place": dataset.place,
+                "splits": {role: len(split) for role, split in splits.items()},
+                "fingerprint": dataset.fingerprint,
+            }
+        )
+        if not as_json:
+            print(f"{name}: {state}; {dataset.place}; {sizes}; {compared}fingerprint {fingerprint}")
+    if as_json:
+        print_json(report)
+    if not all(entry["ok"] for entry in report):
         raise typer.Exit(1)

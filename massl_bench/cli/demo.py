@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from massl_bench.cli.options import CacheDir, cache_directory, open_registry
-from massl_bench.cli.output import print_outcome
+from massl_bench.cli.options import CacheDir, Json, cache_directory, open_registry
+from massl_bench.cli.output import outcome_json, print_json, print_outcome
 
 
 def demo(
@@ -16,14 +16,19 @@ def demo(
         "massl-bench-demo"
     ),
     cache_dir: CacheDir = None,
+    as_json: Json = False,
 ) -> None:
-    """Pretrain a tiny MaSSL on digits, run the suite `quick` on it, print the leaderboard. Offline, on a CPU."""
+    """Pretrain a tiny MaSSL on digits, run the suite `quick` on it, print the leaderboard. Offline, on a CPU.
+
+    --json prints the outcomes as run --json does.
+    """
     from massl_bench.datasets import DataOptions
     from massl_bench.leaderboard import collect, to_markdown
     from massl_bench.planning import RunRequest
     from massl_bench.pretrain.config import load_config
-    from massl_bench.pretraining import PretrainRequest, pretrain, run_suite
-    from massl_bench.progress import say
+    from massl_bench.pretraining import PretrainRequest, pretrain
+    from massl_bench.progress import reporting, say
+    from massl_bench.runner import run_request
     from massl_bench.storage import write_atomic
 
     weights_dir = directory / "weights"
@@ -49,15 +54,19 @@ def demo(
         results_dir=directory / "results",
     )
     say("2. the suite quick: the trained network, the same network untrained, and the pixels themselves")
-    failed = False
-    for outcome in run_suite(run, registry):
-        print_outcome(outcome)
-        failed |= outcome.status == "failed"
-    if failed:
+    outcomes = []
+    for outcome in run_request(run, registry, reporting()):
+        outcomes.append(outcome)
+        if not as_json:
+            print_outcome(outcome)
+    if as_json:
+        print_json([outcome_json(outcome) for outcome in outcomes])
+    if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(1)
     table = to_markdown(collect(run.results_dir, registry, "quick"))
     write_atomic(directory / "LEADERBOARD.md", table)
-    print(f"\n{table}")
+    if not as_json:
+        print(f"\n{table}")
     say(
         f"3. all of it is in {directory}: weights with their manifests, one record a number, LEADERBOARD.md. Next:\n"
         "  massl-bench run --task knn --dataset folder:DIR --model CHECKPOINT    (images in DIR/{train,test}/CLASS/)\n"

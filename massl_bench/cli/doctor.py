@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
-from massl_bench.cli.options import CacheDir, DataRoot, Json, cache_directory, open_registry
+from massl_bench.cli.options import CacheDir, DataRoot, IncludePath, Json, WeightsDir, cache_directory, open_registry
 from massl_bench.cli.output import print_json
 
 
-def doctor(data_root: DataRoot = None, cache_dir: CacheDir = None, as_json: Json = False) -> None:
+def doctor(
+    data_root: DataRoot = None,
+    cache_dir: CacheDir = None,
+    weights_dir: WeightsDir = Path("weights"),
+    include_path: IncludePath = None,
+    as_json: Json = False,
+) -> None:
     """Say what works here, what is missing, and how to get it."""
     from massl_bench.doctor import examine
 
-    findings = examine(cache_directory(cache_dir), data_root, open_registry(None))
+    findings = examine(cache_directory(cache_dir), data_root, open_registry(include_path, weights_dir))
     if as_json:
         print_json([vars(finding) for finding in findings])
     else:

@@ -27,6 +27,7 @@ def leaderboard(
     """Print the table of all complete records of current task versions."""
     from massl_bench.errors import CellError
     from massl_bench.leaderboard import collect, to_csv, to_json, to_markdown
+    from massl_bench.results import check_results_dir
     from massl_bench.storage import write_atomic
 
     chosen = "json" if as_json else format
@@ -34,6 +35,7 @@ def leaderboard(
         raise unknown_name("format", chosen, ["md", "csv", "json"])
     if check and out is None:
         raise RequestError("--check needs --out FILE: the table to compare with")
+    check_results_dir(results_dir)
     board = collect(results_dir, open_registry(include_path), suite)
     if chosen == "json":
         text = json.dumps(to_json(board), indent=2, ensure_ascii=False) + "\n"

@@ -25,7 +25,7 @@ ResultsDir = Annotated[Path, typer.Option(help="Where records are written and re
 IncludePath = Annotated[
     list[Path] | None, typer.Option(metavar="DIR", help="Directory with tasks/, tasks/datasets/, … of your own.")
 ]
-WeightsDir = Annotated[Path, typer.Option(help="Where manifests of models are looked for first.")]
+WeightsDir = Annotated[Path, typer.Option(help="Where manifests of models are looked for first, and written.")]
 Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Never download.")]
 
 
@@ -47,7 +47,7 @@ def split_names(values: list[str] | None) -> list[str]:
     """Returns the names of a repeatable option whose values may also be lists with commas; paths are left whole."""
     names: list[str] = []
     for value in values or []:
-        whole = value.startswith(("folder:", "torchvision:")) or Path(value).exists()
+        whole = value.startswith(("folder:", "wds:", "torchvision:")) or Path(value).exists()
         names += [value] if whole else [name for name in value.split(",") if name]
     return list(dict.fromkeys(names))
 

@@ -11,12 +11,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from massl_bench.cli.options import DataRoot, Offline, cache_directory, open_registry
-from massl_bench.cli.output import print_outcome
+from massl_bench.cli.options import (
+    CacheDir,
+    DataRoot,
+    IncludePath,
+    Json,
+    Offline,
+    ResultsDir,
+    WeightsDir,
+    cache_directory,
+    open_registry,
+)
+from massl_bench.cli.output import outcome_json, print_json, print_outcome
 from massl_bench.errors import CellError, RequestError
 
 if TYPE_CHECKING:
     from massl_bench.planning import RunRequest
+    from massl_bench.runner import Outcome
     from massl_bench.specs import Registry
 
 REQUEUE = 75
@@ -36,28 +47,33 @@ def pretrain(
     licence: Annotated[str, typer.Option(help="Of the weights, for their manifest.")] = "none stated",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
     data_root: DataRoot = None,
-    cache_dir: Annotated[Path | None, typer.Option(envvar="MASSL_BENCH_CACHE", help="Features and downloads.")] = None,
-    weights_dir: Annotated[Path, typer.Option(help="Where weights, manifest and checkpoints are written.")] = Path(
-        "weights"
-    ),
-    results_dir: Annotated[Path, typer.Option(help="Where --bench writes its records.")] = Path("results"),
-    include_path: Annotated[list[Path] | None, typer.Option(help="Directory with tasks/ of your own.")] = None,
+    cache_dir: CacheDir = None,
+    results_dir: ResultsDir = Path("results"),
+    weights_dir: WeightsDir = Path("weights"),
+    include_path: IncludePath = None,
     offline: Offline = False,
+    as_json: Json = False,
 ) -> None:
-    """Pretrain a backbone; write NAME.safetensors and its manifest. Under torchrun it is distributed."""
+    """Pretrain a backbone; write NAME.safetensors and its manifest. Under torchrun it is distributed.
+
+    --json prints {name, steps, manifest, outcomes}; outcomes are those of --bench, as run --json prints them.
+    """
     from massl_bench.datasets import DataOptions
     from massl_bench.planning import RunRequest
     from massl_bench.pretrain.config import load_config
     from massl_bench.pretrain.trackers import require_wandb
     from massl_bench.pretraining import PretrainRequest
     from massl_bench.pretraining import pretrain as train
-    from massl_bench.progress import say
+    from massl_bench.progress import reporting, say
+    from massl_bench.results import check_results_dir
+    from massl_bench.runner import run_request
     from massl_bench.storage import file_safe
 
     if method not in ("massl", "carp"):
         raise RequestError(f"--method {method}: expected massl or carp")
     registry = open_registry(include_path, weights_dir)
     cells = registry.suite(bench).pairs if bench is not None else []
+    check_results_dir(results_dir)
     settings = [*(set or []), *([f"run.wandb={json.dumps(wandb)}"] if wandb is not None else [])]
     config = load_config(preset, settings, method)
     require_wandb(config)
@@ -79,7 +95,10 @@ def pretrain(
         raise typer.Exit(REQUEUE)
     if rank != 0:
         return
-    print(f"{request.name}: {trained.step} steps on {dataset} -> {weights_dir / request.name}.toml")
+    manifest = weights_dir / f"{request.name}.toml"
+    if not as_json:
+        print(f"{request.name}: {trained.step} steps on {dataset} -> {manifest}")
+    outcomes: list[Outcome] = []
     if bench is not None:
         run = RunRequest(
             cells=cells,
@@ -89,41 +108,53 @@ def pretrain(
             data=request.data,
             results_dir=results_dir,
         )
-        _benchmark(run, bench, open_registry(include_path, weights_dir))  # anew: it now holds the manifests
-
-
-def _benchmark(request: RunRequest, suite: str, registry: Registry) -> None:
-    """Runs a suite on the models that were written, and prints their rows."""
-    from massl_bench.leaderboard import Leaderboard, collect, to_markdown
-    from massl_bench.pretraining import run_suite
-
-    failed = [outcome for outcome in run_suite(request, registry) if outcome.status == "failed"]
+        registry = open_registry(include_path, weights_dir)  # anew: it now holds the manifests
+        outcomes = list(run_request(run, registry, reporting()))
+        if not as_json:
+            _print_rows(run, bench, registry)
+    if as_json:
+        found = [outcome_json(outcome) for outcome in outcomes]
+        print_json({"name": request.name, "steps": trained.step, "manifest": manifest, "outcomes": found})
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         print_outcome(outcome)
+    if failed:
+        raise CellError(f"{len(failed)} of {len(outcomes)} cells failed; massl-bench run --suite {bench} repeats them")
+
+
+def _print_rows(request: RunRequest, suite: str, registry: Registry) -> None:
+    """Prints the rows of the models that were written."""
+    from massl_bench.leaderboard import Leaderboard, collect, to_markdown
+
     board = collect(request.results_dir, registry, suite)
     ours = [row for row in board.rows if row.record.identity.model.name in request.models]
     print(to_markdown(Leaderboard(cells=board.cells, rows=ours, apart=(), suite=suite)), end="")
-    if failed:
-        count = len(request.cells) * len(request.models)
-        raise CellError(f"{len(failed)} of {count} cells failed; massl-bench run --suite {suite} repeats them")
 
 
 @contextmanager
 def _process_group(device: str) -> Iterator[tuple[int, str]]:
-    """Yields this process's rank and device, inside a process group where torchrun started it."""
-    from massl_bench.devices import num_gpus, resolve_device
+    """Yields this process's rank and device, inside a process group where torchrun started it.
 
+    Raises:
+        RequestError: The device is not there; before other processes are waited for.
+    """
+    from massl_bench.devices import resolve_device
+
+    rank_device = resolve_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0, resolve_device(device)
+        yield 0, rank_device
         return
+    local_rank = os.environ["LOCAL_RANK"]
+    if device.startswith("cuda:"):
+        raise RequestError(f"--device {device}: under torchrun each process takes its own; give auto, cuda or cpu")
+    on_gpu = rank_device != "cpu"
+    if on_gpu:
+        rank_device = resolve_device(f"cuda:{local_rank}")
     import torch
     import torch.distributed as dist
 
-    local_rank = int(os.environ["LOCAL_RANK"])
-    on_gpu = device != "cpu" and num_gpus() > 0
-    rank_device = f"cuda:{local_rank}" if on_gpu else "cpu"
     if on_gpu:
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(rank_device)
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield dist.get_rank(), rank_device

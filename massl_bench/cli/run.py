@@ -32,7 +32,8 @@ def run(
         list[str] | None, typer.Option(metavar="TASK", help="Task; repeatable, or a list with commas.")
     ] = None,
     dataset: Annotated[
-        list[str] | None, typer.Option(metavar="DATASET", help="Registry name, folder:DIR or hf:REPO[@REV].")
+        list[str] | None,
+        typer.Option(metavar="DATASET", help="Registry name, folder:DIR, hf:REPO[@REV] or wds:PATTERN."),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -91,7 +92,7 @@ def run(
     from massl_bench.features import ExtractionOptions
     from massl_bench.planning import Planner, RunRequest
     from massl_bench.progress import reporting
-    from massl_bench.runner import Runner
+    from massl_bench.runner import run_request
 
     if precision not in ("fp32", "tf32", "bf16", "fp16"):
         raise RequestError(f"--precision {precision}: expected fp32, tf32, bf16 or fp16")
@@ -133,17 +134,16 @@ def run(
         arch=arch,
         force=force,
     )
-    planner = Planner(request, registry, reporting())
-    planned = planner.plan()
     if dry_run:
-        plans = [planner.describe(cell) for cell in planned]
+        planner = Planner(request, registry, reporting())
+        plans = [planner.describe(cell) for cell in planner.plan()]
         if as_json:
             print_json([vars(plan) for plan in plans])
         for plan in [] if as_json else plans:
             print(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
         return
     outcomes = []
-    for outcome in Runner(planner, reporting()).run(planned):
+    for outcome in run_request(request, registry, reporting()):
         outcomes.append(outcome)
         if not as_json:
             print_outcome(outcome)
@@ -189,6 +189,8 @@ def _check_combination(
     if suite is None and not task:
         raise RequestError("no task; give --task (see massl-bench list tasks) or --suite")
     if suite is None and not dataset:
-        raise RequestError("no dataset; give --dataset (see massl-bench list datasets), folder:DIR or hf:REPO")
+        raise RequestError(
+            "no dataset; give --dataset (see massl-bench list datasets), folder:DIR, hf:REPO or wds:PATTERN"
+        )
     if name and len(split_names(model)) > 1:
         raise RequestError("--name names one model; several were given")

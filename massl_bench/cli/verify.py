@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from massl_bench.cli.options import CacheDir, DataRoot, IncludePath, Offline, WeightsDir, cache_directory, open_registry
+from massl_bench.cli.options import (
+    CacheDir,
+    DataRoot,
+    IncludePath,
+    Json,
+    Offline,
+    WeightsDir,
+    cache_directory,
+    open_registry,
+)
+from massl_bench.cli.output import print_json
 
 
 def verify(
@@ -21,8 +31,12 @@ def verify(
         bool, typer.Option("--cached", help="Take features from the cache where they are there.")
     ] = False,
     offline: Offline = False,
+    as_json: Json = False,
 ) -> None:
-    """Compute records again, from the images, and compare identity and every metric. Exit 1 where one differs."""
+    """Compute records again, from the images, and compare identity and every metric. Exit 1 where one differs.
+
+    --json prints a list of {path, reproduced, identity_differences, metric_differences}.
+    """
     from massl_bench.datasets import DataOptions
     from massl_bench.progress import reporting
     from massl_bench.results import read_record
@@ -31,13 +45,16 @@ def verify(
     registry = open_registry(include_path, weights_dir)
     data = DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline)
     records = [(path, read_record(path)) for path in results]
-    failed = False
+    verdicts = []
     for path, record in records:
         verdict = recompute(record, registry, data, device=device, use_cached_features=cached, reporting=reporting())
         differences = [*verdict.identity_differences, *verdict.metric_differences]
-        failed |= bool(differences)
-        print(f"{path}: {'differs' if differences else 'reproduced exactly'}")
-        for difference in differences:
-            print(f"  {difference}")
-    if failed:
+        verdicts.append({"path": path, "reproduced": not differences, **vars(verdict)})
+        if not as_json:
+            print(f"{path}: {'differs' if differences else 'reproduced exactly'}")
+            for difference in differences:
+                print(f"  {difference}")
+    if as_json:
+        print_json(verdicts)
+    if not all(verdict["reproduced"] for verdict in verdicts):
         raise typer.Exit(1)

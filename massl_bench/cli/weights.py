@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,8 +40,12 @@ def add(
     copy: Annotated[bool, typer.Option("--copy", help="Copy the file beside the manifest.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a manifest of this name.")] = False,
     weights_dir: WeightsDir = Path("weights"),
+    as_json: Json = False,
 ) -> None:
-    """Load a checkpoint, every tensor of it, and write its manifest: --model NAME then means this file, by its hash."""
+    """Load a checkpoint, every tensor of it, and write its manifest: --model NAME then means this file, by its hash.
+
+    --json prints {manifest} and what is known of the model: its card.
+    """
     from massl_bench.models.manifests import NewManifest, add_weights
 
     new = NewManifest(
@@ -58,6 +62,9 @@ def add(
         force=force,
     )
     card = add_weights(new)
+    if as_json:
+        print_json({"manifest": new.path, **card.model_dump(mode="json")})
+        return
     print(
         f"{card.name}: {card.architecture}, {card.embed_dim} dimensions, {card.num_parameters:,} parameters, sha256 "
         f"{card.weights_sha256} -> {new.path}"
@@ -112,24 +119,32 @@ def fetch(
     weights_dir: WeightsDir = Path("weights"),
     include_path: IncludePath = None,
     offline: Offline = False,
+    as_json: Json = False,
 ) -> None:
-    """Download the weights of known models into the cache, and verify their sha256. Goes on after a failure."""
+    """Download the weights of known models into the cache, and verify their sha256. Goes on after a failure.
+
+    --json prints a list of {name, file, sha256, problem}; file or problem is null.
+    """
     from massl_bench.models.fetch import fetch_weights
 
     registry = open_registry(include_path, weights_dir)
     manifests = {name: registry.manifest(name) for name in names}
-    failed = False
+    report: list[dict[str, Any]] = []
     for name, manifest in manifests.items():
         try:
             file = fetch_weights(manifest, registry.manifests[name], cache_directory(cache_dir), download=not offline)
         except RequestError:
             raise
         except MasslBenchError as error:
-            failed = True
             fail(str(error))
+            report.append({"name": name, "file": None, "sha256": manifest.sha256, "problem": str(error)})
         else:
-            print(f"{name}: there; {file}; sha256 {manifest.sha256}")
-    if failed:
+            report.append({"name": name, "file": file, "sha256": manifest.sha256, "problem": None})
+            if not as_json:
+                print(f"{name}: there; {file}; sha256 {manifest.sha256}")
+    if as_json:
+        print_json(report)
+    if any(entry["problem"] is not None for entry in report):
         raise typer.Exit(1)
 
 
@@ -143,8 +158,12 @@ def export(
     cache_dir: CacheDir = None,
     weights_dir: WeightsDir = Path("weights"),
     include_path: IncludePath = None,
+    as_json: Json = False,
 ) -> None:
-    """Write a model's weights as one file, with a model card beside it; read back, it gives the same features."""
+    """Write a model's weights as one file, with a model card beside it; read back, it gives the same features.
+
+    --json prints {name, architecture, file, card}.
+    """
     from massl_bench.models import ModelOptions
     from massl_bench.models.export import card_path, export_weights, open_for_export
     from massl_bench.models.fetch import CHECKPOINT_SUFFIXES
@@ -164,7 +183,10 @@ def export(
     if there and not force:
         raise RequestError(f"{there[0]} is there already; --force replaces it, or choose another --output")
     export_weights(model, file, "safetensors" if format == "safetensors" else "massl")
-    print(f"{card.name}: {card.architecture} -> {file}, {card_path(file)}")
+    if as_json:
+        print_json({"name": card.name, "architecture": card.architecture, "file": file, "card": card_path(file)})
+    else:
+        print(f"{card.name}: {card.architecture} -> {file}, {card_path(file)}")
     if format == "massl" and card.preprocessing != DEFAULT_PREPROCESSING:
         say(
             f"{file} has no place for the preprocessing: read as --model {file}, images are fed as "

@@ -45,6 +45,24 @@ class DataOptions:
     splits: Mapping[str, str] = field(default_factory=dict)
     """Source names by role, for `folder:` and `hf:`."""
 
+    def check_used(self, reference: str, *, used: tuple[str, ...] = (), why: str) -> None:
+        """Raises `RequestError` where one of `--image-column`, `--label-column` and `--split` is given, but not used.
+
+        Args:
+            reference: the dataset.
+            used: those of the three that such a dataset uses.
+            why: what it is, that the others mean nothing for it.
+        """
+        given = {
+            "--image-column": self.columns.image,
+            "--label-column": self.columns.label,
+            "--split": self.splits,
+        }
+        for option, value in given.items():
+            if value and option not in used:
+                places = "hf: data and class folders" if option == "--split" else "hf: data"
+                raise RequestError(f"{option}: is for {places}; {reference} is {why}: leave it out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
@@ -264,9 +282,11 @@ class Dataset:
             count = len(found) if role == "train" or "train" not in self.sources else self.num_classes
         assert count is not None  # the kinds without classes are not checked
         if found[0] < 0 or found[-1] >= count:
+            own = f"see: massl-bench info {self.name}"
+            advice = "choose a labelled split (--split test=validation)" if self.spec is None else own
             raise RequestError(
                 f"{where}: found labels from {found[0]} to {found[-1]}, expected 0 to {count - 1}; "
-                "unlabelled images carry −1 in some copies: choose a labelled split (--split test=validation)"
+                f"unlabelled images carry −1 in some copies: {advice}"
             )
         if expected is not None and len(found) != expected:
             raise RequestError(
@@ -313,16 +333,14 @@ def find_dataset(reference: str, registry: Registry, options: DataOptions, *, fe
 def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Dataset:
     optional = {role for role, split in spec.splits.items() if split.optional}
     wanted = _names(spec.sources)
-    columns = Columns(options.columns.image or spec.image_column, options.columns.label or spec.label_column)
+    columns = Columns(spec.image_column, spec.label_column)
     if spec.reader is not None and spec.reader not in READERS:
         raise RequestError(f"dataset {spec.name}: reader {spec.reader!r} is unknown; there are: {', '.join(READERS)}")
 
     def find(place: Path) -> Dataset | None:
         sources, layout = spec.sources, find_layout(place, wanted, columns, spec.reader)
         if layout is None and spec.hub is not None and spec.hub.splits is not None:
-            hub = Columns(
-                options.columns.image or spec.hub.image_column, options.columns.label or spec.hub.label_column
-            )
+            hub = Columns(spec.hub.image_column, spec.hub.label_column)
             sources, layout = spec.hub_sources, find_parquet(place, _names(spec.hub_sources), hub)
         if layout is None:
             return None
@@ -395,6 +413,7 @@ def _open_folder(reference: str, options: DataOptions) -> Dataset:
     if not root.is_dir():
         raise RequestError(f"{reference}: no such directory; expected class folders under train/ and test/ (or val/)")
     sources = _chosen_sources(options)
+    options.check_used(reference, used=("--split",), why="class folders or images, which have no columns")
     layout: FolderLayout | FlatLayout | None = find_class_folders(root, _names(sources))
     kind: DatasetKind = "single-label"
     if layout is None:
@@ -404,6 +423,7 @@ def _open_folder(reference: str, options: DataOptions) -> Dataset:
                 f"{reference}: found {' and '.join(f'{name}/' for name in present)}, expected class folders with "
                 f"images under both {' and '.join(f'{source}/' for source in _names(sources))} (val/ serves for test/)"
             )
+        options.check_used(reference, why="images without class folders, which are one split")
         layout, kind, sources = FlatLayout("images", root), "unlabelled", {"all": ("all",)}
         if not layout.files():
             raise RequestError(
@@ -440,6 +460,7 @@ def _open_hub(reference: str, options: DataOptions, fetch: bool) -> Dataset:
 
 
 def _open_shards(reference: str, options: DataOptions) -> Dataset:
+    options.check_used(reference, why="shards of images, which are one split without columns")
     layout = find_shards(reference.removeprefix("wds:"), options.cache_dir)
     return Dataset(
         name=reference,

@@ -21,9 +21,12 @@ def open_dataset(reference: str, registry: Registry, options: DataOptions, *, fe
 
     Raises:
         MissingDataError: It is not on this machine, and `fetch` is false or nothing could be downloaded.
-        RequestError: The name is unknown, or the directory does not hold what it should.
+        RequestError: The name is unknown, the directory does not hold what it should, or the options are not for such
+            data.
     """
     spec = registry.dataset(reference) if reference in registry.datasets else None
+    if spec is not None:
+        options.check_used(reference, why="of the registry, which says its columns and splits")
     if spec is None or spec.patches is None or spec.copies is None:
         return find_dataset(reference, registry, options, fetch=fetch)
     patches = Dataset(

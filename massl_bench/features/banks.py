@@ -23,12 +23,25 @@ ProgressFactory = Callable[[str, int], AbstractContextManager[Callable[[int], No
 """(label, number of images) to a context that yields a function to call with each number of images done."""
 
 
+# Named, so that a `Reporting` can be pickled.
+def _say_nothing(_text: str) -> None:
+    pass
+
+
+def _count_nothing(_count: int) -> None:
+    pass
+
+
+def _show_nothing(_label: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(_count_nothing)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reporting:
-    """Where messages and progress go."""
+    """Where messages and progress go; by default nowhere."""
 
-    say: Callable[[str], None] = lambda _: None
-    progress: ProgressFactory = lambda _label, _total: nullcontext(lambda _: None)
+    say: Callable[[str], None] = _say_nothing
+    progress: ProgressFactory = _show_nothing
 
 
 def bank_key(
@@ -77,6 +90,7 @@ def load_or_extract(
     bank, damage = cache.read(key)
     if damage is not None:
         reporting.say(f"damaged cache entry, extracting again: {damage}")
+        cache.discard(key)
     if bank is not None and (options.skip_corrupt or not bank.skipped):
         return bank
     # Only here: a run whose features are all cached imports no torch.
@@ -103,6 +117,8 @@ def load_or_extract(
             skipped=skipped,
             validation_from=validation_from,
         )
+        if bank is not None:  # of a run that left images out which can now be read
+            cache.discard(key)
     bank, damage = cache.read(key)
     if bank is None:
         raise CellError(f"the bank that was just written cannot be read: {damage}")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from massl_bench.errors import CellError
-from massl_bench.storage import atomic_directory, canonical_json, sha256_file, sha256_of
+from massl_bench.storage import atomic_directory, canonical_json, remove_directory, sha256_file, sha256_of
 from massl_bench.types import FeatureBank, Preprocessing, StrictModel
 
 EXTRACTOR_VERSION = 1
@@ -76,7 +76,7 @@ class FeatureCache:
     def read(self, key: BankKey) -> tuple[FeatureBank | None, str | None]:
         """Returns (bank, None), (None, None) where there is none, or (None, what is damaged)."""
         path = self.path(key)
-        if not (path / "meta.json").is_file():
+        if not path.is_dir():
             return None, None
         try:
             meta = BankMeta.model_validate_json((path / "meta.json").read_bytes())
@@ -102,9 +102,15 @@ class FeatureCache:
         )
         return bank, None
 
+    def discard(self, key: BankKey) -> None:
+        """Removes a bank, so that another can be written; whoever has opened it keeps what was opened."""
+        remove_directory(self.path(key))
+
     @contextmanager
     def writer(self, key: BankKey, dim: int, *, model: str, dataset: str) -> Iterator[BankWriter]:
         """Yields a writer for a new bank, which is there as a whole after the block, or not at all.
+
+        Where a bank of this key is there already, or comes meanwhile, it stays, and the new one is dropped.
 
         Args:
             key: its content key.

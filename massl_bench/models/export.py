@@ -63,8 +63,6 @@ def open_for_export(reference: str, registry: Registry, options: ModelOptions) -
             f"model {reference}: expected a manifest's name or a checkpoint: its weights are no file here"
         )
     manifest = registry.manifest(reference) if reference in registry.manifests else None
-    if manifest is not None and options.arch is not None:
-        raise RequestError(f"--arch {options.arch}: is for a checkpoint; of {reference} its manifest says it")
     encoder = open_model(reference, registry, options).encoder("cpu")
     own = read_metadata(encoder.files[0])
     told = manifest.arch if manifest is not None else options.arch

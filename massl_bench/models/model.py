@@ -110,10 +110,15 @@ def open_model(reference: str, registry: Registry, options: ModelOptions) -> Mod
     """Returns the model of a reference, in any of the forms that `--model` takes.
 
     Raises:
-        RequestError: The name is unknown, the checkpoint cannot be read safely, or its tensors do not fit.
+        RequestError: The name is unknown, the checkpoint cannot be read safely, its tensors do not fit, or an
+            architecture is given of what is no checkpoint.
         MissingDataError: Weights are not on this machine and could not, or may not, be downloaded.
     """
     prefix, _, rest = reference.partition(":")
+    named = reference == "pixels" or (prefix in PREFIXES and rest)
+    if options.arch is not None and (named or reference in registry.manifests):
+        what = "name" if named else "manifest"
+        raise RequestError(f"--arch {options.arch}: is for a checkpoint; of {reference} its {what} says it")
     if reference == "pixels":
         from massl_bench.models.pixels import pixels_card
 

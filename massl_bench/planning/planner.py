@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from massl_bench import protocols, search
+from massl_bench import protocols, results, search
 from massl_bench.datasets import CopiesDataset, Dataset, check_boxes, open_dataset, with_copies
 from massl_bench.devices import resolve_device
 from massl_bench.errors import MasslBenchError, MissingDataError, RequestError
@@ -37,10 +37,13 @@ class Planner(Cells):
         Raises:
             RequestError: The request cannot be carried out.
         """
+        results.check_results_dir(self.request.results_dir)
         search.check_installation()
         resolve_device(self.request.device)
         if self.request.suite is not None:
             protocols.check_suite(self._registry.suite(self.request.suite), self._registry)
+            why = "of datasets of the registry, which say their columns and splits"
+            self.request.data.check_used(f"--suite {self.request.suite}", why=why)
         tasks = {name: self._plan_task(name) for name, _ in self.request.cells}
         unused = set(self.request.overrides) - set(tasks)
         if unused:
@@ -54,6 +57,7 @@ class Planner(Cells):
                 f"--limit {unknown[0]}=…: no task of this run has such a split; {', '.join(sorted(roles))}"
             )
         if self.request.features_file is not None:
+            self._check_no_images_asked()
             return [self._plan_handed(tasks[task]) for task, _ in self.request.cells]
         # Datasets first: that is quick, and a typo there should not wait for a model to load.
         for task, dataset in self.request.cells:
@@ -172,7 +176,6 @@ class Planner(Cells):
     def check_cell(self, cell: PlannedCell) -> None:
         """Checks sizes against parameters, and the splits that will have to be read against their spec."""
         assert cell.dataset is not None
-        protocol = protocols.load(cell.task.spec.protocol)
         roles = self.roles(cell)
         for role in roles:
             if role not in cell.dataset.sources:
@@ -185,7 +188,8 @@ class Planner(Cells):
                 check_boxes(cell.dataset.split(role), key.preprocessing)
         self._check_truth(cell.task.spec, cell.dataset)
         self._check_headline(cell)
-        protocol.check_sizes(cell.task.params, {role: self.count(cell.dataset, role) for role in roles})
+        sizes = {role: self.count(cell.dataset, role) for role in roles}
+        protocols.check_sizes(cell.task.spec, cell.task.params, sizes)
 
     def _check_truth(self, task: TaskSpec, dataset: Dataset) -> None:
         """Raises `RequestError` where a ground truth is missing, or where its rows would mean other images."""
@@ -219,6 +223,19 @@ class Planner(Cells):
         if truth is not None:
             protocols.check_headline(cell.task.spec, cell.task.params, truth, cell.dataset_reference)
 
+    def _check_no_images_asked(self) -> None:
+        """Raises `RequestError` for options of models and images, which features that are handed in have none of."""
+        given = {
+            "--limit": self.request.limit,
+            "--arch": self.request.arch,
+            "--precision": self.request.extraction.precision != "fp32",
+            "--skip-corrupt": self.request.extraction.skip_corrupt,
+        }
+        for option, value in given.items():
+            if value:
+                raise RequestError(f"{option}: is for --model and --dataset; --features is taken whole: leave it out")
+        self.request.data.check_used("--features", why="arrays, which are taken whole")
+
     def _plan_handed(self, task: PlannedTask) -> PlannedCell:
         kind = self.handed.kind
         fitting = protocols.tasks_on_features(kind, self._registry)
@@ -239,7 +256,7 @@ class Planner(Cells):
                 "makes copies of images only"
             )
         sizes = {role: len(self.handed.banks[role]) for role in roles}
-        protocols.load(task.spec.protocol).check_sizes(task.params, sizes)
+        protocols.check_sizes(task.spec, task.params, sizes)
         cell = PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None)
         self._check_headline(cell)
         return cell

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from massl_bench.errors import CellError, MasslBenchError, one_line
+
+Made = TypeVar("Made")
 
 
 def world_size() -> int:
@@ -50,6 +55,32 @@ def require_same_on_all_ranks(value: str, what: str) -> None:
 def rank_of_process() -> int:
     """Return the number of this rank, 0 where no process group has been initialised."""
     return dist.get_rank() if world_size() > 1 else 0
+
+
+def after_first_rank(make: Callable[[], Made]) -> Made:
+    """Return what `make` returns, which is called on rank 0 first, and on the others when it has ended there.
+
+    For what fills a cache: the others find it filled.
+
+    Raises:
+        Exception: What `make` raises; where it fails on rank 0, all ranks raise.
+    """
+    if world_size() == 1:
+        return make()
+    made: list[Made] = []
+    failure: list[MasslBenchError | None] = [None]
+    if rank_of_process() == 0:
+        try:
+            made = [make()]
+        except Exception as error:
+            text = f"on rank 0: {type(error).__name__}: {one_line(error)}"
+            failure = [error if isinstance(error, MasslBenchError) else CellError(text)]
+            dist.broadcast_object_list(failure, src=0)
+            raise
+    dist.broadcast_object_list(failure, src=0)
+    if failure[0] is not None:
+        raise failure[0]
+    return made[0] if made else make()
 
 
 def mean_numbers(values: dict[str, Tensor]) -> dict[str, float]:

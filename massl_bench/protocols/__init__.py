@@ -7,20 +7,24 @@ A protocol module defines
 * `metric_names(params)`: the names of the metrics that it will return;
 * `check_sizes(params, num_items)`: raises `RequestError` where the splits are too small, before any work starts;
 * `run(data, params, rng)`: arrays and a generator in, scores out. Pure.
+
+Several tasks may share a protocol, so its errors do not name the task: whoever calls `check_sizes` and `run` of this
+package has it put before the text, and into `--set PARAMETER=VALUE`.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 import numpy as np
 from pydantic import ValidationError
 
 from massl_bench import plugins
-from massl_bench.errors import RequestError, SpecError, unknown_name
+from massl_bench.errors import MasslBenchError, RequestError, SpecError, unknown_name
 from massl_bench.specs import Registry, SuiteSpec, TaskSpec, first_problem
 from massl_bench.types import DatasetKind, EvaluationData, GroundTruth, Score, StrictModel
 
@@ -53,6 +57,31 @@ def roles(name: str, kind: DatasetKind, available: Iterable[str]) -> tuple[str, 
     needed: tuple[str, ...] = getattr(module, "ROLES_OF_KIND", {}).get(kind, module.ROLES)
     there = set(available)
     return (*needed, *(role for role in getattr(module, "OPTIONAL_ROLES", ()) if role in there))
+
+
+def check_sizes(task: TaskSpec, params: StrictModel, num_items: Mapping[str, int]) -> None:
+    """Raises `RequestError` where a split has too few items for a task's parameters."""
+    with _errors_of(task):
+        load(task.protocol).check_sizes(params, num_items)
+
+
+def run(task: TaskSpec, params: StrictModel, data: EvaluationData, rng: np.random.Generator) -> dict[str, Score]:
+    """Returns the scores of a task by metric name; raises what its protocol raises."""
+    with _errors_of(task):
+        return load(task.protocol).run(data, params, rng)
+
+
+@contextmanager
+def _errors_of(task: TaskSpec) -> Iterator[None]:
+    """Names the task in the errors of its protocol, which several tasks may share.
+
+    A protocol writes `--set k=20`, which becomes the option as the user has to write it: `--set knn.k=20`.
+    """
+    try:
+        yield
+    except MasslBenchError as error:
+        error.args = (f"{task.name}: {error}".replace("--set ", f"--set {task.name}."),)
+        raise
 
 
 def view_roles(name: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from massl_bench.errors import CellError, RequestError
 from massl_bench.labels import class_count, single_labels
 from massl_bench.metrics.ranking import average_precision_at_r, mean_score
 from massl_bench.search import cosine_neighbours
-from massl_bench.types import EvaluationData, Score, SearchBackend, StrictModel
+from massl_bench.types import EvaluationData, IncreasingNumbers, Score, SearchBackend, StrictModel
 
 ROLES = ("test",)
 
@@ -27,7 +27,7 @@ ROLES = ("test",)
 class Params(StrictModel):
     """The parameters of the protocol."""
 
-    recall_at: tuple[int, ...] = Field(strict=False, min_length=1)
+    recall_at: IncreasingNumbers
     bootstrap_resamples: int = Field(gt=0)
 
 
@@ -38,10 +38,10 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` where there are not more items than the largest k of the recalls."""
-    if num_items["test"] <= max(params.recall_at):
+    if num_items["test"] <= params.recall_at[-1]:
         raise RequestError(
-            f"class-retrieval: recall among the {max(params.recall_at)} nearest asked of {num_items['test']} test "
-            f"images; at least {max(params.recall_at) + 1} are needed: raise --limit test=N"
+            f"recall among the {params.recall_at[-1]} nearest asked of {num_items['test']} test "
+            f"images; at least {params.recall_at[-1] + 1} are needed: raise --limit test=N"
         )
 
 
@@ -54,13 +54,13 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     """
     test = data.banks["test"]
     check_sizes(params, {"test": len(test)})
-    labels = single_labels("class-retrieval", "test", test)
-    class_count("class-retrieval", data)
+    labels = single_labels("test", test)
+    class_count(data)
     others_Q = np.bincount(labels)[labels] - 1
     if not others_Q.any():
-        raise CellError("class-retrieval: no class has two test images: there is nothing to find; raise --limit test=N")
-    check_not_constant("class-retrieval", "test images", test.features)
-    depth = max(*params.recall_at, int(others_Q.max()))
+        raise CellError("no class has two test images: there is nothing to find; raise --limit test=N")
+    check_not_constant("test images", test.features)
+    depth = max(params.recall_at[-1], int(others_Q.max()))
     same_QK = labels[_others(test.features, depth, data.backend)] == labels[:, None]
     queries = np.flatnonzero(others_Q)
     left_out = len(labels) - len(queries)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ NAMED_BY_TRUTH = "originals"
 class Params(StrictModel):
     """The parameters of the protocol."""
 
-    rank_limit: int | Literal["all"]
+    rank_limit: Annotated[int, Field(gt=0)] | Literal["all"]
     """An original that is found behind this many others counts as not found."""
     whitening_exponent: float = Field(gt=0)
     """The eigenvalues' power that the principal components are divided by."""
@@ -55,7 +55,7 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for no queries, or no originals."""
     for role in ROLES:
         if num_items[role] == 0:
-            raise RequestError(f"copy-detection: the {role} are empty: at least one image is needed")
+            raise RequestError(f"the {role} are empty: at least one image is needed")
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
@@ -71,7 +71,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     distractors = data.banks.get("distractors")
     rows = [originals.features] + ([distractors.features] if distractors is not None else [])
     database_ND, queries_QD = np.concatenate(rows), queries.features
-    check_not_constant("copy-detection", "database images", database_ND)
+    check_not_constant("database images", database_ND)
     whitening = data.banks.get("whitening")
     if whitening is not None:
         database_ND, queries_QD = _whitened(whitening, (database_ND, queries_QD), params)
@@ -101,7 +101,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         chosen_Q = truth.block == block
         counted_Q = chosen_Q & copies_Q
         if not counted_Q.any():
-            raise CellError(f"copy-detection: no query of the block {block} is a copy of an original")
+            raise CellError(f"no query of the block {block} is a copy of an original")
         score = mean_score(
             ap_Q[counted_Q],
             left_out=int((chosen_Q & ~copies_Q).sum()),
@@ -123,16 +123,16 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
 def _check_truth(truth: object, num_queries: int, num_originals: int) -> CopyTruth:
     if not isinstance(truth, CopyTruth):
-        raise RequestError("copy-detection: needs a ground truth: the original of each query")
+        raise RequestError("needs a ground truth: the original of each query")
     if len(truth.original) != num_queries or len(truth.block) != num_queries:
         raise RequestError(
-            f"copy-detection: the ground truth is of {len(truth.original)} queries with {len(truth.block)} blocks, and "
+            f"the ground truth is of {len(truth.original)} queries with {len(truth.block)} blocks, and "
             f"there are {num_queries} queries"
         )
     wrong = np.flatnonzero((truth.original < -1) | (truth.original >= num_originals))
     if len(wrong):
         raise RequestError(
-            f"copy-detection: query {wrong[0]} is said to be a copy of original {truth.original[wrong[0]]}, which is "
+            f"query {wrong[0]} is said to be a copy of original {truth.original[wrong[0]]}, which is "
             f"not there; allowed: 0 to {num_originals - 1}, or -1 for a copy of none"
         )
     return truth
@@ -148,12 +148,12 @@ def _whitened(
     rows_ND = whitening.features.astype(np.float64)
     if rows_ND.shape[1] != arrays[0].shape[1]:
         raise RequestError(
-            f"copy-detection: the whitening features have {rows_ND.shape[1]} dimensions, the database "
+            f"the whitening features have {rows_ND.shape[1]} dimensions, the database "
             f"{arrays[0].shape[1]}: features of two models?"
         )
     value_D, vector_DD = np.linalg.eigh(rows_ND.T @ rows_ND / len(rows_ND))
     if value_D[-1] <= 0:
-        raise CellError("copy-detection: the whitening features are all zero")
+        raise CellError("the whitening features are all zero")
     value_D = np.maximum(value_D, params.eigenvalue_floor * value_D[-1])
     project_DD = vector_DD / value_D**params.whitening_exponent
     mean_D = rows_ND.mean(axis=0)

@@ -22,6 +22,8 @@ from massl_bench.types import EvaluationData, IncreasingNumbers, Score, StrictMo
 ROLES = ("train", "test")
 NEEDS_TORCH = True
 
+_METRIC = "top1@s"
+
 
 class Params(StrictModel):
     """The parameters of the protocol."""
@@ -42,11 +44,11 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
-    check_not_empty("few-shot", ROLES, num_items)
+    check_not_empty(ROLES, num_items)
     if num_items["train"] < params.shots[-1]:
         raise RequestError(
-            f"few-shot: {params.shots[-1]} images of each class asked, but the training split has {num_items['train']} "
-            "in all; --set few-shot.shots=…"
+            f"{params.shots[-1]} images of each class asked, but the training split has {num_items['train']} "
+            "in all; --set shots=…"
         )
 
 
@@ -61,12 +63,12 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     train, test = data.banks["train"], data.banks["test"]
-    labels, truth = single_labels("few-shot", "train", train), single_labels("few-shot", "test", test)
-    num_classes = class_count("few-shot", data)
-    given = given_draws("few-shot", data, params.shots, params.num_draws)
+    labels, truth = single_labels("train", train), single_labels("test", test)
+    num_classes = class_count(data)
+    given = given_draws(data, params.shots, params.num_draws, _METRIC)
     if given is None:
         counts_C = np.bincount(labels, minlength=num_classes)
-        check_class_counts("few-shot", counts_C, params.shots, train.class_names)
+        check_class_counts(counts_C, params.shots, train.class_names, _METRIC)
     stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
     details = {"draws": "sampled" if given is None else "handed in"}
     scores = {}
@@ -77,7 +79,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
             drawn = np.bincount(labels[rows], minlength=num_classes)
             if (drawn == 0).any():
                 missing = class_name(int(drawn.argmin()), train.class_names)
-                raise CellError(f"few-shot: k{k}_run{draw}, which was handed in, holds no image of {missing}")
+                raise CellError(f"k{k}_run{draw}, which was handed in, holds no image of {missing}")
             classifier = fit(
                 train.features[rows],
                 labels[rows],

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from massl_bench.checks import check_not_constant
 from massl_bench.draws import check_class_counts, given_draws, sampled_score
 from massl_bench.errors import CellError, RequestError
 from massl_bench.labels import check_not_empty, multi_labels
@@ -25,6 +26,8 @@ from massl_bench.metrics.multilabel import mean_average_precision, scored
 from massl_bench.types import EvaluationData, IncreasingNumbers, Score, StrictModel
 
 ROLES = ("train", "test")
+
+_METRIC = "map@k"
 
 _ATTEMPTS = 1000
 """Draws for one (k, run) before giving up: on VOC07 the first is nearly always good."""
@@ -56,11 +59,11 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
-    check_not_empty("few-shot-svm", ROLES, num_items)
+    check_not_empty(ROLES, num_items)
     if num_items["train"] < params.shots[-1]:
         raise RequestError(
-            f"few-shot-svm: {params.shots[-1]} positive images of each class asked, but the training split has "
-            f"{num_items['train']} in all; --set few-shot-svm.shots=…"
+            f"{params.shots[-1]} positive images of each class asked, but the training split has "
+            f"{num_items['train']} in all; --set shots=…"
         )
 
 
@@ -69,18 +72,19 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
     Raises:
         RequestError: A split is empty, without labels or single-label; handed-in draws are incomplete.
-        CellError: A class has fewer than k positives, or no negative.
+        CellError: A class has fewer than k positives, or no negative; every training item has the same features.
     """
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     train, test = data.banks["train"], data.banks["test"]
-    labels = multi_labels("few-shot-svm", "train", train)
-    truth = multi_labels("few-shot-svm", "test", test)
+    labels = multi_labels("train", train)
+    truth = multi_labels("test", test)
     if not (truth == 1).any():
-        raise CellError("few-shot-svm: no class has a positive test image: there is no precision to average")
+        raise CellError("no class has a positive test image: there is no precision to average")
+    check_not_constant("training images", train.features)
     features_ND, test_ND = (_unit(bank.features, params.norm_epsilon) for bank in (train, test))
-    given = given_draws("few-shot-svm", data, params.shots, params.num_draws)
+    given = given_draws(data, params.shots, params.num_draws, _METRIC)
     if given is None:
-        check_class_counts("few-shot-svm", (labels == 1).sum(axis=0), params.shots, train.class_names)
+        check_class_counts((labels == 1).sum(axis=0), params.shots, train.class_names, _METRIC)
     scores = {}
     for k in params.shots:
         values, redrawn, left_out = [], 0, 0
@@ -123,7 +127,7 @@ def _draw(present_NC: NDArray[np.bool_], k: int, rng: np.random.Generator) -> tu
             return rows, attempt
     always = int(present_NC.mean(axis=0).argmax())
     raise CellError(
-        f"few-shot-svm: {_ATTEMPTS} draws of {k} images of each class left a class without a negative, most likely "
+        f"{_ATTEMPTS} draws of {k} images of each class left a class without a negative, most likely "
         f"class {always}, which {100 * present_NC[:, always].mean():.0f} % of the training images show"
     )
 
@@ -145,7 +149,7 @@ def _decisions(
         sign_N = np.where(labels_N == 1, 1, -1)
         if (sign_N == sign_N[0]).all():
             word = "negative" if sign_N[0] == 1 else "positive"
-            raise CellError(f"few-shot-svm: {where} holds no {word} image of class {index}; both are needed")
+            raise CellError(f"{where} holds no {word} image of class {index}; both are needed")
         svm = LinearSVC(
             C=params.cost,
             class_weight={1: params.positive_weight, -1: 1},

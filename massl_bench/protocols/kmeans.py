@@ -9,7 +9,7 @@ Shapes: N items, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,8 @@ class Params(StrictModel):
 
     iterations: int = Field(gt=0)
     restarts: int = Field(gt=0)
-    faiss_seed: int = Field(ge=0)
-    max_points_per_centroid: int | Literal["all"]
+    faiss_seed: int = Field(ge=0, lt=2**31)
+    max_points_per_centroid: Annotated[int, Field(gt=0)] | Literal["all"]
     """FAISS trains on a random part of more points than this for each centroid; its own limit is 256."""
     bootstrap_resamples: int = Field(gt=0)
 
@@ -45,7 +45,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split."""
-    check_not_empty("kmeans", ROLES, num_items)
+    check_not_empty(ROLES, num_items)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
@@ -57,14 +57,14 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     """
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     train, test = data.banks["train"], data.banks["test"]
-    labels = single_labels("kmeans", "test", test)
-    num_classes = class_count("kmeans", data)
+    labels = single_labels("test", test)
+    num_classes = class_count(data)
     if len(train) < num_classes:
         raise RequestError(
-            f"kmeans: {num_classes} clusters asked of {len(train)} training images; at least {num_classes} are needed: "
+            f"{num_classes} clusters asked of {len(train)} training images; at least {num_classes} are needed: "
             "raise --limit train=N"
         )
-    check_not_constant("kmeans", "training images", train.features)
+    check_not_constant("training images", train.features)
     mean_D, inverse_std_D = standardisation(train.features)
     limit = params.max_points_per_centroid
     settings = ClusteringSettings(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from massl_bench.checks import check_not_constant
 from massl_bench.errors import RequestError
 from massl_bench.labels import check_every_class, check_not_empty, class_count, single_labels
 from massl_bench.metrics.classification import accuracy, rank_of_label
@@ -44,13 +45,13 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
-    check_not_empty("knn", ROLES, num_items)
+    check_not_empty(ROLES, num_items)
     found = num_items["train"]
     if params.k[-1] > found:
         fitting = [k for k in params.k if k <= found] or [found]
         raise RequestError(
-            f"knn: k = {params.k[-1]} asked, but the training split has {found} images; "
-            f"allowed up to {found}: --set knn.k={','.join(map(str, fitting))}"
+            f"k = {params.k[-1]} asked, but the training split has {found} images; "
+            f"allowed up to {found}: --set k={','.join(map(str, fitting))}"
         )
 
 
@@ -60,13 +61,14 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     Raises:
         RequestError: A split is empty or without labels, k exceeds the number of training items, or there are fewer
             than two classes.
-        CellError: A class has no training item.
+        CellError: A class has no training item; every training item has the same features.
     """
     train, test = data.banks["train"], data.banks["test"]
     check_sizes(params, {"train": len(train), "test": len(test)})
-    train_labels, test_labels = single_labels("knn", "train", train), single_labels("knn", "test", test)
-    num_classes = class_count("knn", data)
-    check_every_class("knn", train_labels, num_classes, train.class_names)
+    train_labels, test_labels = single_labels("train", train), single_labels("test", test)
+    num_classes = class_count(data)
+    check_every_class(train_labels, num_classes, train.class_names)
+    check_not_constant("training images", train.features)
     neighbours = cosine_neighbours(
         test.features, train.features, params.k[-1], boundaries=params.k, backend=data.backend
     )

@@ -73,11 +73,11 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or a training split that leaves nothing to hold out."""
-    check_not_empty("linear", ROLES, num_items)
+    check_not_empty(ROLES, num_items)
     if "val" not in num_items and num_items["train"] * params.validation_share < 1:
         needed = int(np.ceil(1 / params.validation_share))
         raise RequestError(
-            f"linear: a share of {params.validation_share} of {num_items['train']} training images leaves nothing to "
+            f"a share of {params.validation_share} of {num_items['train']} training images leaves nothing to "
             f"select on; at least {needed} are needed, or a validation split"
         )
 
@@ -94,14 +94,14 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     train, test = data.banks["train"], data.banks["test"]
-    multi = labels_of("linear", "train", train).ndim == 2
-    num_classes = int(train.labels.shape[1]) if multi else class_count("linear", data)  # type: ignore[union-attr]
+    multi = labels_of("train", train).ndim == 2
+    num_classes = int(train.labels.shape[1]) if multi else class_count(data)  # type: ignore[union-attr]
     labels = {
         role: _labels(role, bank, multi) for role, bank in data.banks.items() if role in (*ROLES, *OPTIONAL_ROLES)
     }
     _check_classes(labels["train"], num_classes, train.class_names)
     if multi and not (labels["test"] == 1).any():
-        raise CellError("linear: no class has a positive test image: there is no precision to average")
+        raise CellError("no class has a positive test image: there is no precision to average")
     stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
     features, targets = train.features, labels["train"]
     if "val" in labels:
@@ -140,18 +140,18 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
 
 def _labels(role: str, bank: FeatureBank, multi: bool) -> NDArray[Any]:
-    return multi_labels("linear", role, bank) if multi else single_labels("linear", role, bank)
+    return multi_labels(role, bank) if multi else single_labels(role, bank)
 
 
 def _check_classes(labels: NDArray[Any], num_classes: int, names: tuple[str, ...] | None) -> None:
     if labels.ndim == 1:
-        check_every_class("linear", labels, num_classes, names)
+        check_every_class(labels, num_classes, names)
         return
     for value, word in ((1, "positive"), (-1, "negative")):
         missing = np.flatnonzero(~(labels == value).any(axis=0))
         if len(missing):
             raise CellError(
-                f"linear: {len(missing)} of {num_classes} classes have no {word} training image, the first is class "
+                f"{len(missing)} of {num_classes} classes have no {word} training image, the first is class "
                 f"{missing[0]}; every class needs both: raise --limit train=N"
             )
 
@@ -185,7 +185,7 @@ def _select(
     values_P = held_out_values(features_ND, targets, num_classes, rows, params, device)
     if np.isnan(values_P).all():
         raise CellError(
-            f"linear: none of the {len(rows[1])} held-out images shows any class, so that no strength can be chosen: "
+            f"none of the {len(rows[1])} held-out images shows any class, so that no strength can be chosen: "
             "raise --limit train=N"
         )
     best = int(np.nanargmax(values_P))

@@ -73,7 +73,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split."""
-    check_not_empty("linear-augmented", ROLES, num_items)
+    check_not_empty(ROLES, num_items)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
@@ -83,10 +83,10 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         RequestError: A split is empty or without labels; fewer than two classes; features were handed in.
         CellError: A class has no training item; an image is damaged; the loss is not finite.
     """
-    views, test = training_views("linear-augmented", data), data.banks["test"]
-    truth = single_labels("linear-augmented", "test", test)
-    num_classes = class_count("linear-augmented", data)
-    check_every_class("linear-augmented", views.labels, num_classes, views.class_names)
+    views, test = training_views(data), data.banks["test"]
+    truth = single_labels("test", test)
+    num_classes = class_count(data)
+    check_every_class(views.labels, num_classes, views.class_names)
     lars_trust = None if params.lars_trust == "none" else params.lars_trust
     lrs = [params.lr_at(epoch) for epoch in range(params.epochs)]
     top1_E = []
@@ -144,13 +144,13 @@ def train(
         yield head
 
 
-def training_views(task: str, data: EvaluationData) -> TrainingViews:
+def training_views(data: EvaluationData) -> TrainingViews:
     """Returns the training split in augmented views; raises `RequestError` where there are only features."""
     if data.views is None:
         raise RequestError(
-            f"{task}: trains on augmented views of the images, and was given features; give --model and --dataset, or "
+            "trains on augmented views of the images, and was given features; give --model and --dataset, or "
             "take a task that needs features only: linear"
         )
     if data.views.labels.ndim != 1:
-        raise RequestError(f"{task}: needs one label an image, and the train split has several (multi-label)")
+        raise RequestError("needs one label an image, and the train split has several (multi-label)")
     return data.views

@@ -44,11 +44,11 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training images than folds."""
-    check_not_empty("low-shot", ROLES, num_items)
+    check_not_empty(ROLES, num_items)
     if num_items["train"] < params.num_folds:
         raise RequestError(
-            f"low-shot: {num_items['train']} training images cannot be cut into {params.num_folds} folds; at least "
-            f"{params.num_folds} are needed, or --set low-shot.num_folds={max(2, num_items['train'])}"
+            f"{num_items['train']} training images cannot be cut into {params.num_folds} folds; at least "
+            f"{params.num_folds} are needed, or --set num_folds={max(2, num_items['train'])}"
         )
 
 
@@ -64,9 +64,9 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     train, test = data.banks["train"], data.banks["test"]
-    labels, truth = single_labels("low-shot", "train", train), single_labels("low-shot", "test", test)
-    num_classes = class_count("low-shot", data)
-    check_every_class("low-shot", labels, num_classes, train.class_names)
+    labels, truth = single_labels("train", train), single_labels("test", test)
+    num_classes = class_count(data)
+    check_every_class(labels, num_classes, train.class_names)
     fold_N = stratified_folds(labels, params.num_folds, rng)
     strength, validation = _select(train, labels, num_classes, fold_N, params, data.backend.device)
     stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
@@ -96,7 +96,7 @@ def stratified_folds(labels_N: NDArray[np.int64], num_folds: int, rng: np.random
     dealt = order[np.bincount(labels_N)[labels_N[order]] > 1]
     if len(dealt) < num_folds:
         raise CellError(
-            f"low-shot: {len(dealt)} of {len(labels_N)} training images are of a class with several, and only these "
+            f"{len(dealt)} of {len(labels_N)} training images are of a class with several, and only these "
             f"can be held out; {num_folds} folds need {num_folds}: raise --limit train=N, or take a larger split"
         )
     fold_N = np.full(len(labels_N), _NEVER, dtype=np.int64)

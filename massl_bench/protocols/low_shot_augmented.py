@@ -55,7 +55,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split."""
-    check_not_empty("low-shot-inat", ROLES, num_items)
+    check_not_empty(ROLES, num_items)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
@@ -65,10 +65,10 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         RequestError: A split is empty or without labels; fewer than two classes; features were handed in.
         CellError: A class has no training item; an image is damaged; the loss is not finite.
     """
-    views, test = training_views("low-shot-inat", data), data.banks["test"]
-    truth = single_labels("low-shot-inat", "test", test)
-    num_classes = class_count("low-shot-inat", data)
-    check_every_class("low-shot-inat", views.labels, num_classes, views.class_names)
+    views, test = training_views(data), data.banks["test"]
+    truth = single_labels("test", test)
+    num_classes = class_count(data)
+    check_every_class(views.labels, num_classes, views.class_names)
     lrs = [params.lr_at(epoch) for epoch in range(params.epochs)]
     smallest = int(np.bincount(views.labels).min())
     scores = {}

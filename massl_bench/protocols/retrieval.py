@@ -21,7 +21,7 @@ from massl_bench.errors import CellError, RequestError
 from massl_bench.labels import check_not_empty
 from massl_bench.metrics.ranking import mean_score, precision_at, ranks_without, trapezoid_average_precision
 from massl_bench.search import cosine_similarities
-from massl_bench.types import CopyTruth, EvaluationData, QueryTruth, Score, StrictModel
+from massl_bench.types import CopyTruth, EvaluationData, IncreasingNumbers, QueryTruth, Score, StrictModel
 
 ROLES = ("database", "queries")
 NAMED_BY_TRUTH = "database"
@@ -32,7 +32,7 @@ SETTINGS = ("easy", "medium", "hard")
 class Params(StrictModel):
     """The parameters of the protocol."""
 
-    precision_at: tuple[int, ...] = Field(strict=False, min_length=1)
+    precision_at: IncreasingNumbers
     """Ranks k of the mean precisions."""
     bootstrap_resamples: int = Field(gt=0)
 
@@ -53,7 +53,7 @@ def metrics_of_truth(params: Params, truth: Sequence[QueryTruth]) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for no queries, or no database."""
-    check_not_empty("retrieval", ROLES, num_items)
+    check_not_empty(ROLES, num_items)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
@@ -68,10 +68,10 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     database, queries = data.banks["database"], data.banks["queries"]
     check_sizes(params, {"database": len(database), "queries": len(queries)})
     truth = check_truth(data.ground_truth, len(queries), len(database))
-    check_not_constant("retrieval", "database images", database.features)
+    check_not_constant("database images", database.features)
     settings = settings_with_positives(truth)
     if not settings:
-        raise CellError(f"retrieval: none of the {len(truth)} queries has a positive")
+        raise CellError(f"none of the {len(truth)} queries has a positive")
     left_out: dict[str, str] = {}
     if len(settings) < len(SETTINGS):
         left_out["settings_left_out"] = ", ".join(setting for setting in SETTINGS if setting not in settings)
@@ -99,16 +99,16 @@ def check_truth(
 ) -> Sequence[QueryTruth]:
     """Returns the ground truth; raises `RequestError` where it does not fit the queries and the database."""
     if truth is None or isinstance(truth, CopyTruth):
-        raise RequestError("retrieval: needs a ground truth: the easy, hard and junk rows of each query")
+        raise RequestError("needs a ground truth: the easy, hard and junk rows of each query")
     if len(truth) != num_queries:
-        raise RequestError(f"retrieval: the ground truth is of {len(truth)} queries, and there are {num_queries}")
+        raise RequestError(f"the ground truth is of {len(truth)} queries, and there are {num_queries}")
     for index, query in enumerate(truth):
         for name in ("easy", "hard", "junk"):
             rows = getattr(query, name)
             if len(rows) and (rows.min() < 0 or rows.max() >= num_rows):
                 wrong = rows[(rows < 0) | (rows >= num_rows)][0]
                 raise RequestError(
-                    f"retrieval: ground truth of query {index}: {name} names image {wrong}, which is not there; "
+                    f"ground truth of query {index}: {name} names image {wrong}, which is not there; "
                     f"allowed: 0 to {num_rows - 1}"
                 )
     return truth

@@ -53,7 +53,7 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for fewer than two items."""
     found = num_items.get("train", num_items.get("all", 0))
     if found < 2:
-        raise RequestError(f"spectrum: at least two images are needed, found {found}")
+        raise RequestError(f"at least two images are needed, found {found}")
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
@@ -68,12 +68,12 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     bank = data.banks["train"] if "train" in data.banks else data.banks["all"]
     check_sizes(params, {"train": len(bank)})
     features = bank.features
-    check_not_constant("spectrum", "images", features)
+    check_not_constant("images", features)
     mean_D, moment_DD = second_moment(features)
     try:
         alpha = alpha_req(moment_DD - np.outer(mean_D, mean_D), params.alpha_first, params.alpha_last)
     except ValueError as error:
-        raise CellError(f"spectrum: alpha_req: {error}; lower --set spectrum.alpha_first") from None
+        raise CellError(f"alpha_req: {error}; lower --set alpha_first") from None
     sample = features
     if len(bank) > params.pair_items:
         sample = features[np.sort(rng.choice(len(bank), params.pair_items, replace=False))]

@@ -23,7 +23,7 @@ from massl_bench.datasets.splits import ArraySplit, JoinedSplit
 from massl_bench.datasets.tables import ConvertedSplit
 from massl_bench.errors import MissingDataError, RequestError, SpecError
 from massl_bench.specs import Registry
-from tests.conftest import Answer, write_image
+from tests.conftest import Answer, make_hub_cache, write_image
 
 NAMES = ["airplane", "automobile", "bird"]
 
@@ -429,17 +429,6 @@ def test_a_broken_link_is_one_line(image_folder: Path, run_cli: Callable[..., An
     checked = run_cli("datasets", "check", reference, "digits")
     assert (checked.code, message in checked.error) == (1, True), checked.err
     assert "digits: ok" in checked.out
-
-
-def make_hub_cache(root: Path, repo: str, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> str:
-    """Lays out a downloaded dataset repository as the hub's client does; returns its commit."""
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    base = root / f"datasets--{repo.replace('/', '--')}"
-    write(base / "snapshots" / commit)
-    (base / "refs").mkdir()
-    (base / "refs" / "main").write_text(commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root))
-    return commit
 
 
 @pytest.mark.parametrize("at_revision", [False, True])

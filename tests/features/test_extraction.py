@@ -17,10 +17,12 @@ from PIL import Image
 from torchvision import transforms as reference
 
 import massl_bench as mb
+from massl_bench.datasets import DataOptions, open_dataset
 from massl_bench.errors import CellError
-from massl_bench.features import BankKey, ExtractionOptions, FeatureCache
+from massl_bench.features import BankKey, ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.pixels import pixels_card
+from massl_bench.specs import Registry
 from massl_bench.transforms import apply_preprocessing
 from massl_bench.types import DEFAULT_PREPROCESSING, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, PreprocessingOverride
 from tests.conftest import write_image
@@ -178,7 +180,40 @@ def test_damage_is_noticed(name: str, damage: str, tmp_path: Path) -> None:
         file.unlink()
     bank, text = cache.read(key())
     assert bank is None
-    assert (text is None) == (name == "meta.json" and damage == "gone")
+    assert text is not None
+    cache.discard(key())
+    assert cache.read(key()) == (None, None)
+    assert not list(cache.path(key()).parent.iterdir())
+
+
+def test_a_bank_that_another_process_finished_first_stays(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    with cache.writer(key(), 5, model="m", dataset="d") as writer:
+        first = write_bank(cache)  # the other process
+        before = cache.path(key()).stat().st_ino
+        writer.append(first + 1)
+        writer.finish(
+            labels=None, ids=np.array([b"x"] * 7), class_names=None, num_classes=None, skipped=[], validation_from=None
+        )
+    assert cache.path(key()).stat().st_ino == before
+    bank, _ = cache.read(key())
+    assert bank is not None
+    assert (bank.features == first).all()
+    assert [path.name for path in cache.path(key()).parent.iterdir()] == [key().digest]
+
+
+def test_images_that_can_be_read_again_replace_a_bank_without_them(image_folder: Path, tmp_path: Path) -> None:
+    encoder, cache = mb.load_encoder("pixels"), FeatureCache(tmp_path)
+    dataset = open_dataset(f"folder:{image_folder}", Registry(), DataOptions(cache_dir=tmp_path))
+    options = ExtractionOptions()
+    wanted = bank_key(encoder.card, encoder.card.preprocessing, dataset, "test", None, options)
+    with cache.writer(wanted, 1, model="m", dataset="d") as writer:
+        writer.append(np.zeros((1, 1), np.float32))
+        writer.finish(
+            labels=None, ids=np.array([b"x"]), class_names=None, num_classes=None, skipped=["y"], validation_from=None
+        )
+    bank = load_or_extract(cache, wanted, lambda: encoder, dataset, options, Reporting())
+    assert (bank.skipped, len(bank)) == ((), 6)
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from massl_bench.errors import CellError, MissingDataError
 from massl_bench.pretrain import MemoryBank, Projector, Prototypes, carp_objective, massl_objective
+from massl_bench.pretrain.collectives import after_first_rank
 
 IMAGES, VIEWS, FEATURES, STEPS = 8, 4, 6, 3
 
@@ -65,12 +68,39 @@ def generators_that_differ(rank: int) -> str:
     return ""
 
 
+def turns(rank: int, folder: Path) -> dict:
+    """What a function saw that all ranks call, the first before the others, and how its failures end."""
+    log = folder / "turns.txt"
+
+    def note() -> str:
+        if rank == 0:
+            time.sleep(0.3)
+        with log.open("a") as file:
+            file.write(str(rank))
+        return log.read_text()
+
+    def fail() -> None:
+        if rank == 0:
+            raise MissingDataError("not there") if len(seen) == 1 else ZeroDivisionError("a defect")
+
+    seen, errors = [after_first_rank(note)], []
+    for _ in range(2):
+        try:
+            after_first_rank(fail)
+        except (MissingDataError, CellError, ZeroDivisionError) as error:
+            errors.append(f"{type(error).__name__}: {error}")
+        seen.append("")
+    return {"turns": seen[0], "failures": errors}
+
+
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
-    torch.save(train(2, rank) | {"error": generators_that_differ(rank)}, folder / f"rank{rank}.pt")
+    torch.save(
+        train(2, rank) | {"error": generators_that_differ(rank)} | turns(rank, folder), folder / f"rank{rank}.pt"
+    )
     dist.destroy_process_group()
 
 
@@ -123,6 +153,16 @@ def test_memory_and_permutations_are_identical(ranks, single):
 def test_memory_generators_that_differ_are_an_error(ranks):
     for rank in ranks:
         assert rank["error"] == "memory generator: differs from rank 0 on ranks [1]; seed it alike on every rank"
+
+
+def test_the_first_rank_goes_first_and_fails_for_all(ranks):
+    assert [rank["turns"] for rank in ranks] == ["0", "01"]
+    assert ranks[0]["failures"] == ["MissingDataError: not there", "ZeroDivisionError: a defect"]
+    assert ranks[1]["failures"] == [
+        "MissingDataError: not there",
+        "CellError: on rank 0: ZeroDivisionError: a defect",
+    ]
+    assert after_first_rank(lambda: 3) == 3
 
 
 if __name__ == "__main__":

@@ -81,6 +81,9 @@ def test_what_could_never_be_predicted() -> None:
         evaluate((features, labels), (features, labels), [1], 3)
     with pytest.raises(RequestError, match="the dataset has 1 class: there is nothing to tell apart"):
         evaluate((features, np.zeros(4, dtype=np.int64)), (features, np.zeros(4, dtype=np.int64)), [1], 1)
+    constant = np.ones((4, 2), dtype=np.float32)
+    with pytest.raises(CellError, match="all 2 feature dimensions are constant over the 4 training images"):
+        evaluate((constant, np.array([0, 0, 1, 1])), (features, np.array([0, 0, 1, 1])), [1], 2)
     several = np.ones((4, 3), dtype=np.int8)
     with pytest.raises(RequestError, match="needs one label an image"):
         evaluate((features, several), (features, several), [1], 3)
@@ -130,7 +133,7 @@ def test_perfect_features_give_one_and_random_ones_chance() -> None:
 
 def test_errors_name_both_numbers() -> None:
     params = knn.Params(k=(10, 200), temperature=0.07, bootstrap_resamples=10)
-    with pytest.raises(RequestError, match=r"k = 200 asked, but the training split has 150 .*--set knn\.k=10"):
+    with pytest.raises(RequestError, match=r"k = 200 asked, but the training split has 150 .*--set k=10"):
         knn.check_sizes(params, {"train": 150, "test": 1})
     with pytest.raises(RequestError, match="test split is empty"):
         knn.check_sizes(params, {"train": 500, "test": 0})
@@ -145,5 +148,25 @@ def test_python_interface(arrays: dict[str, np.ndarray]) -> None:
     }
     assert mb.evaluate("knn", banks)["top1@20"].value == values(arrays, [20])["top1@20"]
     assert set(mb.evaluate("knn", banks, params={"k": [7]})) == {"top1@7", "top5@7", "mean_per_class@7"}
+    with pytest.raises(RequestError, match="--device gpu: expected auto, cpu, cuda or cuda:i"):
+        mb.evaluate("knn", banks, device="gpu")
+    with pytest.raises(RequestError, match="--device gpu: expected auto, cpu, cuda or cuda:i"):
+        mb.load_encoder("pixels", device="gpu")
     with pytest.raises(RequestError, match="missing: test"):
         mb.evaluate("knn", {"train": banks["train"]})
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([0, -1, 1]), "expected class indices from 0, found -1"),
+        (np.array([0.0, 1.0, 1.0]), r"expected whole numbers \[N\] or \[N, C\], found float64 \[3\]"),
+        (np.zeros((3, 2, 2), dtype=np.int64), r"found int64 \[3, 2, 2\]"),
+        (np.array([[0, 2], [1, 1], [0, 0]]), "expected 1 present, 0 difficult, −1 absent, found 2"),
+        (np.array([[0, -2], [1, 1], [0, 0]]), "absent, found -2"),
+        (np.array([0, 1]), "expected 3, found 2"),
+    ],
+)
+def test_labels_that_are_none(labels: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FeatureBank.from_arrays(np.eye(3, dtype=np.float32), labels)
