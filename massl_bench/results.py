@@ -133,6 +133,8 @@ class ResultRecord(StrictModel):
     complete: bool
     """Whether all items of all splits were measured."""
     metrics: dict[str, Metric]
+    headline_scale: int = 100
+    """What people see is a value times this: fractions in percent, ranks and exponents as they are."""
     curves: dict[str, dict[str, float]]
     """For a metric with a parameter (`top1@k`): its value by the parameter."""
     selection_split: str | None
@@ -162,11 +164,6 @@ class ResultRecord(StrictModel):
     def headline(self) -> Metric:
         """The task's headline metric."""
         return self.metrics[self.identity.task.headline]
-
-    @property
-    def headline_scale(self) -> int:
-        """What people see is the headline times this: fractions in percent, quantities of `spectrum` as they are."""
-        return 1 if self.identity.task.protocol == "spectrum" else 100
 
 
 def record_path(results_dir: Path, identity: Identity, departures: list[str]) -> Path:

@@ -168,6 +168,7 @@ class Runner:
             departures=departures,
             complete=not identity.dataset.limit and not identity.dataset.skipped,
             metrics={name: results.Metric(**vars(score)) for name, score in metrics.items()},
+            headline_scale=protocols.scale(spec.protocol),
             curves=results.curves(metrics),
             selection_split=str(selection) if selection is not None else None,
             num_items=sizes,

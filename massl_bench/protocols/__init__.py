@@ -6,7 +6,18 @@ A protocol module defines
 * `Params`: a strict pydantic model of its parameters, without defaults (they stand in the task's file);
 * `metric_names(params)`: the names of the metrics that it will return;
 * `check_sizes(params, num_items)`: raises `RequestError` where the splits are too small, before any work starts;
-* `run(data, params, rng)`: arrays and a generator in, scores out. Pure.
+* `run(data, params, rng)`: arrays and a generator in, scores out. Pure;
+
+and, where it needs them,
+
+* `OPTIONAL_ROLES`: splits that it reads where the dataset has them;
+* `ROLES_OF_KIND`: splits in place of `ROLES` for a kind of dataset;
+* `VIEW_ROLES`: splits that it sees in augmented views (`EvaluationData.views`) in place of a bank;
+* `HEADLINES`: by kind of dataset, the metrics that the task's own headline does not exist for, the headline first;
+* `NAMED_BY_TRUTH`: the split whose rows its ground truth names;
+* `metrics_of_truth(params, truth)`: those of its metrics that a ground truth leaves something to find for;
+* `SCALE`: what people see is a metric times this; 100 (percent) where it is not said;
+* `NEEDS_TORCH`: whether it computes with torch.
 
 Several tasks may share a protocol, so its errors do not name the task: whoever calls `check_sizes` and `run` of this
 package has it put before the text, and into `--set PARAMETER=VALUE`.
@@ -46,13 +57,7 @@ class ProtocolModule(Protocol):
 
 
 def roles(name: str, kind: DatasetKind, available: Iterable[str]) -> tuple[str, ...]:
-    """Returns the splits that a protocol reads of a dataset: those that it needs, then optional ones that are there.
-
-    A module may define, beyond the above: `OPTIONAL_ROLES`, read where the dataset has them; `ROLES_OF_KIND`, in
-    place of `ROLES` for a kind of dataset; `HEADLINES`, the metrics of a kind that the task's own headline does not
-    exist for, the headline first; `VIEW_ROLES`, see `view_roles`; `NAMED_BY_TRUTH`, see `named_by_truth`;
-    `metrics_of_truth`, see `check_headline`; and `NEEDS_TORCH`.
-    """
+    """Returns the splits that a protocol reads of a dataset: those that it needs, then optional ones that are there."""
     module = load(name)
     needed: tuple[str, ...] = getattr(module, "ROLES_OF_KIND", {}).get(kind, module.ROLES)
     there = set(available)
@@ -92,6 +97,11 @@ def view_roles(name: str) -> tuple[str, ...]:
 def tasks_on_features(kind: DatasetKind, registry: Registry) -> list[str]:
     """Returns the tasks that apply to features of a kind of dataset: those that need no augmented views."""
     return [name for name in registry.tasks_for(kind) if not view_roles(registry.task(name).protocol)]
+
+
+def scale(name: str) -> int:
+    """Returns what a protocol's metrics are multiplied by for people: 100 for fractions."""
+    return getattr(load(name), "SCALE", 100)
 
 
 def possible_roles(name: str) -> set[str]:
