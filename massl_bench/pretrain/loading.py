@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -106,6 +107,7 @@ def load_batches(
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_signals_to_the_trainer,
         # Unused, as batches seed themselves; without one the loader would draw from torch's own generator.
         generator=torch.Generator(),
     )
@@ -129,6 +131,15 @@ def check_images(split: ImageSplit, config: PretrainConfig, where: str) -> None:
             raise RequestError(
                 f"{where}: {split.locate(index)}: {size[0]} × {size[1]} pixels, smaller than a patch of {patch}"
             )
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """Lets a worker outlive the signals of a scheduler or a terminal, which go to the whole process group.
+
+    The trainer finishes its step and ends its workers; a worker notices within seconds where the trainer was killed.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:
