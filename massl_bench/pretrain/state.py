@@ -94,7 +94,7 @@ class TrainingState:
         }
 
     def restore(self, checkpoint: Checkpoint, where: str) -> None:
-        """Takes everything from a checkpoint.
+        """Takes everything from a checkpoint but the optimiser's settings, which are this configuration's and device's.
 
         Raises:
             RequestError: It does not fit these networks or this memory.
@@ -102,7 +102,12 @@ class TrainingState:
         try:
             self.student.load_state_dict(checkpoint["student"])
             self.teacher.load_state_dict(checkpoint["teacher"])
-            self.optimiser.load_state_dict(checkpoint["optimiser"])
+            saved = checkpoint["optimiser"]
+            groups = [
+                {**own, "params": group["params"]}
+                for own, group in zip(self.optimiser.param_groups, saved["param_groups"], strict=True)
+            ]
+            self.optimiser.load_state_dict({"state": saved["state"], "param_groups": groups})
             self.scaler.load_state_dict(checkpoint["scaler"])
             if self.memory is not None and checkpoint["memory"] is not None:
                 self.memory.load_state_dict(checkpoint["memory"])

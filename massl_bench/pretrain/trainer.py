@@ -90,7 +90,7 @@ def train(job: TrainingJob) -> Trained:
     num_steps = config.epochs * shares.steps_per_epoch
     state = initial_state(config, device)
     checkpoints = CheckpointFolder(job.folder, config.run.keep_checkpoints)
-    first_step = _restore(job, state, checkpoints)
+    first_step = _restore(job, state, checkpoints, num_steps)
     student: nn.Module = state.student
     if world_size() > 1:
         student = DistributedDataParallel(state.student, device_ids=[device] if device.type == "cuda" else None)
@@ -208,7 +208,7 @@ def _forward_backward(
     )
 
 
-def _restore(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder) -> int:
+def _restore(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder, num_steps: int) -> int:
     """Takes the state from the last checkpoint where that is asked for; returns the first step to do."""
     steps = checkpoints.steps()
     if not steps:
@@ -219,6 +219,17 @@ def _restore(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFold
     checkpoint = checkpoints.load(steps[-1])
     if not job.force:
         check_same_run(checkpoint, job.config.model_dump(mode="json"), job.data, where)
+    written_by, name = checkpoint["config"]["optimiser"]["name"], job.config.optimiser.name
+    if written_by != name:
+        raise RequestError(
+            f"{where}: optimiser.name: {written_by}, now {name}, which cannot go on from the other's state; keep "
+            f"{written_by}, or choose another --name"
+        )
+    if checkpoint["step"] > num_steps:
+        raise RequestError(
+            f"{where}: {checkpoint['step']} steps are done, and {job.config.epochs} epochs are {num_steps}; give more "
+            "epochs, or choose another --name"
+        )
     state.restore(checkpoint, where)
     return checkpoint["step"]
 

@@ -182,7 +182,29 @@ def test_resume_with_another_configuration(tmp_path):
     assert str(caught.value).endswith("now 0.5; --force accepts it")
     assert train(job(tmp_path, "epochs=2", "run.log_every=3", resume=True, force=True)).step == 8
     with pytest.raises(RequestError, match="does not fit this configuration: memory: shape"):
-        train(job(tmp_path, "massl.memory_size=256", resume=True, force=True))
+        train(job(tmp_path, "epochs=2", "massl.memory_size=256", resume=True, force=True))
+
+
+def test_resume_with_fewer_epochs_is_no_stop_by_a_signal(tmp_path):
+    train(job(tmp_path, "epochs=2"))
+    with pytest.raises(RequestError, match="00000008.pth: 8 steps are done, and 1 epochs are 4; give more epochs, or"):
+        train(job(tmp_path, resume=True, force=True))
+
+
+def test_resume_with_another_optimiser(tmp_path):
+    train(job(tmp_path))
+    sgd = ["optimiser.name=sgd", "optimiser.betas=none", "optimiser.momentum=0.9"]
+    with pytest.raises(RequestError, match=r"optimiser.name: adamw, now sgd, which cannot go on .*; keep adamw, or"):
+        train(job(tmp_path, "epochs=2", *sgd, resume=True, force=True))
+
+
+def test_resume_with_other_settings_of_the_optimiser(tmp_path):
+    train(job(tmp_path))
+    train(job(tmp_path, "epochs=2", "optimiser.betas=0.5,0.6", resume=True, force=True))
+    last = checkpoints(tmp_path)[-1]
+    assert last["config"]["optimiser"]["betas"] == [0.5, 0.6]
+    assert [group["betas"] for group in last["optimiser"]["param_groups"]] == [(0.5, 0.6), (0.5, 0.6)]
+    assert last["optimiser"]["state"][0]["step"] == 8
 
 
 def test_no_space_left_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
