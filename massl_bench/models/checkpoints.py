@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from massl_bench.errors import RequestError, one_line, unknown_name
@@ -23,8 +24,8 @@ from massl_bench.models.encoder import Encoder, num_parameters
 from massl_bench.models.metadata import read_metadata
 from massl_bench.models.model import ModelCard
 from massl_bench.models.resnet import SmallImageResNet
-from massl_bench.models.timm_models import token_dim
-from massl_bench.models.vit import MasslVisionTransformer, num_token_blocks
+from massl_bench.models.timm_models import pooling_of, token_dim
+from massl_bench.models.vit import MasslVisionTransformer, is_plain, num_token_blocks, special_vit
 from massl_bench.storage import sha256_file
 from massl_bench.types import DEFAULT_PREPROCESSING
 
@@ -188,9 +189,13 @@ def build_network(tensors: Tensors, arch: str | None, where: str) -> tuple[Any, 
 
         if not timm.is_model(arch):
             raise unknown_name("timm architecture", arch, timm.list_models())
-        heads = getattr(getattr(timm.create_model(arch, num_classes=0), "blocks", [None])[0], "attn", None)
-        if "patch_embed.proj.weight" in tensors and heads is not None:
-            return _build_vit(tensors, heads.num_heads, where)
+        with torch.device("meta"):
+            model = timm.create_model(arch, num_classes=0)
+        if "patch_embed.proj.weight" in tensors and isinstance(model, VisionTransformer):
+            if not is_plain(model):
+                return _build_special_vit(tensors, arch, model)
+            block: Any = model.blocks[0]
+            return _build_vit(tensors, block.attn.num_heads, where)
         return timm.create_model(arch, num_classes=0), arch, "pooled map"
     if "patch_embed.proj.weight" in tensors:
         return _build_vit(tensors, None, where)
@@ -236,6 +241,16 @@ def _build_vit(tensors: Tensors, num_heads: int | None, where: str) -> tuple[Mas
     size = {192: "tiny", 384: "small", 768: "base", 1024: "large"}.get(width) if depth in (12, 24) else None
     name = f"vit_{size}_patch{patch}" if size else f"vit_width{width}_depth{depth}_heads{num_heads}_patch{patch}"
     return network, name, "class token after the final norm"
+
+
+def _build_special_vit(tensors: Tensors, arch: str, model: VisionTransformer) -> tuple[Any, str, str]:
+    """Returns timm's own network for the sizes of the tensors; `model` is the same at timm's sizes, without values."""
+    patch = tensors["patch_embed.proj.weight"].shape[-1]
+    side = model.patch_embed.img_size[0]
+    if "pos_embed" in tensors:
+        not_patches = 0 if model.no_embed_class else model.num_prefix_tokens
+        side = round(max(1, tensors["pos_embed"].shape[1] - not_patches) ** 0.5) * patch
+    return special_vit(arch, img_size=side, patch_size=patch), arch, pooling_of(model)
 
 
 def _build_resnet(tensors: Tensors, where: str) -> tuple[Any, str, str]:

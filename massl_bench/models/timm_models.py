@@ -47,7 +47,7 @@ def build_timm(prefix: str, name: str, reference: str, download: bool) -> Encode
         name=reference,
         reference=reference,
         architecture=config["architecture"],
-        pooling=_pooling(network),
+        pooling=pooling_of(network),
         embed_dim=_without_classifier(network),
         num_blocks=num_token_blocks(network),
         token_dim=token_dim(network),
@@ -75,7 +75,7 @@ def _build_random(name: str, reference: str) -> Encoder:
         name=reference,
         reference=reference,
         architecture=name.partition(".")[0],
-        pooling=_pooling(network),
+        pooling=pooling_of(network),
         embed_dim=embed_dim,
         num_blocks=num_token_blocks(network),
         token_dim=token_dim(network),
@@ -121,7 +121,8 @@ def _without_classifier(network: Any) -> int:
     return int(getattr(network, "head_hidden_size", None) or network.num_features)
 
 
-def _pooling(network: nn.Module) -> str:
+def pooling_of(network: nn.Module) -> str:
+    """Returns what the feature of a network of timm is, in words."""
     pool = str(getattr(network, "global_pool", "") or "")
     match pool:
         case "token":

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
+from timm.layers.attention import Attention
+from timm.layers.mlp import Mlp
 from timm.layers.patch_embed import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
+
+from massl_bench.errors import RequestError, one_line
 
 
 class _WholePatches(PatchEmbed):
@@ -95,6 +100,74 @@ class MasslVisionTransformer(VisionTransformer):
             learnt, scale_factor=((rows + 0.1) / grid_rows, (columns + 0.1) / grid_columns), mode="bicubic"
         )
         return torch.cat([positions[:, :1], resized.permute(0, 2, 3, 1).reshape(1, rows * columns, width)], dim=1)
+
+
+def like_plain_vit(
+    model: VisionTransformer, *, img_size: int, patch_size: int, drop_path_rate: float = 0.0
+) -> MasslVisionTransformer:
+    """Makes a ViT with the dimensions of timm's plain one, for other sizes of images and patches.
+
+    Args:
+        model: a plain ViT (see `is_plain`); its tensors need no values.
+        img_size: as of `MasslVisionTransformer`.
+        patch_size: likewise.
+        drop_path_rate: likewise.
+    """
+    block: Any = model.blocks[0]
+    return MasslVisionTransformer(
+        img_size=img_size,
+        patch_size=patch_size,
+        embed_dim=model.embed_dim,
+        depth=len(model.blocks),
+        num_heads=block.attn.num_heads,
+        mlp_ratio=block.mlp.fc1.out_features / model.embed_dim,
+        qkv_bias=block.attn.qkv.bias is not None,
+        drop_path_rate=drop_path_rate,
+    )
+
+
+def is_plain(model: VisionTransformer) -> bool:
+    """Returns whether a ViT of timm has the tensors of the published one, and no others.
+
+    LayerScale, registers, another pooling than the class token, a norm before the blocks: each shows in a tensor.
+    """
+    block = model.blocks[0]
+    if not (type(block) is Block and isinstance(block.attn, Attention) and type(block.mlp) is Mlp):
+        return False
+    (side, _), (patch, _) = model.patch_embed.img_size, model.patch_embed.patch_size
+    with torch.device("meta"):
+        plain = like_plain_vit(model, img_size=side, patch_size=patch)
+    shapes, expected = (
+        {name: tensor.shape for name, tensor in network.state_dict().items()} for network in (model, plain)
+    )
+    return shapes == expected
+
+
+def special_vit(arch: str, *, img_size: int, patch_size: int, drop_path_rate: float = 0.0) -> Any:
+    """Makes a ViT of timm that is not plain, as timm makes it, for other sizes of images and patches.
+
+    Its feature is timm's for this architecture, and its position embeddings are resampled as timm does.
+
+    Raises:
+        RequestError: It cannot be made so.
+    """
+    import timm
+
+    try:
+        model: Any = timm.create_model(
+            arch,
+            num_classes=0,
+            img_size=img_size,
+            patch_size=patch_size,
+            dynamic_img_size=True,
+            drop_path_rate=drop_path_rate,
+        )
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise RequestError(
+            f"{arch}: timm does not make it for images of {img_size} and patches of {patch_size} pixels: "
+            f"{one_line(error)}"
+        ) from None
+    return model
 
 
 def num_token_blocks(network: nn.Module) -> int | None:

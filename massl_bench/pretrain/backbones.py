@@ -10,7 +10,7 @@ from torch import nn
 
 from massl_bench.errors import RequestError, unknown_name
 from massl_bench.models.resnet import SmallImageResNet
-from massl_bench.models.vit import MasslVisionTransformer
+from massl_bench.models.vit import MasslVisionTransformer, is_plain, like_plain_vit, special_vit
 from massl_bench.pretrain.config import BackboneConfig, PretrainConfig
 from massl_bench.pretrain.network import MultiCropNetwork, Projector, Prototypes
 
@@ -57,7 +57,7 @@ def build_backbone(config: BackboneConfig, image_size: int, drop_path: float) ->
         drop_path: rate of stochastic depth.
 
     Raises:
-        RequestError: timm has no such architecture, or it is neither a plain ViT nor a ResNet.
+        RequestError: timm has no such architecture, or it is neither a ViT nor a ResNet.
     """
     if config.arch == "vit":
         assert config.embed_dim is not None
@@ -83,17 +83,10 @@ def build_backbone(config: BackboneConfig, image_size: int, drop_path: float) ->
 
         # The last normalisation of each block starts at zero, so that every block starts as the identity.
         return timm.create_model(config.arch, num_classes=0, drop_path_rate=drop_path, zero_init_last=True)
-    attention = model.blocks[0].attn
-    return MasslVisionTransformer(
-        img_size=image_size,
-        patch_size=config.patch_size or model.patch_embed.patch_size[0],
-        embed_dim=model.embed_dim,
-        depth=len(model.blocks),
-        num_heads=attention.num_heads,
-        mlp_ratio=model.blocks[0].mlp.fc1.out_features / model.embed_dim,
-        qkv_bias=attention.qkv.bias is not None,
-        drop_path_rate=drop_path,
-    )
+    patch_size = config.patch_size or model.patch_embed.patch_size[0]
+    if is_plain(model):
+        return like_plain_vit(model, img_size=image_size, patch_size=patch_size, drop_path_rate=drop_path)
+    return special_vit(config.arch, img_size=image_size, patch_size=patch_size, drop_path_rate=drop_path)
 
 
 def _initialise(backbone: Any, config: BackboneConfig) -> None:
@@ -111,7 +104,7 @@ def manifest_arch(config: BackboneConfig) -> str | None:
     if config.arch in ("vit", "resnet"):
         return None
     model = _timm_model(config.arch)
-    if hasattr(model, "blocks") and model.embed_dim == _HEAD_WIDTH * model.blocks[0].attn.num_heads:
+    if hasattr(model, "blocks") and is_plain(model) and model.embed_dim == _HEAD_WIDTH * model.blocks[0].attn.num_heads:
         return None
     return config.arch
 
@@ -119,6 +112,7 @@ def manifest_arch(config: BackboneConfig) -> str | None:
 def _timm_model(arch: str) -> Any:
     """Returns a model of timm without values in its tensors, to read its widths."""
     import timm
+    from timm.layers.patch_embed import PatchEmbed
     from timm.models.resnet import ResNet
     from timm.models.vision_transformer import VisionTransformer
 
@@ -129,4 +123,9 @@ def _timm_model(arch: str) -> Any:
     if not isinstance(model, VisionTransformer | ResNet):
         found = type(model).__name__
         raise RequestError(f"backbone.arch: {arch} is a {found}; allowed: vit, resnet, a ViT or ResNet of timm")
+    if isinstance(model, VisionTransformer) and not isinstance(model.patch_embed, PatchEmbed):
+        found = type(model.patch_embed).__name__
+        raise RequestError(
+            f"backbone.arch: {arch} cuts no patches out of images, but has a {found}; choose another ViT"
+        )
     return model

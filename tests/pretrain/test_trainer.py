@@ -187,7 +187,9 @@ def test_resume_with_another_configuration(tmp_path):
 
 def test_resume_with_fewer_epochs_is_no_stop_by_a_signal(tmp_path):
     train(job(tmp_path, "epochs=2"))
-    with pytest.raises(RequestError, match="00000008.pth: 8 steps are done, and 1 epochs are 4; give more epochs, or"):
+    with pytest.raises(
+        RequestError, match=r"00000008\.pth: 8 steps are done, and 1 epochs are 4; give more epochs, or"
+    ):
         train(job(tmp_path, resume=True, force=True))
 
 
