@@ -56,11 +56,12 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
         CellError: The training stopped, or something could not be written.
     """
     from massl_bench.pretrain.collectives import after_first_rank
-    from massl_bench.pretrain.export import export_weights
+    from massl_bench.pretrain.export import check_names, export_weights
     from massl_bench.pretrain.state import initial_network
     from massl_bench.pretrain.trainer import TrainingJob, train
 
     config = request.config
+    check_names(request.models, request.weights_dir)
     # The first rank downloads, converts and hashes what is not there yet.
     split, fingerprint = after_first_rank(lambda: _training_images(request, registry))
     trained = train(

@@ -21,6 +21,7 @@ from massl_bench.pretrain.log import read_log
 from massl_bench.results import read_record
 from massl_bench.specs import ManifestSpec, read_toml
 from massl_bench.storage import sha256_file
+from tests.conftest import write_image
 
 SHORT = [
     "batch_size=128",
@@ -119,6 +120,39 @@ def test_a_device_that_is_not_there_under_torchrun(run_cli, monkeypatch, device,
     answer = run_cli(*arguments(), "--device", device)
     assert answer.code == 2
     assert message in answer.error
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("pixels", [], "--name pixels: expected letters, digits, '.', '_' and '-', and not pixels"),
+        ("taken", [], "weights/taken.toml is there already, of another model; choose another --name, or remove it"),
+        ("taken", ["--resume"], "weights/taken.toml is there already"),
+        ("own", ["--bench", "quick"], "weights/own-untrained.toml is there already"),
+        ("own", ["--bench", "quick", "--resume"], "weights/own-untrained.toml is there already"),
+    ],
+)
+def test_the_weights_of_others_are_not_replaced(run_cli, name, more, message):
+    for folder in ("own", "own-untrained"):
+        path = Path("weights") / folder / "checkpoint-00000001.pth"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    for manifest in ("taken", "own-untrained"):
+        Path(f"weights/{manifest}.toml").write_text("")
+    answer = run_cli(*arguments(name=name), *more)
+    assert answer.code == 2
+    assert message in answer.error
+    assert Path("weights/taken.toml").read_text() == ""
+
+
+def test_too_few_images_for_the_online_evaluation(run_cli, tmp_path):
+    for number in range(4):
+        write_image(tmp_path / "train" / "ab"[number % 2] / f"{number}.png", number)
+        write_image(tmp_path / "test" / "ab"[number % 2] / f"{number}.png", number + 4)
+    answer = run_cli(*arguments("batch_size=4", dataset=f"folder:{tmp_path}"))
+    assert answer.code == 2
+    assert "holds out a fifth of the images, and there are 4; give --set run.knn_every=0" in answer.error
+    assert not Path("weights").exists()
 
 
 def test_datasets_that_cannot_be_used(run_cli, tmp_path):

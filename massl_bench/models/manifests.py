@@ -78,12 +78,17 @@ def add_weights(new: NewManifest) -> ModelCard:
 
 
 def _check_request(new: NewManifest) -> None:
-    if new.name != file_safe(new.name) or new.name == "pixels":
-        raise RequestError(f"--name {new.name}: expected letters, digits, '.', '_' and '-', and not pixels")
+    check_name(new.name)
     if not new.file.is_file():
         raise RequestError(f"{new.file}: no such file; expected a checkpoint (download it first)")
     if new.path.exists() and not new.force:
         raise RequestError(f"{new.path} is there already; --force replaces it, or choose another --name")
+
+
+def check_name(name: str) -> None:
+    """Raises `RequestError` where a manifest cannot have this name."""
+    if name != file_safe(name) or name == "pixels":
+        raise RequestError(f"--name {name}: expected letters, digits, '.', '_' and '-', and not pixels")
 
 
 def _named_file(new: NewManifest) -> str:

@@ -27,14 +27,14 @@ def build_network(config: PretrainConfig, *, student: bool) -> MultiCropNetwork:
     Raises:
         RequestError: The architecture is unknown, or views do not fit its patches.
     """
+    patch = patch_side(config.backbone)
+    for crop in config.views.crops:
+        if crop.size % patch:
+            raise RequestError(f"views: {crop.size} pixels are not a multiple of the patch size {patch}")
     drop_path = config.backbone.drop_path if student else 0.0
     backbone = build_backbone(config.backbone, config.views.global_1.size, drop_path)
     if config.backbone.position_std is not None:
         _initialise(backbone, config.backbone)
-    for crop in config.views.crops:
-        patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1, 1))[0]
-        if crop.size % patch:
-            raise RequestError(f"views: {crop.size} pixels are not a multiple of the patch size {patch}")
     projector = Projector(
         backbone.num_features,
         hidden_dim=config.head.hidden_dim,
@@ -83,10 +83,24 @@ def build_backbone(config: BackboneConfig, image_size: int, drop_path: float) ->
 
         # The last normalisation of each block starts at zero, so that every block starts as the identity.
         return timm.create_model(config.arch, num_classes=0, drop_path_rate=drop_path, zero_init_last=True)
-    patch_size = config.patch_size or model.patch_embed.patch_size[0]
+    patch_size = patch_side(config)
     if is_plain(model):
         return like_plain_vit(model, img_size=image_size, patch_size=patch_size, drop_path_rate=drop_path)
     return special_vit(config.arch, img_size=image_size, patch_size=patch_size, drop_path_rate=drop_path)
+
+
+def patch_side(config: BackboneConfig) -> int:
+    """Returns the side of a patch in pixels, 1 for a network without patches.
+
+    Raises:
+        RequestError: timm has no such architecture, or it is neither a ViT nor a ResNet.
+    """
+    if config.patch_size is not None:
+        return config.patch_size
+    if config.arch == "resnet":
+        return 1
+    model = _timm_model(config.arch)
+    return model.patch_embed.patch_size[0] if hasattr(model, "blocks") else 1
 
 
 def _initialise(backbone: Any, config: BackboneConfig) -> None:

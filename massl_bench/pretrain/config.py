@@ -31,9 +31,8 @@ class BackboneConfig(StrictModel):
     """The encoder that is trained, under timm's tensor names."""
 
     arch: str
-    """A ViT or ResNet of timm (`vit_small_patch16_224`, `resnet50`; others than the plain ViT with timm's feature and
-    timm's resampling of positions), or `vit` or `resnet` (for small images) with the
-    widths below."""
+    """A ViT or ResNet of timm (`vit_small_patch16_224`, `resnet50`), or `vit` or `resnet` (for small images) with the
+    widths below. A ViT that is not plain has timm's feature, and timm's resampling of its position embeddings."""
     patch_size: int | None = Field(default=None, ge=1)
     """Side of a patch in pixels; for a ViT of timm, in place of its own."""
     embed_dim: int | None = Field(default=None, ge=1)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from torch import nn
 
-from massl_bench.errors import CellError, one_line
+from massl_bench.errors import CellError, RequestError, one_line
 from massl_bench.models.checkpoints import build_network, load_exactly
+from massl_bench.models.manifests import check_name
 from massl_bench.models.metadata import WeightsMetadata, save_weights
 from massl_bench.pretrain.backbones import manifest_arch
+from massl_bench.pretrain.checkpoint import CheckpointFolder
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.specs import ManifestSpec, to_toml
 from massl_bench.storage import sha256_file, write_atomic
@@ -89,6 +91,23 @@ def export_weights(
     except OSError as error:
         raise CellError(f"{file}: could not be written: {one_line(error)}; the checkpoints are as they were") from None
     return folder / f"{name}.toml"
+
+
+def check_names(names: Sequence[str], folder: Path) -> None:
+    """Raises `RequestError` where a model cannot have one of the names, or another model of the folder has it.
+
+    Args:
+        names: of what a training writes: its own, then the others.
+        folder: where manifests are looked for, and where each training has its checkpoints.
+    """
+    earlier = {name for name in names if CheckpointFolder(folder / name, 1).steps()}
+    for name in names:
+        check_name(name)
+        # What an earlier part of this training wrote is written anew; another one's result is not.
+        ours = names[0] in earlier and (name == names[0] or name not in earlier)
+        manifest = folder / f"{name}.toml"
+        if manifest.exists() and not ours:
+            raise RequestError(f"{manifest} is there already, of another model; choose another --name, or remove it")
 
 
 def evaluation_preprocessing(config: PretrainConfig) -> Preprocessing:

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from massl_bench.datasets import ImageSplit, decode_rgb
+from massl_bench.errors import RequestError
 from massl_bench.pretrain.seeds import seeded_generator
 from massl_bench.transforms import apply_preprocessing
 from massl_bench.types import FeatureBank, Preprocessing
 
 _BATCH = 256
+_PARTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +39,18 @@ class Holdout:
     def draw(
         cls, split: ImageSplit, preprocessing: Preprocessing, *, seed: int, max_bank: int, max_queries: int
     ) -> Holdout:
-        """Draws a fifth of the images, at most `max_queries`, as queries, and at most `max_bank` others."""
+        """Draws a fifth of the images, at most `max_queries`, as queries, and at most `max_bank` others.
+
+        Raises:
+            RequestError: Fewer than five images.
+        """
+        if len(split) < _PARTS:
+            raise RequestError(
+                f"run.knn_every: the online k-NN holds out a fifth of the images, and there are {len(split)}; give "
+                "--set run.knn_every=0"
+            )
         order = torch.randperm(len(split), generator=seeded_generator(seed, "holdout")).numpy()
-        num_queries = min(max_queries, len(split) // 5)
+        num_queries = min(max_queries, len(split) // _PARTS)
         queries, bank = order[:num_queries], order[num_queries:][:max_bank]
         return cls(split=split, preprocessing=preprocessing, bank=np.sort(bank), queries=np.sort(queries))
 

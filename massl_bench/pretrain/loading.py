@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from massl_bench.datasets import ImageSplit, decode_rgb
 from massl_bench.errors import CellError, RequestError, one_line
+from massl_bench.pretrain.backbones import patch_side
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.crops import BatchRequest, HostBatch, MultiCropImages
 from massl_bench.pretrain.seeds import seeded_generator
@@ -57,6 +58,11 @@ def divide(config: PretrainConfig, num_images: int, world_size: int) -> Shares:
         raise RequestError(
             f"batch_size: {config.batch_size} is not a multiple of {world_size} ranks × compute.accumulation "
             f"{config.compute.accumulation}"
+        )
+    if config.massl is not None and config.massl.koleo_weight and config.batch_size == parts:
+        raise RequestError(
+            f"compute.accumulation: {config.compute.accumulation} pieces of one image each, in which KoLeo finds no "
+            "neighbours; give fewer, a larger batch_size, or massl.koleo_weight=0"
         )
     if num_images < config.batch_size:
         raise RequestError(
@@ -121,12 +127,12 @@ def check_images(split: ImageSplit, config: PretrainConfig, where: str) -> None:
     """Raises `RequestError` where the first images of a split cannot be read or are smaller than a patch."""
     if len(split) == 0:
         raise RequestError(f"{where}: no image in it: at least one batch of {config.batch_size} is needed")
+    patch = patch_side(config.backbone)
     for index in range(min(_PROBED, len(split))):
         try:
             size = decode_rgb(split.encoded([index])[0]).size
         except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
             raise RequestError(f"{where}: {split.locate(index)}: cannot be read: {one_line(error)}") from None
-        patch = config.backbone.patch_size or 1
         if min(size) < patch:
             raise RequestError(
                 f"{where}: {split.locate(index)}: {size[0]} × {size[1]} pixels, smaller than a patch of {patch}"

@@ -188,7 +188,7 @@ def test_resume_with_another_configuration(tmp_path):
 def test_resume_with_fewer_epochs_is_no_stop_by_a_signal(tmp_path):
     train(job(tmp_path, "epochs=2"))
     with pytest.raises(
-        RequestError, match=r"00000008\.pth: 8 steps are done, and 1 epochs are 4; give more epochs, or"
+        RequestError, match=r"00000008\.pth: 8 steps are done, and 1 epochs are 4; give more epochs"
     ):
         train(job(tmp_path, resume=True, force=True))
 
@@ -351,11 +351,22 @@ def test_batches_that_cannot_be_divided():
         divide(config, 20, 1)
 
 
+def test_koleo_needs_two_images_a_piece():
+    with pytest.raises(RequestError, match="32 pieces of one image each, in which KoLeo finds no neighbours"):
+        divide(load_config("tiny-digits", [*SMALL, "compute.accumulation=32", "massl.koleo_weight=0.1"]), 100, 1)
+    with pytest.raises(RequestError, match="16 pieces of one image each"):
+        divide(load_config("tiny-digits", [*SMALL, "compute.accumulation=16", "massl.koleo_weight=0.1"]), 100, 2)
+    assert divide(load_config("tiny-digits", [*SMALL, "compute.accumulation=32"]), 100, 1).pieces == 32
+
+
 def test_images_that_cannot_be_used():
     config = load_config("tiny-digits", SMALL)
     labels = np.zeros(1, np.int64)
     with pytest.raises(RequestError, match="small: small, row 0: 1 × 3 pixels, smaller than a patch of 4"):
         check_images(ArraySplit("small", np.zeros((1, 3, 1, 3), np.uint8), labels, None), config, "small")
+    published = load_config("massl-vits16-800ep", ["backbone.patch_size=none"])
+    with pytest.raises(RequestError, match="eight: eight, row 0: 8 × 8 pixels, smaller than a patch of 16"):
+        check_images(ArraySplit("eight", np.zeros((1, 8, 8, 3), np.uint8), labels, None), published, "eight")
     with pytest.raises(RequestError, match="none: no image in it"):
         check_images(ArraySplit("none", np.zeros((0, 3, 1, 3), np.uint8), labels[:0], None), config, "none")
 
