@@ -7,6 +7,7 @@ sampler's position is the step.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 from collections.abc import Mapping
@@ -109,11 +110,17 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
             os.close(folder)
     except (OSError, RuntimeError) as error:  # torch's writer turns the disk's errors into its own
         raise CellError(
-            f"{path}: could not be written: {one_line(error)}; earlier checkpoints are as they were; make space and go "
-            "on with --resume"
+            f"{path}: could not be written: {one_line(error)}; earlier checkpoints are as they were; "
+            f"{advice_after(error)} and go on with --resume"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def advice_after(error: Exception) -> str:
+    """Returns what the user can do where something could not be written: torch's own errors do not tell the reason."""
+    full = not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "make space" if full else "make it writable"
 
 
 def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:

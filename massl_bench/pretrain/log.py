@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from massl_bench.errors import CellError, one_line
+from massl_bench.pretrain.checkpoint import advice_after
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.trackers import Tracker, open_trackers
 from massl_bench.storage import write_atomic
@@ -63,7 +64,7 @@ class TrainingLog:
         except OSError as error:
             raise CellError(
                 f"{self._path.parent}: the log could not be written: {one_line(error)}; the checkpoints are as they "
-                "were; make space and go on with --resume"
+                f"were; {advice_after(error)} and go on with --resume"
             ) from None
 
     @contextmanager

@@ -59,14 +59,14 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, *, lr: float, weight_d
 
 
 @torch.no_grad()
-def clip_each_gradient(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+def clip_each_gradient(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
     """Scale each parameter's own gradient down to a norm, in place (MaSSL and DINO clip every tensor by itself).
 
     A gradient of norm n is multiplied by min(1, max_norm / (n + 1e-6)). Gradients must be unscaled before.
 
     Args:
         parameters: Those without a gradient are passed over.
-        max_norm: Largest L2 norm of one parameter's gradient.
+        max_norm: Largest L2 norm of one parameter's gradient; None leaves them as they are.
 
     Returns:
         The norms before clipping, [number of gradients], on the device: NaN or infinite where a gradient is.
@@ -75,6 +75,8 @@ def clip_each_gradient(parameters: Iterable[nn.Parameter], max_norm: float) -> T
     if not gradients:
         return torch.zeros(0)
     norms = torch._foreach_norm(gradients)
+    if max_norm is None:
+        return torch.stack(norms)
     factors = torch._foreach_add(norms, 1e-6)
     torch._foreach_reciprocal_(factors)
     torch._foreach_mul_(factors, max_norm)

@@ -117,16 +117,19 @@ def train(job: TrainingJob) -> Trained:
             permutation_K = permuted_members(config, state, step)
             computed = _forward_backward(config, state, student, batches, rates, permutation_K)
 
-            # The one place where the host waits for the device: nothing moves before the loss is known to be finite.
-            terms = mean_numbers(computed.terms)
-            if not math.isfinite(sum(terms.values())):
+            if config.optimiser.clip is not None:
+                state.scaler.unscale_(state.optimiser)
+            norms = clip_each_gradient(state.student.parameters(), config.optimiser.clip)
+            # The one place where the host waits for the device: nothing moves before loss and gradients are known to
+            # be finite. fp16's scaler deals with gradients itself: it leaves out a step whose gradients overflow.
+            guarded = {} if state.scaler.is_enabled() else {"gradients": norms.sum()}
+            terms = mean_numbers({**computed.terms, **guarded})
+            gradients = terms.pop("gradients", 0.0)
+            if not math.isfinite(sum(terms.values()) + gradients):
                 _stop(job, state, step, terms, rates, computed)
 
             if config.method == "carp":  # CARP's teacher takes the student as it was before this step
                 update_teacher(state.teacher, state.student, rates.momentum)
-            if config.optimiser.clip is not None:
-                state.scaler.unscale_(state.optimiser)
-                clip_each_gradient(state.student.parameters(), config.optimiser.clip)
             state.scaler.step(state.optimiser)
             state.scaler.update()
             if config.method == "massl":
@@ -314,25 +317,28 @@ def _evaluate(evaluate: OnlineEvaluation, backbone: nn.Module) -> float:
 def _stop(
     job: TrainingJob, state: TrainingState, step: int, terms: dict[str, float], rates: Rates, computed: _Computed
 ) -> NoReturn:
-    """Saves what led to a loss that is not finite, and raises; the weights are those before the step."""
+    """Saves what led to a loss or gradients that are not finite, and raises; the weights are those before the step."""
     path = job.folder / f"diagnostics-{step:08}-rank{rank_of_process()}.pth"
-    write_whole(
-        path,
-        {
-            "step": step,
-            "terms": terms,
-            "rates": rates.numbers(),
-            "student_rows": computed.student_NX.cpu(),
-            "teacher_rows": computed.teacher_GX.cpu(),
-            "not_finite": broken_tensors(state.student),
-            "student": state.student.state_dict(),
-            "teacher": state.teacher.state_dict(),
-        },
-    )
+    content = {
+        "step": step,
+        "terms": terms,
+        "rates": rates.numbers(),
+        "student_rows": computed.student_NX.cpu(),
+        "teacher_rows": computed.teacher_GX.cpu(),
+        "not_finite": broken_tensors(state.student),
+        "student": state.student.state_dict(),
+        "teacher": state.teacher.state_dict(),
+    }
+    saved = f"see {path}"
+    try:
+        write_whole(path, content)
+    except CellError as error:
+        saved = str(error)
+    what = "gradients are" if math.isfinite(sum(terms.values())) else "loss is"
     found = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
     raise CellError(
-        f"step {step}: the loss is not finite ({found}); it changed no weight; see {path}; go on from the last "
-        "checkpoint with --resume --force and a smaller optimiser.lr, or compute.precision=fp32"
+        f"step {step}: the {what} not finite ({found}); no weight was changed; go on from the last checkpoint with "
+        f"--resume --force and a smaller optimiser.lr, or compute.precision=fp32; {saved}"
     )
 
 

@@ -160,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
         return loss * math.nan if len(calls) == 3 else loss
 
     monkeypatch.setattr(trainer, "massl_objective", breaks_at_the_third_step)
-    with pytest.raises(CellError, match=r"step 2: the loss is not finite \(cross_entropy nan\); it changed no weight"):
+    with pytest.raises(CellError, match=r"step 2: the loss is not finite \(cross_entropy nan\); no weight was changed"):
         train(job(tmp_path))
     saved = read_checkpoint(tmp_path / "diagnostics-00000002-rank0.pth")
     assert saved["step"] == 2
@@ -170,6 +170,43 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
     assert last["step"] == 2
     for name, tensor in last["student"].items():
         assert torch.equal(tensor, saved["student"][name])
+
+
+@pytest.mark.parametrize("clip", ["3.0", "none"])
+def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path, monkeypatch, clip):
+    objective, calls = trainer.massl_objective, []
+
+    def breaks_at_the_third_step(student, *arguments, **settings):
+        calls.append(1)
+        if len(calls) == 3:
+            student.register_hook(lambda gradient: gradient * math.inf)
+        return objective(student, *arguments, **settings)
+
+    monkeypatch.setattr(trainer, "massl_objective", breaks_at_the_third_step)
+    with pytest.raises(CellError, match=r"step 2: the gradients are not finite \(cross_entropy [\d.]+\); no weight was"):
+        train(job(tmp_path, f"optimiser.clip={clip}"))
+    last = checkpoints(tmp_path)[-1]
+    assert last["step"] == 2
+    assert all(tensor.isfinite().all() for tensor in last["student"].values())
+    saved = read_checkpoint(tmp_path / "diagnostics-00000002-rank0.pth")
+    assert "gradients" not in saved["terms"]
+    assert saved["not_finite"]
+
+
+def test_a_full_disk_hides_no_loss_that_is_not_finite(tmp_path, monkeypatch):
+    def full(path, _):
+        raise CellError(f"{path}: could not be written: no space")
+
+    monkeypatch.setattr(trainer, "massl_objective", lambda student, *_, **__: student.sum() * math.nan)
+    monkeypatch.setattr(trainer, "write_whole", full)
+    with pytest.raises(CellError, match=r"step 0: the loss is not finite .*rank0\.pth: could not be written: no space"):
+        train(job(tmp_path))
+
+
+def test_a_place_that_is_no_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CellError, match=r"could not be written: .*Not a directory.*; make it writable and go on"):
+        train(job(tmp_path / "file" / "run"))
 
 
 def test_resume_with_another_configuration(tmp_path):
