@@ -193,6 +193,47 @@ def test_sigterm_writes_a_checkpoint_and_resume_goes_on(run_cli, monkeypatch):
     assert content["training"]["config"]["views"]["global_1"]["scale"] == [0.5, 1.0]
 
 
+def stop(number):
+    os.kill(os.getpid(), number)
+    raise AssertionError("the signal came late")
+
+
+def test_ctrl_c_says_what_is_kept(run_cli, monkeypatch):
+    update, calls = trainer.update_teacher, []
+
+    def interrupted_in_step_3(*given):
+        calls.append(1)
+        if len(calls) == 4:
+            stop(signal.SIGINT)
+        update(*given)
+
+    monkeypatch.setattr(trainer, "update_teacher", interrupted_in_step_3)
+    answer = run_cli(*arguments("run.checkpoint_every=2"))
+    assert answer.code == 130
+    assert answer.error == (
+        "error: interrupted after step 3; the last checkpoint is weights/mine/checkpoint-00000002.pth; the same command "
+        "with --resume goes on"
+    )
+
+
+@pytest.mark.parametrize("moment", ["pretraining.open_dataset", "pretraining.run_suite"])
+def test_sigterm_before_and_after_the_training(run_cli, monkeypatch, moment):
+    with monkeypatch.context() as context:
+        context.setattr(f"massl_bench.{moment}", lambda *_, **__: stop(signal.SIGTERM))
+        answer = run_cli(*arguments(), "--bench", "quick")
+    assert answer.code == 75, answer.err
+    assert "stopped by SIGTERM; the same command with --resume goes on" in answer.err
+    assert run_cli(*arguments(), "--bench", "quick", "--resume").code == 0
+
+
+def test_sigterm_stops_the_demo(run_cli, monkeypatch):
+    monkeypatch.setattr(trainer, "update_teacher", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    answer = run_cli("demo")
+    assert answer.code == 75
+    assert "stopped by SIGTERM after step 1; the same command goes on" in answer.err
+    assert not Path("massl-bench-demo/results").exists()
+
+
 def test_two_ranks_as_torchrun_starts_them(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

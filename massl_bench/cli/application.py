@@ -1,6 +1,7 @@
 """The application: its commands, and how a call ends.
 
-Exit codes: 0 done; 1 a cell failed while running; 2 known before work started, nothing written; 130 interrupted.
+Exit codes: 0 done; 1 a cell failed while running; 2 known before work started, nothing written; 75 SIGTERM ended a
+training, and the command goes on with it; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,14 +21,13 @@ from massl_bench.cli.output import fail
 from massl_bench.cli.pretrain import pretrain
 from massl_bench.cli.registry import info, list_
 from massl_bench.cli.run import run
+from massl_bench.cli.stopping import INTERRUPTED, Interrupted
 from massl_bench.cli.verify import verify
 from massl_bench.cli.weights import weights_app
 from massl_bench.errors import MasslBenchError, RequestError
 
 # Newer versions of typer carry their own copy of click: this is the base of every wrong use, in either.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-
-_INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,7 +55,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code = app(standalone_mode=False)
-        if code == _INTERRUPTED:  # typer turns Ctrl-C into this
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this
             raise KeyboardInterrupt
     except _UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -66,12 +66,15 @@ def main() -> None:
     except RequestError as error:
         fail(str(error))
         code = 2
+    except Interrupted as error:
+        fail(str(error))
+        code = INTERRUPTED
     except MasslBenchError as error:
         fail(str(error))
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted; finished cells are kept, the same command goes on with the rest")
-        code = _INTERRUPTED
+        code = INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout went away (`| head`): nothing is wrong. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,8 +9,10 @@ import typer
 
 from massl_bench.cli.options import CacheDir, Json, cache_directory, open_registry
 from massl_bench.cli.output import outcome_json, print_json, print_outcome
+from massl_bench.cli.stopping import REQUEUE, stopping
 
 
+@stopping("the same command")
 def demo(
     directory: Annotated[Path, typer.Option(help="Where weights, results and leaderboard are written.")] = Path(
         "massl-bench-demo"
@@ -43,7 +45,10 @@ def demo(
         data=DataOptions(cache_dir=cache_directory(cache_dir), offline=True),
     )
     say("1. pretraining a tiny ViT with MaSSL on the images of scikit-learn's digits, without their labels")
-    pretrain(request, open_registry(None, weights_dir), rank=0, device="cpu")
+    trained = pretrain(request, open_registry(None, weights_dir), rank=0, device="cpu")
+    if not trained.finished:
+        say(f"stopped by SIGTERM after step {trained.step}; the same command goes on")
+        raise typer.Exit(REQUEUE)
     registry = open_registry(None, weights_dir)  # anew: it now holds the manifests
     run = RunRequest(
         cells=registry.suite("quick").pairs,

@@ -23,6 +23,7 @@ from massl_bench.cli.options import (
     open_registry,
 )
 from massl_bench.cli.output import outcome_json, print_json, print_outcome
+from massl_bench.cli.stopping import REQUEUE, stopping
 from massl_bench.errors import CellError, RequestError
 
 if TYPE_CHECKING:
@@ -30,10 +31,8 @@ if TYPE_CHECKING:
     from massl_bench.runner import Outcome
     from massl_bench.specs import Registry
 
-REQUEUE = 75
-"""Exit code after SIGTERM (EX_TEMPFAIL): the same command with --resume goes on."""
 
-
+@stopping("the same command with --resume")
 def pretrain(
     dataset: Annotated[str, typer.Option(help="Registry name, folder:DIR, hf:REPO[@REV] or wds:PATTERN.")],
     method: Annotated[str, typer.Option(help="massl or carp.")],

@@ -105,6 +105,7 @@ def train(job: TrainingJob) -> Trained:
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         _termination() as terminated,
+        _interruption(lambda: done, checkpoints),
         log,
     ):
         while done < num_steps and not stopping:
@@ -340,6 +341,17 @@ def _stop(
         f"step {step}: the {what} not finite ({found}); no weight was changed; go on from the last checkpoint with "
         f"--resume --force and a smaller optimiser.lr, or compute.precision=fp32; {saved}"
     )
+
+
+@contextlib.contextmanager
+def _interruption(done: Callable[[], int], checkpoints: CheckpointFolder) -> Iterator[None]:
+    """Lets Ctrl-C, which ends a step in its middle, say how far the training came and what is kept of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        steps = checkpoints.steps()
+        kept = f"the last checkpoint is {checkpoints.path(steps[-1])}" if steps else "no checkpoint was written yet"
+        raise KeyboardInterrupt(f"interrupted after step {done()}; {kept}") from None
 
 
 @contextlib.contextmanager

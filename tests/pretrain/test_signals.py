@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,4 +46,7 @@ def test_a_signal_to_the_group_ends_a_run_with_workers(tmp_path: Path, number: s
     assert process.returncode == code, error
     assert "Traceback" not in error
     steps = CheckpointFolder(folder, 1).steps()
+    if number == signal.SIGINT:
+        assert re.search(r"error: interrupted after step \d+; no checkpoint was written yet; the same command", error)
+        assert "finished cells" not in error
     assert steps == ([len(read_log(folder))] if number == signal.SIGTERM else [])

@@ -1,0 +1,44 @@
+"""How a command that trains ends early: what it says, and with which exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from massl_bench.errors import MasslBenchError
+
+REQUEUE = 75
+"""Exit code after SIGTERM (EX_TEMPFAIL): a scheduler can start the command again, and it goes on."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
+class Interrupted(MasslBenchError):
+    """Ctrl-C in a command that has something of its own to say about it."""
+
+
+@contextmanager
+def stopping(again: str) -> Iterator[None]:
+    """Ends what is inside after SIGTERM and Ctrl-C, with what goes on from there; a training takes SIGTERM itself.
+
+    Args:
+        again: the command that goes on, for people.
+
+    Raises:
+        Interrupted: After Ctrl-C.
+    """
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(REQUEUE))
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"{error or 'interrupted'}; {again} goes on") from None
+    except SystemExit:
+        from massl_bench.progress import say
+
+        say(f"stopped by SIGTERM; {again} goes on")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
