@@ -182,7 +182,12 @@ def export(
     there = [path for path in (file, card_path(file)) if path.exists()]
     if there and not force:
         raise RequestError(f"{there[0]} is there already; --force replaces it, or choose another --output")
-    export_weights(model, file, "safetensors" if format == "safetensors" else "massl")
+    if format == "massl":
+        from massl_bench.pretrain.export import official_content
+
+        export_weights(model, file, "massl", official_content(model.encoder.files[0], model.encoder.network))
+    else:
+        export_weights(model, file, "safetensors")
     if as_json:
         print_json({"name": card.name, "architecture": card.architecture, "file": file, "card": card_path(file)})
     else:

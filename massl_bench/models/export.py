@@ -26,9 +26,10 @@ LEFT_OUT_OF_OFFICIAL = (
     "There is one set of weights: `teacher` and `student` hold the same tensors.",
     "There is no projector (`head.`): it is a part of pretraining, not of the representation.",
     "There is no `optimizer`, `memory_bank`, `fp16_scaler`, `epoch` or `args`: training cannot go on from this file.",
-    "The layout has no place for the preprocessing: who reads the file must know it.",
 )
 """What a file of the trainer has, and one that was exported from a model's weights has not."""
+
+_NO_PREPROCESSING = "The layout has no place for the preprocessing: who reads the file must know it."
 
 _SIDE = 224
 """Pixels of the images that prove an export, where a model crops none: whole patches of 7, 8, 14, 16, 28 or 32."""
@@ -84,13 +85,16 @@ def official_weights(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor
     return {"student": {f"module.{name}": tensor for name, tensor in student.items()}, "teacher": dict(teacher)}
 
 
-def export_weights(model: ExportedModel, file: Path, layout: FileLayout) -> None:
+def export_weights(
+    model: ExportedModel, file: Path, layout: FileLayout, training: Mapping[str, Any] | None = None
+) -> None:
     """Writes the weights and, beside them, a model card; proves before that `--model FILE` gives the same features.
 
     Args:
         model: what to export.
         file: replaced where it is there; its suffix is that of its layout.
         layout: of the file.
+        training: the whole content in the authors' layout, where more than the model's weights is known.
 
     Raises:
         RequestError: The layout cannot tell this model's architecture; nothing was written.
@@ -100,9 +104,9 @@ def export_weights(model: ExportedModel, file: Path, layout: FileLayout) -> None
         file.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=file.parent, prefix=".export-") as folder:
             written = Path(folder) / file.name
-            _write(model, written, layout)
+            _write(model, written, layout, training)
             _check_reads_back(model.encoder, written, layout)
-            text = _model_card(model, written, layout)
+            text = _model_card(model, written, layout, training)
             written.replace(file)
         write_atomic(card_path(file), text)
     except (OSError, RuntimeError) as error:  # torch's writer turns the disk's errors into its own
@@ -114,13 +118,14 @@ def card_path(file: Path) -> Path:
     return file.with_name(f"{file.name}.md")
 
 
-def _write(model: ExportedModel, file: Path, layout: FileLayout) -> None:
+def _write(model: ExportedModel, file: Path, layout: FileLayout, training: Mapping[str, Any] | None) -> None:
     tensors = model.encoder.network.state_dict()
     if layout == "massl":
         weights = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+        content = dict(training) if training is not None else official_weights(weights, weights)
         # Through a handle: torch.save writes the name of a path into the file.
         with atomic_file(file) as temporary, temporary.open("wb") as opened:
-            torch.save(official_weights(weights, weights), opened)
+            torch.save(content, opened)
         return
     card = model.encoder.card
     metadata = WeightsMetadata(
@@ -150,7 +155,7 @@ def _check_reads_back(encoder: Encoder, file: Path, layout: FileLayout) -> None:
         )
 
 
-def _model_card(model: ExportedModel, file: Path, layout: FileLayout) -> str:
+def _model_card(model: ExportedModel, file: Path, layout: FileLayout, training: Mapping[str, Any] | None) -> str:
     """Returns what people should know of an exported file, in Markdown."""
     card = model.encoder.card
     facts = {
@@ -169,7 +174,8 @@ def _model_card(model: ExportedModel, file: Path, layout: FileLayout) -> str:
     parts = [f"# {card.name}\n\n| | |\n|---|---|\n{rows}"]
     parts.append(f"## Use\n\n```bash\nmassl-bench run --task knn --dataset cifar10 --model {file.name}\n```\n")
     if layout == "massl":
-        parts.append("## What is not in the file\n\n" + "".join(f"- {line}\n" for line in LEFT_OUT_OF_OFFICIAL))
+        left_out = [*(LEFT_OUT_OF_OFFICIAL if training is None else ()), _NO_PREPROCESSING]
+        parts.append("## What is not in the file\n\n" + "".join(f"- {line}\n" for line in left_out))
     if model.training:
         told = json.dumps(model.training, indent=2, sort_keys=True, ensure_ascii=False)
         parts.append(f"## Training\n\n```json\n{told}\n```\n")

@@ -81,12 +81,25 @@ class CheckpointFolder:
         Raises:
             RequestError: The file is not a checkpoint of this trainer.
         """
-        path = self.path(step)
-        content = read_checkpoint(path)
-        if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-            raise RequestError(f"{path}: not a checkpoint of this trainer in format {FORMAT}; remove it to start anew")
-        checkpoint: Checkpoint = content  # type: ignore[assignment]
+        checkpoint = training_checkpoint(self.path(step))
+        if checkpoint is None:
+            raise RequestError(
+                f"{self.path(step)}: not a checkpoint of this trainer in format {FORMAT}; remove it to start anew"
+            )
         return checkpoint
+
+
+def training_checkpoint(file: Path) -> Checkpoint | None:
+    """Reads a file onto the CPU, executing nothing; returns None where it is not a checkpoint of this trainer.
+
+    Raises:
+        RequestError: The file cannot be read.
+    """
+    content = read_checkpoint(file)
+    if not isinstance(content, Mapping) or content.get("format") != FORMAT or "step" not in content:
+        return None
+    checkpoint: Checkpoint = content  # type: ignore[assignment]
+    return checkpoint
 
 
 def write_whole(path: Path, content: Mapping[str, Any]) -> None:
@@ -131,12 +144,14 @@ def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapp
         raise RequestError(f"{where}: written with another configuration: {'; '.join(found)}; --force accepts it")
 
 
-def official_checkpoint(checkpoint: Checkpoint, steps_per_epoch: int) -> dict[str, Any]:
+def official_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """Returns a checkpoint in the layout of the authors' trainer, for their tools.
 
     `student` has the prefix `module.`, as under DistributedDataParallel; `memory_bank.queue` is [D, K], one vector a
-    column; `epoch` counts finished epochs; `args` is an `argparse.Namespace` of the flat configuration.
+    column; `epoch` counts finished epochs; `args` is an `argparse.Namespace` of the flat configuration; `fp16_scaler`
+    is there where fp16 was used.
     """
+    steps_per_epoch = checkpoint["data"]["images"] // checkpoint["config"]["batch_size"]
     official: dict[str, Any] = {
         **official_weights(checkpoint["student"], checkpoint["teacher"]),
         "optimizer": checkpoint["optimiser"],
@@ -148,4 +163,6 @@ def official_checkpoint(checkpoint: Checkpoint, steps_per_epoch: int) -> dict[st
     if checkpoint["memory"] is not None:
         rows_KD, pointer = checkpoint["memory"]["memory"], checkpoint["memory"]["pointer"]
         official["memory_bank"] = {"queue": rows_KD.T.contiguous(), "queue_ptr": torch.tensor([pointer])}
+    if checkpoint["scaler"]:
+        official["fp16_scaler"] = checkpoint["scaler"]
     return official

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import nn
 
 from massl_bench.errors import CellError, RequestError, one_line
@@ -14,7 +15,7 @@ from massl_bench.models.checkpoints import build_network, load_exactly
 from massl_bench.models.manifests import check_name
 from massl_bench.models.metadata import WeightsMetadata, save_weights
 from massl_bench.pretrain.backbones import manifest_arch
-from massl_bench.pretrain.checkpoint import CheckpointFolder
+from massl_bench.pretrain.checkpoint import CheckpointFolder, official_checkpoint, training_checkpoint
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.specs import ManifestSpec, to_toml
 from massl_bench.storage import sha256_file, write_atomic
@@ -91,6 +92,24 @@ def export_weights(
     except OSError as error:
         raise CellError(f"{file}: could not be written: {one_line(error)}; the checkpoints are as they were") from None
     return folder / f"{name}.toml"
+
+
+def official_content(file: Path, network: nn.Module) -> dict[str, Any] | None:
+    """Returns what a checkpoint of this trainer holds in the layout of the authors' trainer.
+
+    Args:
+        file: of weights.
+        network: what was made of it.
+
+    Returns:
+        None where the file is another, or the network not the teacher's backbone in it.
+    """
+    checkpoint = training_checkpoint(file)
+    if checkpoint is None:
+        return None
+    teacher = checkpoint["teacher"]
+    is_teacher = all(torch.equal(tensor, teacher[f"backbone.{name}"]) for name, tensor in network.state_dict().items())
+    return official_checkpoint(checkpoint) if is_teacher else None
 
 
 def check_names(names: Sequence[str], folder: Path) -> None:

@@ -22,13 +22,6 @@ class MemoryState(TypedDict):
     pointer: int
 
 
-class OfficialMemoryState(TypedDict):
-    """The layout of the authors' checkpoints: `queue` [D, K], one vector a column, and `queue_ptr`, int64 [1]."""
-
-    queue: Tensor
-    queue_ptr: Tensor
-
-
 class MemoryBank:
     """First in, first out memory of unit float32 vectors (MaSSL, arXiv 2407.17486).
 
@@ -114,18 +107,6 @@ class MemoryBank:
             raise ValueError(f"pointer: {pointer}; allowed: 0 to {memory.shape[0] - 1}")
         self.memory.copy_(memory)
         self.pointer = pointer
-
-    def official_state_dict(self) -> OfficialMemoryState:
-        """Return a copy in the layout of the authors' checkpoints, for their tools."""
-        return {"queue": self.memory.T.contiguous(), "queue_ptr": torch.tensor([self.pointer])}
-
-    def load_official_state_dict(self, state: OfficialMemoryState) -> None:
-        """Restore the memory from the layout of the authors' checkpoints.
-
-        Raises:
-            ValueError: Another size or dimension, or a pointer outside the memory.
-        """
-        self.load_state_dict({"memory": state["queue"].T, "pointer": int(state["queue_ptr"])})
 
 
 def check_memory_size(size: int, global_batch: int) -> None:

@@ -76,29 +76,6 @@ def test_state_round_trip():
     assert not torch.equal(copy.memory, bank.memory)
 
 
-def test_official_layout_round_trip():
-    bank = MemoryBank(8, 3, generator=seeded())
-    bank.store(torch.eye(3)[:2])
-    state = bank.official_state_dict()
-    assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()} == {
-        "queue": (torch.float32, (3, 8)),
-        "queue_ptr": (torch.int64, (1,)),
-    }
-    assert torch.equal(state["queue"][:, 1], torch.eye(3)[1])
-    copy = MemoryBank(8, 3, generator=seeded(1))
-    copy.load_official_state_dict(state)
-    assert torch.equal(copy.memory, bank.memory)
-    assert copy.pointer == 2
-
-
-def test_official_checkpoint(official_checkpoint):
-    bank = MemoryBank(64, 32, generator=seeded())
-    bank.load_official_state_dict(official_checkpoint["memory_bank"])
-    assert bank.pointer == 0
-    assert torch.equal(bank.memory[3], official_checkpoint["memory_bank"]["queue"][:, 3])
-    torch.testing.assert_close(bank.memory.norm(dim=1), torch.ones(64))
-
-
 @pytest.mark.parametrize(
     ("size", "global_batch", "nearest"),
     [(100, 64, "nearest: 64 and 128"), (131_072, 96, "nearest: 131040 and 131136"), (8, 12, "nearest: 12")],

@@ -23,7 +23,8 @@ from massl_bench.errors import CellError, RequestError
 from massl_bench.models.checkpoints import build_checkpoint, read_checkpoint
 from massl_bench.pretrain import checkpoint as checkpoint_module
 from massl_bench.pretrain import trainer
-from massl_bench.pretrain.checkpoint import CheckpointFolder, official_checkpoint, write_whole
+from massl_bench.pretrain.checkpoint import CheckpointFolder, write_whole
+from massl_bench.pretrain.checkpoint import official_checkpoint as in_the_official_layout
 from massl_bench.pretrain.config import load_config
 from massl_bench.pretrain.indicators import assignment_entropy, rankme
 from massl_bench.pretrain.loading import StepRequests, check_images, divide
@@ -183,7 +184,9 @@ def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path, monkeypatc
         return objective(student, *arguments, **settings)
 
     monkeypatch.setattr(trainer, "massl_objective", breaks_at_the_third_step)
-    with pytest.raises(CellError, match=r"step 2: the gradients are not finite \(cross_entropy [\d.]+\); no weight was"):
+    with pytest.raises(
+        CellError, match=r"step 2: the gradients are not finite \(cross_entropy [\d.]+\); no weight was"
+    ):
         train(job(tmp_path, f"optimiser.clip={clip}"))
     last = checkpoints(tmp_path)[-1]
     assert last["step"] == 2
@@ -224,9 +227,7 @@ def test_resume_with_another_configuration(tmp_path):
 
 def test_resume_with_fewer_epochs_is_no_stop_by_a_signal(tmp_path):
     train(job(tmp_path, "epochs=2"))
-    with pytest.raises(
-        RequestError, match=r"00000008\.pth: 8 steps are done, and 1 epochs are 4; give more epochs"
-    ):
+    with pytest.raises(RequestError, match=r"00000008\.pth: 8 steps are done, and 1 epochs are 4; give more epochs"):
         train(job(tmp_path, resume=True, force=True))
 
 
@@ -324,23 +325,46 @@ def test_shards_train_as_the_same_images_in_memory(tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_official_layout(tmp_path):
+def test_official_layout(tmp_path, run_cli, official_checkpoint):
     train(job(tmp_path))
     checkpoint = checkpoints(tmp_path)[-1]
-    file = tmp_path / "official.pth"
-    write_whole(file, official_checkpoint(checkpoint, steps_per_epoch=4))
+    ours, file = CheckpointFolder(tmp_path, 1).path(4), tmp_path / "official.pth"
+    answer = run_cli("weights", "export", ours, "--format", "massl", "--output", file)
+    assert answer.code == 0, answer.err
     content = read_checkpoint(file)
-    assert content["memory_bank"]["queue"].shape == (64, 128)
+    assert content.keys() == official_checkpoint.keys() | {"optimizer"}
+    for name, tensor in official_checkpoint["memory_bank"].items():
+        assert (content["memory_bank"][name].dtype, content["memory_bank"][name].ndim) == (tensor.dtype, tensor.ndim)
     assert torch.equal(content["memory_bank"]["queue"].T, checkpoint["memory"]["memory"])
+    assert content["memory_bank"]["queue_ptr"].tolist() == [checkpoint["memory"]["pointer"]]
     assert content["epoch"] == 1
     assert content["args"].backbone_patch_size == 4
-    assert all(
-        name.startswith("module.backbone.") or name.startswith("module.head.mlp.") for name in content["student"]
-    )
+    assert content["optimizer"]["state"].keys() == checkpoint["optimiser"]["state"].keys()
+    for key, prefix in (("student", "module."), ("teacher", "")):
+        assert content[key].keys() == {f"{prefix}{name}" for name in checkpoint[key]}
+        assert all(torch.equal(content[key][f"{prefix}{name}"], tensor) for name, tensor in checkpoint[key].items())
     for key in (None, "student"):
         loaded = build_checkpoint(file, "x", checkpoint_key=key).network.state_dict()
         source = checkpoint[key or "teacher"]
         assert all(torch.equal(loaded[name], source[f"backbone.{name}"]) for name in loaded)
+    card = (tmp_path / "official.pth.md").read_text()
+    assert "no place for the preprocessing" in card
+    assert "training cannot go on" not in card
+
+
+def test_the_student_alone_is_exported_as_weights(tmp_path, run_cli):
+    train(job(tmp_path))
+    ours, file = CheckpointFolder(tmp_path, 1).path(4), tmp_path / "student.pth"
+    assert run_cli("weights", "add", ours, "--name", "student", "--checkpoint-key", "student").code == 0
+    assert run_cli("weights", "export", "student", "--format", "massl", "--output", file).code == 0
+    assert read_checkpoint(file).keys() == {"student", "teacher"}
+
+
+def test_fp16_s_scaler_in_the_official_layout(tmp_path):
+    train(job(tmp_path, "compute.precision=fp16"))
+    checkpoint = checkpoints(tmp_path)[-1]
+    assert in_the_official_layout(checkpoint)["fp16_scaler"] == checkpoint["scaler"]
+    assert checkpoint["scaler"]["scale"] > 0
 
 
 def test_online_evaluation_changes_nothing(tmp_path):
