@@ -211,8 +211,8 @@ def test_ctrl_c_says_what_is_kept(run_cli, monkeypatch):
     answer = run_cli(*arguments("run.checkpoint_every=2"))
     assert answer.code == 130
     assert answer.error == (
-        "error: interrupted after step 3; the last checkpoint is weights/mine/checkpoint-00000002.pth; the same command "
-        "with --resume goes on"
+        "error: interrupted after step 3; the last checkpoint is weights/mine/checkpoint-00000002.pth; "
+        "the same command with --resume goes on"
     )
 
 

@@ -21,7 +21,7 @@ from massl_bench.cli.output import fail
 from massl_bench.cli.pretrain import pretrain
 from massl_bench.cli.registry import info, list_
 from massl_bench.cli.run import run
-from massl_bench.cli.stopping import INTERRUPTED, Interrupted
+from massl_bench.cli.stopping import INTERRUPTED, InterruptionError
 from massl_bench.cli.verify import verify
 from massl_bench.cli.weights import weights_app
 from massl_bench.errors import MasslBenchError, RequestError
@@ -66,7 +66,7 @@ def main() -> None:
     except RequestError as error:
         fail(str(error))
         code = 2
-    except Interrupted as error:
+    except InterruptionError as error:
         fail(str(error))
         code = INTERRUPTED
     except MasslBenchError as error:

@@ -16,7 +16,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 
-class Interrupted(MasslBenchError):
+class InterruptionError(MasslBenchError):
     """Ctrl-C in a command that has something of its own to say about it."""
 
 
@@ -28,13 +28,13 @@ def stopping(again: str) -> Iterator[None]:
         again: the command that goes on, for people.
 
     Raises:
-        Interrupted: After Ctrl-C.
+        InterruptionError: After Ctrl-C.
     """
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(REQUEUE))
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted(f"{error or 'interrupted'}; {again} goes on") from None
+        raise InterruptionError(f"{error or 'interrupted'}; {again} goes on") from None
     except SystemExit:
         from massl_bench.progress import say
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from massl_bench.pretrain.collectives import gather_rows, require_same_on_all_ranks
+from massl_bench.pretrain.transfer import to_device
 
 
 class MemoryState(TypedDict):
@@ -87,7 +88,7 @@ class MemoryBank:
             ValueError: A generator of another device.
         """
         _require_cpu(generator)
-        return torch.randperm(self.memory.shape[0], generator=generator).to(self.memory.device)
+        return to_device(torch.randperm(self.memory.shape[0], generator=generator), self.memory.device)
 
     def state_dict(self) -> MemoryState:
         """Return the memory (not a copy) and the pointer."""

@@ -24,6 +24,7 @@ from massl_bench.pretrain.network import MultiCropNetwork
 from massl_bench.pretrain.optimizers import parameter_groups
 from massl_bench.pretrain.schedules import cosine, linear_then_constant
 from massl_bench.pretrain.seeds import derived_seed, seeded_generator
+from massl_bench.pretrain.transfer import to_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +198,8 @@ def permuted_members(config: PretrainConfig, state: TrainingState, step: int) ->
     if state.memory is not None:
         return state.memory.permutation(generator)
     assert config.carp is not None
-    return torch.randperm(config.carp.num_prototypes, generator=generator)
+    device = next(state.student.parameters()).device
+    return to_device(torch.randperm(config.carp.num_prototypes, generator=generator), device)
 
 
 def broken_tensors(network: nn.Module) -> list[str]:

@@ -121,13 +121,8 @@ def train(job: TrainingJob) -> Trained:
             if config.optimiser.clip is not None:
                 state.scaler.unscale_(state.optimiser)
             norms = clip_each_gradient(state.student.parameters(), config.optimiser.clip)
-            # The one place where the host waits for the device: nothing moves before loss and gradients are known to
-            # be finite. fp16's scaler deals with gradients itself: it leaves out a step whose gradients overflow.
-            guarded = {} if state.scaler.is_enabled() else {"gradients": norms.sum()}
-            terms = mean_numbers({**computed.terms, **guarded})
-            gradients = terms.pop("gradients", 0.0)
-            if not math.isfinite(sum(terms.values()) + gradients):
-                _stop(job, state, step, terms, rates, computed)
+            # The one place where the host waits for the device: nothing moves before all is known to be finite.
+            terms = _finite_terms(job, state, step, rates, computed, norms)
 
             if config.method == "carp":  # CARP's teacher takes the student as it was before this step
                 update_teacher(state.teacher, state.student, rates.momentum)
@@ -313,6 +308,19 @@ def _evaluate(evaluate: OnlineEvaluation, backbone: nn.Module) -> float:
             return evaluate(backbone)
     finally:
         backbone.train()
+
+
+def _finite_terms(
+    job: TrainingJob, state: TrainingState, step: int, rates: Rates, computed: _Computed, norms: Tensor
+) -> dict[str, float]:
+    """Returns the terms of the loss, read together with the gradients' norms; stops where one is not finite."""
+    # fp16's scaler deals with gradients itself: it leaves out a step whose gradients overflow.
+    guarded = {} if state.scaler.is_enabled() else {"gradients": norms.sum()}
+    terms = mean_numbers({**computed.terms, **guarded})
+    gradients = terms.pop("gradients", 0.0)
+    if not math.isfinite(sum(terms.values()) + gradients):
+        _stop(job, state, step, terms, rates, computed)
+    return terms
 
 
 def _stop(

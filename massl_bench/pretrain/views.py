@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from massl_bench.pretrain.config import CropConfig, ViewsConfig
+from massl_bench.pretrain.transfer import to_device
 
 _CPU_CHUNK_BYTES = 1 << 20
 """Float32 crops that a CPU works on at a time, so that they stay in its cache; a GPU takes all at once."""
@@ -125,7 +126,7 @@ def _apply(pixels_N3SS: Tensor, photometric: Photometric, views: ViewsConfig) ->
         photometric.solarise,
         lambda some_M3SS: torch.where(some_M3SS < threshold, some_M3SS, 1 - some_M3SS),
     )
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (views.mean, views.std))
+    mean, std = (to_device(torch.tensor(values), device).view(3, 1, 1) for values in (views.mean, views.std))
     return images_N3SS.sub_(mean).div_(std)
 
 
@@ -136,7 +137,7 @@ def _change(images_N3SS: Tensor, chosen_N: Tensor, change: Callable[[Tensor], Te
         return images_N3SS
     if len(indices) == len(images_N3SS):
         return change(images_N3SS)
-    indices = indices.to(images_N3SS.device, non_blocking=True)
+    indices = to_device(indices, images_N3SS.device)
     images_N3SS[indices] = change(images_N3SS[indices])
     return images_N3SS
 
@@ -165,7 +166,7 @@ def _jitter(images_N3SS: Tensor, photometric: Photometric) -> Tensor:
             ]
             _blend(images_N3SS, factor_N1, *other_N1)
         hues_N = jitter_N & (turn_N == _HUE)
-        shift_M = factor_N[hues_N].to(images_N3SS.device, non_blocking=True)
+        shift_M = to_device(factor_N[hues_N], images_N3SS.device)
         images_N3SS = _change(images_N3SS, hues_N, partial(shift_hue, turns=shift_M))
     return images_N3SS
 
@@ -174,7 +175,7 @@ def _blend(images_N3SS: Tensor, factor_N: Tensor, contrast_N: Tensor, saturation
     """Replaces x by factor·x + contrast·(mean luma) + saturation·luma, clamped to [0, 1]."""
 
     def on_device(values_N: Tensor) -> Tensor:
-        return values_N.to(images_N3SS.device, non_blocking=True).view(-1, 1, 1, 1)
+        return to_device(values_N, images_N3SS.device).view(-1, 1, 1, 1)
 
     with_contrast, with_saturation = bool(contrast_N.any()), bool(saturation_N.any())
     if not (with_contrast or with_saturation):
@@ -230,8 +231,7 @@ def gaussian_blur(images: Tensor, radius: Tensor) -> Tensor:
         float32 [N, C, S, S].
     """
     count, channels, side, _ = images.shape
-    blur_NSS, reach = _blur_matrices(radius, side)
-    blur_NSS = blur_NSS.to(images.device, non_blocking=True)
+    blur_NSS, reach = _blur_matrices(radius, side, images.device)
     lines = images.reshape(count, channels * side, side)
     rows = torch.empty_like(lines)
     result = torch.empty_like(images)
@@ -248,12 +248,12 @@ def gaussian_blur(images: Tensor, radius: Tensor) -> Tensor:
     return result
 
 
-def _blur_matrices(radius_N: Tensor, side: int) -> tuple[Tensor, int]:
-    """Returns the matrices [N, S, S] that blur one line, and how far a pixel's value spreads in them."""
+def _blur_matrices(radius_N: Tensor, side: int, device: torch.device) -> tuple[Tensor, int]:
+    """Returns the matrices [N, S, S] that blur one line, on the device, and how far a pixel's value spreads in them."""
     whole_N, part_N = box_extents(radius_N)
     reach = _BLUR_PASSES * (int(whole_N.max()) + 1)
     small = min(side, 4 * reach)  # so long a line has both borders and, in its middle, a row that sees neither
-    blur_NMM = torch.linalg.matrix_power(_box_matrices(small, whole_N, part_N), _BLUR_PASSES)
+    blur_NMM = to_device(torch.linalg.matrix_power(_box_matrices(small, whole_N, part_N), _BLUR_PASSES), device)
     if small == side:
         return blur_NMM, reach
     # Between the borders every row is the same kernel, one pixel further on: windows of one padded line.

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from massl_bench.pretrain import carp_objective, massl_objective
+from massl_bench.pretrain import carp_objective, massl_objective, trainer
 from massl_bench.pretrain.checkpoint import CheckpointFolder
 from massl_bench.pretrain.config import load_config
-from tests.pretrain.runs import A_HUNDRED_STEPS, WHOLE_IMAGES, carp_of, falls, losses, run
+from massl_bench.pretrain.crops import BatchRequest, MultiCropImages
+from massl_bench.pretrain.state import initial_state, permuted_members, rates_at
+from tests.pretrain.runs import A_HUNDRED_STEPS, BATCH, WHOLE_IMAGES, carp_of, digits, falls, losses, run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -77,6 +79,27 @@ def test_losses_are_those_of_the_cpu(on_the_cpu: list[float], tmp_path: Path, se
     """float32 in other kernels, and twelve steps in which differences of rounding grow."""
     run(tmp_path, load_config("tiny-digits", [*WHOLE_IMAGES, setting]), STEPS, device=GPU)
     assert losses(tmp_path) == pytest.approx(on_the_cpu, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["massl", "carp"])
+def test_views_forward_and_backward_do_not_wait_for_the_device(method: str) -> None:
+    strong = [f"views.{name}=0.8" for name in ("flip", "jitter", "grey")]
+    strong += [f"views.{view}.{name}=0.5" for view in ("global_1", "local") for name in ("blur", "solarise")]
+    config = load_config("tiny-digits", [*WHOLE_IMAGES, *strong])
+    config = carp_of(config) if method == "carp" else config
+    state = initial_state(config, torch.device(GPU))
+    images = MultiCropImages(digits(BATCH), config.views, seed=0, rank=0)
+    try:
+        for step in range(3):
+            batch = images[BatchRequest(step, 0, range(BATCH))].pin_memory()
+            torch.cuda.synchronize()
+            # The first steps load kernels and fill torch's pool of pinned memory.
+            torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
+            permutation_K = permuted_members(config, state, step)
+            rates = rates_at(step, config, steps_per_epoch=3)
+            trainer._forward_backward(config, state, state.student, iter([batch]), rates, permutation_K)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -184,9 +184,7 @@ def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path, monkeypatc
         return objective(student, *arguments, **settings)
 
     monkeypatch.setattr(trainer, "massl_objective", breaks_at_the_third_step)
-    with pytest.raises(
-        CellError, match=r"step 2: the gradients are not finite \(cross_entropy [\d.]+\); no weight was"
-    ):
+    with pytest.raises(CellError, match=r"step 2: the gradients are not finite \(cross_entropy [\d.]+\); no weight"):
         train(job(tmp_path, f"optimiser.clip={clip}"))
     last = checkpoints(tmp_path)[-1]
     assert last["step"] == 2
