@@ -7,6 +7,7 @@ sampler's position is the step.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import re
@@ -81,12 +82,23 @@ class CheckpointFolder:
         Raises:
             RequestError: The file is not a checkpoint of this trainer.
         """
-        checkpoint = training_checkpoint(self.path(step))
+        path, problem = self.path(step), None
+        try:
+            checkpoint = training_checkpoint(path)
+        except RequestError as error:
+            checkpoint, problem = None, str(error)
         if checkpoint is None:
-            raise RequestError(
-                f"{self.path(step)}: not a checkpoint of this trainer in format {FORMAT}; remove it to start anew"
-            )
+            problem = problem or f"{path}: not a checkpoint of this trainer in format {FORMAT}"
+            raise RequestError(f"{problem}; remove it to {self._start_before(step)}")
         return checkpoint
+
+    def _start_before(self, step: int) -> str:
+        """Returns, in words, where a run starts that cannot start at this step."""
+        for earlier in reversed([each for each in self.steps() if each < step]):
+            with contextlib.suppress(RequestError):
+                if training_checkpoint(self.path(earlier)) is not None:
+                    return f"go on from {self.path(earlier)}, which is whole"
+        return "start anew"
 
 
 def training_checkpoint(file: Path) -> Checkpoint | None:
@@ -138,7 +150,11 @@ def advice_after(error: Exception) -> str:
 
 def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:
     """Raises `RequestError` with all differences where a checkpoint is of another configuration or other data."""
-    found = [f"data.{text}" for text in differences(checkpoint["data"], data)]
+    # The same images may lie at another place: their fingerprint tells.
+    before, now = (
+        {key: value for key, value in each.items() if key != "reference"} for each in (checkpoint["data"], data)
+    )
+    found = [f"data.{text}" for text in differences(before, now)]
     found += differences(checkpoint["config"], config)
     if found:
         raise RequestError(f"{where}: written with another configuration: {'; '.join(found)}; --force accepts it")

@@ -32,7 +32,9 @@ def gather_rows(rows_BD: Tensor) -> Tensor:
         return rows_BD.detach()
     rows_BD = rows_BD.detach().contiguous()
     gathered_RD = rows_BD.new_empty(world_size() * rows_BD.shape[0], *rows_BD.shape[1:])
-    dist.all_gather_into_tensor(gathered_RD, rows_BD)
+    # Newer versions of torch have another name for it, and warn of the old one.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(gathered_RD, rows_BD)
     return gathered_RD
 
 

@@ -164,7 +164,7 @@ class OptimiserConfig(StrictModel):
     """The optimiser and its schedules."""
 
     name: Literal["adamw", "sgd", "lars"]
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, le=1e6)
     """After the warm-up, for a global batch of 256; scaled by batch_size / 256."""
     min_lr: float = Field(ge=0)
     """What the cosine tends to; not scaled."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from massl_bench.errors import CellError, one_line
+from massl_bench.errors import CellError, RequestError, one_line
 from massl_bench.pretrain.checkpoint import advice_after
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.trackers import Tracker, open_trackers
@@ -109,14 +109,20 @@ class TrainingLog:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a run's log; a last line that a killed process left half written is passed over."""
+    """Returns the lines of a run's log; a last line that a killed process left half written is passed over.
+
+    Raises:
+        RequestError: Another line is damaged.
+    """
     path = folder / _NAME
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     values = []
     for number, line in enumerate(lines):
         try:
             values.append(json.loads(line))
         except ValueError:
             if number + 1 < len(lines):
-                raise
+                raise RequestError(
+                    f"{path}: line {number + 1}: not a line of this log; remove that line, or choose another --name"
+                ) from None
     return values

@@ -95,6 +95,7 @@ def test_changes():
         (["backbone.embed_dim=100"], "embed_dim: expected a multiple of 64, got 100"),
         (["backbone.widths=8,8,8,8"], "backbone: widths: is not used by arch vit"),
         (["backbone.arch=resnet"], "backbone: widths: is missing, and arch resnet needs it"),
+        (["optimiser.lr=1e42"], "optimiser.lr: expected less than or equal to 1000000, got 1e+42"),
         (["optimiser.name=sgd"], "momentum: is missing for sgd"),
         (["method=carp"], "carp: is missing, and the method needs it"),
     ],

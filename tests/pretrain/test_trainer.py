@@ -223,6 +223,30 @@ def test_resume_with_another_configuration(tmp_path):
         train(job(tmp_path, "epochs=2", "massl.memory_size=256", resume=True, force=True))
 
 
+def test_resume_of_the_same_images_at_another_place(tmp_path):
+    train(job(tmp_path))
+    moved = {"reference": "folder:/elsewhere", "images": 128}
+    assert train(dataclasses.replace(job(tmp_path, resume=True), data=moved)).step == 4
+
+
+def test_resume_with_damaged_files(tmp_path):
+    train(job(tmp_path, "run.keep_checkpoints=2"))
+    log = tmp_path / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(lines[0] + b"\0\xff\n" + b"".join(lines[1:]))
+    with pytest.raises(RequestError, match=r"log\.jsonl: line 2: not a line of this log; remove that line"):
+        train(job(tmp_path, resume=True))
+    three, four = (CheckpointFolder(tmp_path, 1).path(step) for step in (3, 4))
+    four.write_bytes(four.read_bytes()[:5000])
+    with pytest.raises(RequestError) as caught:
+        train(job(tmp_path, resume=True))
+    assert str(caught.value).startswith(f"{four}: not a checkpoint of torch: ")
+    assert str(caught.value).endswith(f"; remove it to go on from {three}, which is whole")
+    three.write_bytes(b"")
+    with pytest.raises(RequestError, match=r"; remove it to start anew$"):
+        train(job(tmp_path, resume=True))
+
+
 def test_resume_with_fewer_epochs_is_no_stop_by_a_signal(tmp_path):
     train(job(tmp_path, "epochs=2"))
     with pytest.raises(RequestError, match=r"00000008\.pth: 8 steps are done, and 1 epochs are 4; give more epochs"):
