@@ -138,7 +138,9 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     with TrainingLog(tmp_path, config, num_steps=1, first_step=0, active=True) as log:
         (tmp_path / "log.jsonl").unlink()
         (tmp_path / "log.jsonl").mkdir()
-        with pytest.raises(CellError, match=r"the log could not be written: .*; make it writable and go on with --resume"):
+        with pytest.raises(
+            CellError, match=r"the log could not be written: .*; make it writable and go on with --resume"
+        ):
             log.write(0, {"loss": 1.0})
 
 
