@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -146,6 +148,13 @@ def _leave_signals_to_the_trainer(_: int) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _without_broken_connections
+
+
+def _without_broken_connections(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints what ended a thread of a worker, but for a batch that a trainer broke off because it was ending."""
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _as_it_is(batch: Any) -> Any:
