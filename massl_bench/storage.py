@@ -15,6 +15,18 @@ from typing import Any
 
 _LONGEST_NAME = 150
 
+_BEGINNINGS = (
+    (b"version https://git-lfs", "a git-LFS pointer, and git lfs pull fetches the file itself"),
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
+    (b"\x89png", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x93numpy", "one NumPy array (.npy)"),
+    (b"pk\x03\x04", "a zip archive"),
+    (b"\x80", "a pickle"),
+)
+"""First bytes, in lower case, of what is often found in place of the file that was meant."""
+
 
 def canonical_json(value: Any) -> str:
     """Returns `value` as JSON with one spelling only: sorted keys, no spaces, no NaN."""
@@ -30,6 +42,16 @@ def sha256_file(path: Path) -> str:
     """Returns the hex sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def what_it_is(path: Path) -> str:
+    """Returns what a file seems to be by its first bytes, for a message about a file that is not what it should be."""
+    with path.open("rb") as file:
+        first = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
+    if not first:
+        return "empty"
+    known = (what for start, what in _BEGINNINGS if first.lower().startswith(start))
+    return next(known, f"a file that begins with {ascii(first[:16].decode('latin-1'))}")
 
 
 def stat_signature(path: Path) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,7 +180,7 @@ def test_features_file(run_cli: Cli, golden: Path) -> None:
         ({"test_features": np.full((3, 4), np.nan)}, "test_features: 3 rows are not finite, the first is row 0"),
         ({"train_labels": np.zeros(9)}, "train_labels: expected whole numbers [N] or [N, C], found float64 [9]"),
         ({"train_features": np.zeros((9, 4), np.int64)}, "expected numbers [N, D] of a floating type"),
-        ({"train_features": np.zeros((0, 4)), "train_labels": np.zeros(0, np.int64)}, "found float64 [0, 4]"),
+        ({"train_features": np.zeros((0, 4)), "train_labels": np.zeros(0, np.int64)}, "train_features: is empty: float64 [0, 4]"),
     ],
 )
 def test_bad_features_files(run_cli: Cli, tmp_path: Path, changes: dict[str, np.ndarray | None], message: str) -> None:
@@ -199,6 +200,30 @@ def test_a_features_file_with_code_is_refused(run_cli: Cli, tmp_path: Path) -> N
     answer = run_cli("run", "--task", "knn", "--features", tmp_path / "f.npz", "--name", "x")
     assert answer.code == 2
     assert "not an .npz file of plain arrays" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x93NUMPY\x01\x00", "it is one NumPy array (.npy)"),
+        (b"\n<!DOCTYPE html>", "it is a web page"),
+        (b"1, 2, 3", "it is a file that begins with '1, 2, 3'"),
+        (b"", "it is empty"),
+    ],
+)
+def test_what_is_no_features_file_is_named(run_cli: Cli, tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "f.npz").write_bytes(content)
+    answer = run_cli("run", "--task", "knn", "--features", tmp_path / "f.npz", "--name", "x")
+    assert answer.code == 2
+    assert answer.error.endswith(f"not an .npz file, or a damaged one: {message}")
+
+
+def test_a_features_file_of_other_things_than_arrays(run_cli: Cli, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "f.npz", "w") as archive:
+        archive.writestr("features", "text")
+    answer = run_cli("run", "--task", "spectrum", "--features", tmp_path / "f.npz", "--name", "x")
+    assert answer.code == 2
+    assert "features: expected numbers [N, D]" in answer.error
 
 
 @pytest.mark.parametrize(

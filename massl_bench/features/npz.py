@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from massl_bench.errors import RequestError, one_line
-from massl_bench.storage import sha256_file, sha256_of
+from massl_bench.storage import sha256_file, sha256_of, what_it_is
 from massl_bench.types import CopyTruth, DatasetKind, FeatureBank, QueryTruth
 
 _LAYOUTS: Mapping[str, tuple[str, ...]] = {
@@ -55,7 +55,9 @@ class _Archive:
     def features(self, name: str) -> FeatureBank:
         """Returns a bank without labels of the array `name`, [N, D]."""
         found = self.arrays[name]
-        if found.ndim != 2 or not np.issubdtype(found.dtype, np.floating) or 0 in found.shape:
+        if 0 in found.shape:
+            raise self.problem(f"{name}: is empty: {found.dtype} {list(found.shape)}")
+        if found.ndim != 2 or not np.issubdtype(found.dtype, np.floating):
             raise self.problem(
                 f"{name}: expected numbers [N, D] of a floating type, found {found.dtype} {list(found.shape)}"
             )
@@ -128,12 +130,16 @@ def read_features_file(path: Path, ground_truth: Path | None = None) -> HandedFe
 
 
 def _open(path: Path) -> _Archive:
+    if not path.is_file():
+        raise RequestError(f"--features {path}: no such file")
     try:
+        if not zipfile.is_zipfile(path):
+            raise RequestError(f"--features {path}: not an .npz file, or a damaged one: it is {what_it_is(path)}")
         with np.load(path, allow_pickle=False) as archive:
-            return _Archive(path, {name: archive[name] for name in archive.files})
-    except FileNotFoundError:
-        raise RequestError(f"--features {path}: no such file") from None
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+            return _Archive(path, {name: np.asarray(archive[name]) for name in archive.files})
+    except RequestError:
+        raise
+    except Exception as error:  # damaged bytes raise nearly anything
         raise RequestError(f"--features {path}: not an .npz file of plain arrays: {one_line(error)}") from None
 
 

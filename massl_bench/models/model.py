@@ -148,6 +148,8 @@ def _pixels() -> Encoder:
 def _checkpoint_file(path: Path) -> Path:
     if path.is_file():
         return path
+    if not path.is_dir():
+        raise RequestError(f"model {path}: expected a checkpoint, or a directory with one; it is neither")
     found = sorted(entry for entry in path.iterdir() if entry.suffix in CHECKPOINT_SUFFIXES)
     if len(found) != 1:
         names = ", ".join(entry.name for entry in found[:5]) or "none"

@@ -184,8 +184,45 @@ def test_a_namespace_cannot_carry_code(tmp_path: Path) -> None:
 def test_files_that_are_no_checkpoints(content: bytes, suffix: str, tmp_path: Path) -> None:
     file = tmp_path / f"c{suffix}"
     file.write_bytes(content)
-    with pytest.raises(RequestError, match=r"not a (checkpoint of torch|safetensors file)"):
+    with pytest.raises(RequestError, match=r"not a (checkpoint of torch|safetensors file), or a damaged one: it is "):
         read_checkpoint(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><html>", "it is a web page$"),
+        (b"\x89PNG\r\n\x1a\n....", "it is a PNG image$"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "it is a git-LFS pointer, and git lfs pull fetches"),
+        (b"\x80\x04\x95\x0c\x00\x00\x00\x00\x00\x00\x00}\x94", "it is a pickle$"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_checkpoint_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.pth"
+    file.write_bytes(content)
+    with pytest.raises(RequestError, match=message):
+        read_checkpoint(file)
+
+
+def test_a_damaged_file_is_one_error(official: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "old.pth"
+    torch.save(official["teacher"], file, _use_new_zipfile_serialization=False)
+    whole = file.read_bytes()
+    raised = 0
+    for position in range(0, 600, 7):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+        try:
+            read_checkpoint(file)
+        except RequestError:
+            raised += 1
+    assert raised
+
+
+def test_a_whole_network_is_refused_by_its_class(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_vit"), tmp_path / "network.pth")
+    with pytest.raises(RequestError, match=r"it would run timm\.models\.vision_transformer\.VisionTransformer when"):
+        read_checkpoint(tmp_path / "network.pth")
 
 
 def test_truncated_checkpoint(golden: Path, tmp_path: Path) -> None:

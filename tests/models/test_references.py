@@ -211,6 +211,11 @@ def test_unknown_models(reference: str, message: str, tmp_path: Path) -> None:
     assert message in str(error.value)
 
 
+def test_what_is_neither_file_nor_directory(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="model /dev/null: expected a checkpoint, or a directory with one"):
+        open_model("/dev/null", Registry(), ModelOptions(cache_dir=tmp_path))
+
+
 def test_a_directory_with_one_checkpoint(golden: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
