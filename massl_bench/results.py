@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from massl_bench import plugins
-from massl_bench.errors import RequestError
+from massl_bench.errors import RequestError, one_line
 from massl_bench.specs import first_problem, packaged_root
 from massl_bench.storage import file_safe, sha256_of, write_atomic
 from massl_bench.types import Precision, Preprocessing, Score, StrictModel
@@ -197,8 +197,10 @@ def read_record(path: Path) -> ResultRecord:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path}: not a result record: {error}") from None
+    except OSError as error:
+        raise RequestError(f"{path}: not a result record: {error.strerror or one_line(error)}") from None
+    except ValueError as error:
+        raise RequestError(f"{path}: not a result record: {one_line(error)}") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise RequestError(f"{path}: schema_version: expected {SCHEMA_VERSION}, got {version!r}")

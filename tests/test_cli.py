@@ -98,6 +98,18 @@ def test_a_cached_run_imports_no_model_library_and_opens_no_model_file(golden: P
     assert run("--set", "knn.k=10,20").endswith("True")  # changed weights are noticed
 
 
+def test_a_damaged_record_is_replaced_with_force(run_cli: Cli) -> None:
+    run_cli(*DIGITS, "--model", "pixels")
+    (path,) = records()
+    path.write_text(path.read_text()[:100])
+    answer = run_cli(*DIGITS, "--model", "pixels")
+    assert answer.code == 1
+    assert "not a result record" in answer.error
+    assert answer.error.endswith("; --force measures it again and replaces it")
+    assert run_cli(*DIGITS, "--model", "pixels", "--force").code == 0
+    read_record(path)
+
+
 def test_damaged_features_are_extracted_again(run_cli: Cli) -> None:
     run_cli(*DIGITS, "--model", "pixels")
     for file in Path(os.environ["MASSL_BENCH_CACHE"]).glob("features/*/*/features.npy"):

@@ -16,6 +16,7 @@ class Row:
     """One record, with where it lies.
 
     Attributes:
+        path: below the results directory; `packaged/…` for one that came with the package.
         metric: what is shown of it: its headline, or the metric that a suite names for its column.
     """
 
@@ -34,9 +35,13 @@ class Row:
         return self.record.metrics[self.metric]
 
     @property
-    def weights(self) -> str:
-        """Hex sha256 of the weights."""
-        return self.record.identity.model.weights_sha256
+    def model(self) -> str:
+        """What tells models apart: the sha256 of their weights; of features that were handed in, the name.
+
+        The hash of such features is that of one file, and a model has one for each dataset.
+        """
+        model = self.record.identity.model
+        return f"features {model.name}" if model.weights_hash_of == "features" else model.weights_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +50,14 @@ class Leaderboard:
 
     Attributes:
         cells: the columns, (task, dataset), in order.
-        rows: the records that enter, one for each weights and cell.
-        apart: records that do not enter, each with the reason.
+        rows: the records that enter, one for each model and cell.
+        apart: the files of the records that do not enter, as in `Row.path`, each with the reason.
         suite: the suite's name where the columns are a suite's.
     """
 
     cells: Sequence[tuple[str, str]]
     rows: Sequence[Row]
-    apart: Sequence[tuple[Row, str]]
+    apart: Sequence[tuple[Path, str]]
     suite: str | None = None
 
 
@@ -65,25 +70,32 @@ def collect(results_dir: Path, registry: Registry, suite: str | None = None) -> 
         suite: restricts the columns to a suite's cells, in its order.
 
     Raises:
-        RequestError: A record cannot be read (the text names file and key), or the suite is unknown.
+        RequestError: The suite is unknown, or a file of the registry is broken.
     """
     spec = registry.suite(suite) if suite is not None else None
     wanted, headlines = (spec.pairs, spec.headlines) if spec is not None else (None, {})
     candidates: dict[tuple[str, tuple[str, str]], Row] = {}
-    apart: list[tuple[Row, str]] = []
+    apart: list[tuple[Path, str]] = []
     for directory in results_dirs(results_dir):
-        for path in find_records(directory):
-            row = _row(path, headlines)
+        for file in find_records(directory):
+            # A table says the same wherever the results lie.
+            path = (Path() if directory == results_dir else Path("packaged")) / file.relative_to(directory)
+            try:
+                record = read_record(file)
+            except RequestError as error:
+                apart.append((path, f"unreadable: {str(error).removeprefix(f'{file}: ')}"))
+                continue
+            row = _row(path, record, headlines)
             if wanted is not None and row.cell not in wanted:
                 continue
             reason = _why_apart(row.record, registry)
             if reason is None and row.metric not in row.record.metrics:
                 reason = f"without the metric {row.metric} that suite {suite} shows of {' on '.join(row.cell)}"
             if reason is not None:
-                apart.append((row, reason))
+                apart.append((path, reason))
                 continue
-            # One row for each weights: the same file under two names is one model.
-            key = (row.weights, row.cell)
+            # One row for each model: the same weights under two names are one.
+            key = (row.model, row.cell)
             if key not in candidates or row.record.created_at > candidates[key].record.created_at:
                 candidates[key] = row
     rows = sorted(candidates.values(), key=lambda row: (row.record.identity.model.name, row.cell))
@@ -91,9 +103,8 @@ def collect(results_dir: Path, registry: Registry, suite: str | None = None) -> 
     return Leaderboard(cells=cells, rows=rows, apart=apart, suite=suite)
 
 
-def _row(path: Path, headlines: Mapping[tuple[str, str], str]) -> Row:
-    """Returns the row of a record file; `headlines` take the place of the records' own."""
-    record = read_record(path)
+def _row(path: Path, record: ResultRecord, headlines: Mapping[tuple[str, str], str]) -> Row:
+    """Returns the row of a record; `headlines` take the place of the records' own."""
     identity = record.identity
     metric = headlines.get((identity.task.name, identity.dataset.name), identity.task.headline)
     return Row(path=path, record=record, metric=metric)

@@ -30,7 +30,7 @@ def _long(board: Leaderboard) -> list[dict[str, Any]]:
                 "weights_sha256": identity.model.weights_sha256,
                 "dataset_fingerprint": identity.dataset.fingerprint,
                 "created_at": row.record.created_at,
-                "record": str(row.path),
+                "record": row.path.as_posix(),
             }
         )
     return lines
@@ -52,7 +52,7 @@ def to_json(board: Leaderboard) -> dict[str, Any]:
     return {
         "suite": board.suite,
         "rows": _long(board),
-        "apart": [{"record": str(row.path), "reason": reason} for row, reason in board.apart],
+        "apart": [{"record": path.as_posix(), "reason": reason} for path, reason in board.apart],
     }
 
 
@@ -64,31 +64,32 @@ def to_markdown(board: Leaderboard) -> str:
     the rows saw different copies, and what does not enter, are listed below.
     """
     if board.rows:
-        parts = [_wide(board), "±: half the width of the 95 % interval."]
+        legend = "±: half the width of the 95 % interval."
+        if without := ", ".join(" ".join(cell) for cell in _not_averaged(board)):
+            legend += f" The mean leaves out what is no fraction: {without}."
+        parts = [_wide(board), legend]
     else:
         parts = ["No complete record of a current task version yet."]
     return "\n\n".join([*parts, *_different_data(board), *_apart(board)]) + "\n"
 
 
 def _wide(board: Leaderboard) -> str:
-    # One line for each weights, under the name of their latest record.
+    # One line for each model, under the name of its latest record.
     latest = sorted(board.rows, key=lambda row: row.record.created_at)
-    names = {row.weights: row.record.identity.model.name for row in latest}
-    models = sorted(names, key=lambda weights: (names[weights], weights))
+    names = {row.model: row.record.identity.model.name for row in latest}
+    models = sorted(names, key=lambda model: (names[model], model))
     titles = {}
     for task, dataset in board.cells:
         metrics = {row.metric for row in board.rows if row.cell == (task, dataset)}
         titles[task, dataset] = " ".join([f"{task} {dataset}", *sorted(metrics)])
-    values = {(row.weights, row.cell): row for row in board.rows}
+    values = {(row.model, row.cell): row for row in board.rows}
     mixed = _mixed(board)
     best = {cell: max((r.shown.value for r in board.rows if r.cell == cell), default=None) for cell in board.cells}
-    # A rank or an exponent has no place in a mean of fractions.
-    other = {row.cell for row in board.rows if row.record.headline_scale != 100}
-    averaged = [cell for cell in board.cells if cell not in other]
+    averaged = [cell for cell in board.cells if cell not in _not_averaged(board)]
     counts = {cell: sum(row.cell == cell for row in board.rows) for cell in board.cells}
     lines = []
     for model in models:
-        # Two weights under one name are told apart by their hash.
+        # Two models under one name are told apart by their hash; eight characters of `features …` are the word.
         shared = list(names.values()).count(names[model]) > 1
         line = {"model": f"{names[model]} ({model[:8]})" if shared else names[model]}
         for cell in board.cells:
@@ -105,6 +106,12 @@ def _wide(board: Leaderboard) -> str:
     align = ("left", *["right"] * (len(lines[0]) - 1))
     table: str = pd.DataFrame(lines).to_markdown(index=False, colalign=align, disable_numparse=True)
     return table
+
+
+def _not_averaged(board: Leaderboard) -> list[tuple[str, str]]:
+    """Returns the columns that a suite's mean leaves out: a rank or an exponent has no place among fractions."""
+    other = {row.cell for row in board.rows if row.record.headline_scale != 100}
+    return [cell for cell in board.cells if cell in other] if board.suite is not None else []
 
 
 def _shown(row: Row) -> str:
@@ -141,5 +148,5 @@ def _different_data(board: Leaderboard) -> list[str]:
 def _apart(board: Leaderboard) -> list[str]:
     if not board.apart:
         return []
-    lines = [f"- {row.path}: {reason}" for row, reason in board.apart]
+    lines = [f"- {path.as_posix()}: {reason}" for path, reason in board.apart]
     return ["Not in the table:", "\n".join(lines)]

@@ -10,7 +10,7 @@ from typing import Any
 from massl_bench import protocols, results, search
 from massl_bench.datasets import Dataset
 from massl_bench.devices import resolve_device
-from massl_bench.errors import MissingDataError
+from massl_bench.errors import MissingDataError, RequestError
 from massl_bench.features import BankKey, FeatureCache, HandedFeatures, Reporting, bank_key, read_features_file
 from massl_bench.planning.request import CellPlan, PlannedCell, PlannedTask, RunRequest
 from massl_bench.results import ResultRecord
@@ -166,7 +166,10 @@ class Cells:
         path = results.record_path(self.request.results_dir, identity, self.departures(cell, identity))
         if self.request.force or not path.is_file():
             return path, None
-        record = results.read_record(path)
+        try:
+            record = results.read_record(path)
+        except RequestError as error:
+            raise RequestError(f"{error}; --force measures it again and replaces it") from None
         return path, record if record.identity_sha256 == identity.digest else None
 
     def describe(self, cell: PlannedCell) -> CellPlan:

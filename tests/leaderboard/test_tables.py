@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from massl_bench.leaderboard import collect, to_csv, to_markdown
+import pytest
+
+from massl_bench.leaderboard import collect, to_csv, to_json, to_markdown
 from massl_bench.specs import Registry
 from tests.records import edit, rehash
 
@@ -76,6 +78,89 @@ def test_what_stays_apart(record_file: Path) -> None:
     for part in ("stale: version 0 of knn, the current one is 1", "other numbers", "partial", "unknown task 'knnn'"):
         assert part in reasons
     assert len(to_csv(board).splitlines()) == 2
+
+
+def test_what_cannot_be_read_stays_apart(record_file: Path) -> None:
+    text = record_file.read_text()
+    folder = record_file.parent
+    contents = {
+        "truncated": text[:200].encode(), "latin": b"\xff\xfe", "list": b"[]",
+        "newer": text.replace('"schema_version": 1', '"schema_version": 99').encode(),
+        "edited": text.replace('"seed": 0', '"seed": 1').encode(),
+    }  # fmt: skip
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_bytes(content)
+    (folder / "folder.json").mkdir()
+    board = collect(Path("results"), Registry())
+    assert [row.path.as_posix() for row in board.rows] == ["pixels/knn/digits.json"]
+    reasons = {path.as_posix(): reason for path, reason in board.apart}
+    assert sorted(reasons) == sorted(f"pixels/knn/{name}.json" for name in [*contents, "folder"])
+    for name, part in {
+        "truncated": "not a result record", "latin": "not a result record", "list": "got None",
+        "newer": "schema_version: expected 1, got 99", "edited": "does not match the identity", "folder": "directory",
+    }.items():  # fmt: skip
+        assert reasons[f"pixels/knn/{name}.json"].startswith("unreadable: ")
+        assert part in reasons[f"pixels/knn/{name}.json"]
+
+
+def test_handed_features_of_a_model_are_one_row(record_file: Path) -> None:
+    """The hash is that of a file: one for each dataset of a model, and maybe the same file under two names."""
+
+    def of(model: str, dataset: str, sha256: str) -> None:
+        def change(content: dict[str, Any]) -> None:
+            content["identity"]["model"].update(name=model, weights_sha256=sha256, weights_hash_of="features")
+            content["identity"]["dataset"]["name"] = dataset
+            rehash(content)
+
+        edit(record_file, change, Path(f"results/{model}/knn/{dataset}.json"))
+
+    of("mine", "a", "a" * 64)
+    of("mine", "b", "b" * 64)
+    of("yours", "a", "a" * 64)
+    record_file.unlink()
+    lines = to_markdown(collect(Path("results"), Registry())).splitlines()
+    rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines[2:4]]
+    assert [row[0] for row in rows] == ["mine", "yours"]
+    assert [row[1:].count("–") for row in rows] == [0, 1]
+
+
+def test_a_table_says_the_same_wherever_the_results_lie(
+    record_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = record_file.read_text()
+    packaged = edit(record_file, lambda content: content.update(complete=False), tmp_path / "p/pixels/knn/digits.json")
+    monkeypatch.setattr("massl_bench.leaderboard.rows.results_dirs", lambda own: [own, tmp_path / "p"])
+    there = collect(Path("results"), Registry())
+    moved = tmp_path / "elsewhere"
+    (moved / "pixels/knn").mkdir(parents=True)
+    (moved / "pixels/knn/digits.json").write_text(text)
+    elsewhere = collect(moved.absolute(), Registry())
+    for render in (to_csv, to_json, to_markdown):
+        assert render(there) == render(elsewhere)
+    assert "packaged/pixels/knn/digits.json: partial" in to_markdown(there)
+    assert str(packaged) not in to_markdown(there)
+
+
+def test_the_mean_says_what_it_leaves_out(record_file: Path, tmp_path: Path) -> None:
+    suites = tmp_path / "own" / "tasks" / "suites"
+    suites.mkdir(parents=True)
+    cells = '[{ task = "knn", dataset = "digits" }, { task = "spectrum", dataset = "digits" }]'
+    (suites / "two.toml").write_text(f'name = "two"\nsummary = "s"\ncells = {cells}\n')
+    registry = Registry([tmp_path / "own"])
+
+    def as_spectrum(content: dict[str, Any]) -> None:
+        spec = registry.task("spectrum")
+        content["identity"]["task"].update(
+            name="spectrum", version=spec.version, spec_sha256=spec.spec_hash, protocol="spectrum", headline="rankme"
+        )
+        content.update(metrics={"rankme": {"value": 12.5}}, headline_scale=1)
+        rehash(content)
+
+    assert "leaves out" not in to_markdown(collect(Path("results"), registry, "two"))
+    edit(record_file, as_spectrum, Path("results/pixels/spectrum/digits.json"))
+    table = to_markdown(collect(Path("results"), registry, "two"))
+    assert "95.78 (1/1)" in table
+    assert "The mean leaves out what is no fraction: spectrum digits." in table
 
 
 def test_no_mean_while_a_cell_is_missing(record_file: Path, tmp_path: Path) -> None:
