@@ -51,7 +51,7 @@ def what_it_is(path: Path) -> str:
     if not first:
         return "empty"
     known = (what for start, what in _BEGINNINGS if first.lower().startswith(start))
-    return next(known, f"a file that begins with {ascii(first[:16].decode('latin-1'))}")
+    return next(known, f"a file that begins with {first[:16].decode('latin-1')!a}")
 
 
 def stat_signature(path: Path) -> tuple[int, int]:

@@ -192,7 +192,10 @@ def test_features_file(run_cli: Cli, golden: Path) -> None:
         ({"test_features": np.full((3, 4), np.nan)}, "test_features: 3 rows are not finite, the first is row 0"),
         ({"train_labels": np.zeros(9)}, "train_labels: expected whole numbers [N] or [N, C], found float64 [9]"),
         ({"train_features": np.zeros((9, 4), np.int64)}, "expected numbers [N, D] of a floating type"),
-        ({"train_features": np.zeros((0, 4)), "train_labels": np.zeros(0, np.int64)}, "train_features: is empty: float64 [0, 4]"),
+        (
+            {"train_features": np.zeros((0, 4)), "train_labels": np.zeros(0, np.int64)},
+            "train_features: is empty: float64 [0, 4]",
+        ),
     ],
 )
 def test_bad_features_files(run_cli: Cli, tmp_path: Path, changes: dict[str, np.ndarray | None], message: str) -> None:
