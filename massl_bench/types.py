@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import (
@@ -281,6 +281,13 @@ class QueryTruth:
     easy: NDArray[np.int64]
     hard: NDArray[np.int64]
     junk: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` where a row is in two of the lists: it cannot be to find and to pass over at once."""
+        for one, other in combinations(("easy", "hard", "junk"), 2):
+            both = set(getattr(self, one).tolist()) & set(getattr(self, other).tolist())
+            if both:
+                raise ValueError(f"image {min(both)} is both {one} and {other}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

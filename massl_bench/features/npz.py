@@ -264,5 +264,8 @@ def _read_ground_truth(path: Path, num_queries: int, num_rows: int) -> list[Quer
                     f"allowed: 0 to {num_rows - 1}"
                 )
             rows[name] = np.array(values, dtype=np.int64)
-        truth.append(QueryTruth(**rows))
+        try:
+            truth.append(QueryTruth(**rows))
+        except ValueError as error:
+            raise RequestError(f"--ground-truth {path}: query {index}: {error}") from None
     return truth
