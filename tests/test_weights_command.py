@@ -96,6 +96,7 @@ def test_add_refuses_what_it_cannot_stand_behind(run_cli: Cli, official: Path, t
         ((tmp_path / "none.pth", "--name", "x"), "no such file"),
         ((official, "--name", "a/b"), "expected letters, digits"),
         ((official, "--name", "pixels"), "and not pixels"),
+        ((official, "--name", "massl-small-cifar10", "--force"), "and not pixels or massl-small-cifar10"),
         ((official, "--name", "x", "--checkpoint-key", "tutor"), "no key 'tutor'; found the keys args, memory_bank"),
         ((official, "--name", "x", "--arch", "vit_smal_patch16_224"), "did you mean vit_small_patch16_224"),
     ):

@@ -9,7 +9,7 @@ from pathlib import Path
 from massl_bench.errors import CellError, RequestError, one_line
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.model import ModelCard
-from massl_bench.specs import ManifestSpec, to_toml
+from massl_bench.specs import DEFAULT_MODEL, ManifestSpec, to_toml
 from massl_bench.storage import atomic_file, file_safe, sha256_file, write_atomic
 
 
@@ -87,8 +87,11 @@ def _check_request(new: NewManifest) -> None:
 
 def check_name(name: str) -> None:
     """Raises `RequestError` where a manifest cannot have this name."""
-    if name != file_safe(name) or name == "pixels":
-        raise RequestError(f"--name {name}: expected letters, digits, '.', '_' and '-', and not pixels")
+    if name != file_safe(name) or name in ("pixels", DEFAULT_MODEL):
+        raise RequestError(
+            f"--name {name}: expected letters, digits, '.', '_' and '-', and not pixels or {DEFAULT_MODEL}, which are "
+            "what they are everywhere"
+        )
 
 
 def _named_file(new: NewManifest) -> str:
