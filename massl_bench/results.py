@@ -220,11 +220,11 @@ def find_records(directory: Path) -> list[Path]:
     return sorted(directory.glob("*/*/*.json"))
 
 
-def check_results_dir(directory: Path) -> None:
-    """Raises `RequestError` for a place where a file stands in the way."""
+def check_results_dir(directory: Path, option: str = "--results-dir") -> None:
+    """Raises `RequestError`, naming the option, for a place where a file stands in the way."""
     there = next((path for path in (directory, *directory.parents) if path.exists()), None)
     if there is not None and not there.is_dir():
-        raise RequestError(f"--results-dir {directory}: expected a directory, found the file {there}")
+        raise RequestError(f"{option} {directory}: expected a directory, found the file {there}")
 
 
 def results_dirs(own: Path) -> list[Path]:

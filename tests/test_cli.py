@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from massl_bench.pretrain.config import PRESETS
 from massl_bench.results import read_record
 from tests.conftest import GOLDEN, Answer, write_image
 from tests.datasets.copies import write_tar
@@ -267,6 +269,13 @@ def test_a_features_file_of_other_things_than_arrays(run_cli: Cli, tmp_path: Pat
         ),
         ([*DIGITS, "--model", "pixels", "--set", "knn.k=20,10"], "expected increasing numbers from 1"),
         ([*DIGITS, "--model", "pixels", "--set", "knn.k=10"], "headline 'top1@20' is not among the metrics"),
+        ([*DIGITS, "--model", "pixels", "--set", "knn.k=10"], "; add --set knn.headline=top1@10"),
+        (["run", "--task", ",", "--dataset", "digits", "--model", "pixels"], "--task ',': expected a name"),
+        (["run", "--task", "knn", "--dataset", " ", "--model", "pixels"], "--dataset ' ': expected a name"),
+        (["run", "--task", "knn", "--dataset", "digits", "--model", ","], "--model ',': expected a name"),
+        ([*DIGITS, "--model", "pixels", "--seed", "-1"], "Invalid value for '--seed'"),
+        ([*DIGITS, "--model", "pixels", "--batch-size", "0"], "Invalid value for '--batch-size'"),
+        (["leaderboard", "--out", "."], "--out .: expected a file to write, found a directory"),
         ([*DIGITS, "--model", "pixels", "--set", "knn.kk=10"], "knn has the parameters k, temperature"),
         ([*DIGITS, "--model", "pixels", "--set", "linear.c=1"], "the task is not a part of this run"),
         ([*DIGITS, "--model", "pixels", "--set", "nonsense"], "expected TASK.PARAMETER=VALUE"),
@@ -315,6 +324,66 @@ def test_known_before_work_starts(run_cli: Cli, arguments: list[str], message: s
     assert list(Path(os.environ["MASSL_BENCH_CACHE"]).glob("features/*")) == []
 
 
+def test_a_setting_of_the_environment_is_named(run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "maybe")
+    answer = run_cli(*DIGITS, "--model", "pixels")
+    assert answer.code == 2
+    assert "HF_HUB_OFFLINE" in answer.error
+
+
+def test_spaces_after_commas_and_a_slash_at_the_end(run_cli: Cli, image_folder: Path) -> None:
+    answer = run_cli(
+        "run", "--task", "knn, kmeans", "--dataset", f"folder:{image_folder}/", "--model", "pixels", *SMALL, "--dry-run"
+    )
+    assert answer.code == 0, answer.err
+    starts = [line.split(": ")[0] for line in answer.out.splitlines()]
+    assert starts == [f"pixels {task} folder:{image_folder}" for task in ("knn", "kmeans")]
+
+
+def test_an_encoding_without_greek_prints(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "massl_bench", "list", "tasks"]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=True)
+    assert b"?-ReQ" in done.stdout
+
+
+def test_sigterm_says_what_is_kept(run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as context:
+        context.setattr("massl_bench.runner.run_request", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        answer = run_cli(*DIGITS, "--model", "pixels")
+    assert answer.code == 75
+    assert answer.err.endswith("stopped by SIGTERM; finished cells are kept, the same command goes on\n")
+
+
+def test_ctrl_c_promises_nothing_where_nothing_is_kept(run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("massl_bench.leaderboard.collect", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    answer = run_cli("leaderboard")
+    assert (answer.code, answer.error) == (130, "error: interrupted")
+
+
+def test_a_results_directory_that_is_not_there(run_cli: Cli) -> None:
+    answer = run_cli("leaderboard", "--results-dir", "typo")
+    assert answer.code == 0
+    assert "--results-dir typo: is not there" in answer.err
+
+
+def test_a_demo_directory_that_is_a_file(run_cli: Cli) -> None:
+    Path("taken").touch()
+    answer = run_cli("demo", "--directory", "taken")
+    assert answer.code == 2
+    assert "--directory taken: expected a directory, found the file taken" in answer.error
+
+
+def test_a_ground_truth_that_contradicts_itself(run_cli: Cli, tmp_path: Path) -> None:
+    np.savez(tmp_path / "f.npz", database=np.eye(4), queries=np.eye(4)[:1])
+    Path("truth.json").write_text('[{"easy": [0, 2], "hard": [1], "junk": [3, 2]}]')
+    answer = run_cli(
+        "run", "--task", "retrieval", "--features", tmp_path / "f.npz", "--ground-truth", "truth.json", "--name", "x"
+    )
+    assert answer.code == 2
+    assert answer.error == "error: --ground-truth truth.json: query 0: image 2 is both easy and junk"
+
+
 def test_a_results_directory_that_is_a_file(run_cli: Cli) -> None:
     Path("taken").touch()
     for command in ((*DIGITS, "--model", "pixels"), ("leaderboard",)):
@@ -329,7 +398,7 @@ def test_what_cannot_be_written_is_one_line(run_cli: Cli) -> None:
     Path("taken").touch()
     for arguments in (("leaderboard", "--out", "taken/board.md"), ("demo", "--directory", "taken/demo")):
         answer = run_cli(*arguments)
-        assert answer.code == 1
+        assert answer.code == (1 if "--out" in arguments else 2)
         assert "taken" in answer.error
 
 
@@ -499,7 +568,9 @@ def test_info_and_list(run_cli: Cli, golden: Path) -> None:
     model = run_cli("info", golden / "official_format_checkpoint.pth").out
     assert "resize short side to 256 (bicubic, antialiased), centre crop 224, mean [0.485, 0.456, 0.406]" in model
     assert "preprocessing_origin: the default" in model
-    assert json.loads(run_cli("info", "digits", "--json").out)["num_classes"] == 10
+    digits = json.loads(run_cli("info", "digits", "--json").out)
+    assert (digits["type"], digits["kind"], digits["num_classes"]) == ("dataset", "single-label", 10)
+    assert run_cli("info", "digits").out.startswith("type: dataset\n")
     assert "knn" in run_cli("list", "tasks").out
     assert {"cifar10", "cifar100", "digits"} <= {
         row["name"] for row in json.loads(run_cli("list", "datasets", "--json").out)
@@ -589,6 +660,11 @@ def test_every_command_has_help_with_an_example(run_cli: Cli) -> None:
         answer = run_cli(*command, "--help")
         assert answer.code == 0
         assert "Example: massl-bench" in answer.out
+    for command in ([], ["datasets"], ["weights"]):
+        assert "..." not in run_cli(*command, "--help").out.partition("Commands:")[2]  # no summary is cut
+    pretrain = "".join(run_cli("pretrain", "--help").out.split())
+    for preset in PRESETS.glob("*.toml"):
+        assert preset.stem in pretrain
     assert run_cli("--version").out.startswith("massl-bench 0.")
 
 

@@ -1,11 +1,13 @@
 """The application: its commands, and how a call ends.
 
 Exit codes: 0 done; 1 a cell failed while running; 2 known before work started, nothing written; 75 SIGTERM ended a
-training, and the command goes on with it; 130 interrupted.
+training, and the command goes on with it; 130 interrupted; 75
+stopped by SIGTERM, where the same command goes on.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -31,7 +33,6 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Evaluate frozen visual representations: exact protocols, one registry, one record a number.",
@@ -53,6 +54,8 @@ def main() -> None:
     """Runs the command line; every error is one line."""
     # A scheduler's SIGTERM ends the run as Ctrl-C does: through the clean-up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without α shows ? for it
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # typer turns Ctrl-C into this
@@ -61,7 +64,7 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error, file=sys.stderr)
         else:
-            fail(str(error))
+            fail(error.format_message())  # type: ignore[attr-defined]  # it names the option
         code = 2
     except RequestError as error:
         fail(str(error))
@@ -73,7 +76,7 @@ def main() -> None:
         fail(str(error))
         code = 1
     except (KeyboardInterrupt, typer.Abort):
-        fail("interrupted; finished cells are kept, the same command goes on with the rest")
+        fail("interrupted")
         code = INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout went away (`| head`): nothing is wrong. Python would complain once more at exit.

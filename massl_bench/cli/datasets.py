@@ -41,7 +41,7 @@ def check(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Verify split sizes, classes, labels, the publisher's files, and that every image can be decoded.
+    """Verify sizes, classes, labels and files; decode every image.
 
     --json prints a list of {name, ok, problems} and, of what was opened, {place, splits, fingerprint}.
     """

@@ -20,7 +20,9 @@ def demo(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Pretrain a tiny MaSSL on digits, run the suite `quick` on it, print the leaderboard. Offline, on a CPU.
+    """Pretrain a tiny MaSSL on digits, and print its leaderboard.
+
+    The columns are those of the suite `quick`. Offline, on a CPU.
 
     --json prints the outcomes as run --json does.
     """
@@ -30,9 +32,11 @@ def demo(
     from massl_bench.pretrain.config import load_config
     from massl_bench.pretraining import PretrainRequest, pretrain
     from massl_bench.progress import reporting, say
+    from massl_bench.results import check_results_dir
     from massl_bench.runner import run_request
     from massl_bench.storage import write_atomic
 
+    check_results_dir(directory, "--directory")
     weights_dir = directory / "weights"
     request = PretrainRequest(
         dataset="digits",

@@ -24,9 +24,10 @@ def leaderboard(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Print the table of all complete records of current task versions."""
+    """Print the table of the complete records of current tasks."""
     from massl_bench.errors import CellError
     from massl_bench.leaderboard import collect, to_csv, to_json, to_markdown
+    from massl_bench.progress import say
     from massl_bench.results import check_results_dir
     from massl_bench.storage import write_atomic
 
@@ -35,7 +36,11 @@ def leaderboard(
         raise unknown_name("format", chosen, ["md", "csv", "json"])
     if check and out is None:
         raise RequestError("--check needs --out FILE: the table to compare with")
+    if out is not None and out.is_dir():
+        raise RequestError(f"--out {out}: expected a file to write, found a directory")
     check_results_dir(results_dir)
+    if not results_dir.is_dir():
+        say(f"--results-dir {results_dir}: is not there; only the records that came with the package")
     board = collect(results_dir, open_registry(include_path), suite)
     if chosen == "json":
         text = json.dumps(to_json(board), indent=2, ensure_ascii=False) + "\n"

@@ -43,12 +43,21 @@ def cache_directory(cache_dir: Path | None) -> Path:
     return cache_dir.expanduser() if cache_dir is not None else default_cache_dir()
 
 
-def split_names(values: list[str] | None) -> list[str]:
-    """Returns the names of a repeatable option whose values may also be lists with commas; paths are left whole."""
+def split_names(option: str, values: list[str] | None) -> list[str]:
+    """Returns the names of a repeatable option whose values may also be lists with commas; paths are left whole.
+
+    Raises:
+        RequestError: The option was given, and there is no name in it.
+    """
     names: list[str] = []
     for value in values or []:
-        whole = value.startswith(("folder:", "wds:", "torchvision:")) or Path(value).exists()
-        names += [value] if whole else [name for name in value.split(",") if name]
+        whole = value.startswith(("wds:", "torchvision:")) or Path(value).exists()
+        if value.startswith("folder:"):
+            names.append(f"folder:{Path(value.removeprefix('folder:'))}")  # folder:x and folder:x/ are one dataset
+        else:
+            names += [value] if whole else [name.strip() for name in value.split(",") if name.strip()]
+    if values and not names:
+        raise RequestError(f"{option} {' '.join(values)!r}: expected a name, or several with commas between them")
     return list(dict.fromkeys(names))
 
 

@@ -36,8 +36,16 @@ if TYPE_CHECKING:
 def pretrain(
     dataset: Annotated[str, typer.Option(help="Registry name, folder:DIR, hf:REPO[@REV] or wds:PATTERN.")],
     method: Annotated[str, typer.Option(help="massl or carp.")],
-    preset: Annotated[str, typer.Option(help="Configuration to start from.")],
-    set: Annotated[list[str] | None, typer.Option(help="key=value, as in optimiser.lr=0.001; repeatable.")] = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Configuration to start from: tiny-digits, small-cifar10, massl-vits16-800ep, massl-vitb16-400ep, "
+            "carp-rn50-100ep, carp-rn50-200ep or carp-rn50-400ep."
+        ),
+    ],
+    set: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="As in optimiser.lr=0.001; repeatable.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the weights [default: PRESET-DATASET].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Resume under another configuration.")] = False,

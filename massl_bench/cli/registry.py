@@ -60,7 +60,7 @@ def info(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Show one thing in full: parameters, splits, source, licence, citation, preprocessing."""
+    """Show one thing in full: parameters, splits, source, licence."""
     registry = open_registry(include_path, weights_dir)
     loaders: list[tuple[str, dict[str, Path], Any]] = [
         ("task", registry.tasks, registry.task),
@@ -71,13 +71,13 @@ def info(
     if not found:
         found = [("model", _card(name, arch, cache_dir, registry, offline))]
     if as_json:
-        contents = [{"kind": kind, **spec.model_dump(mode="json", exclude_none=True)} for kind, spec in found]
+        contents = [{"type": kind, **spec.model_dump(mode="json", exclude_none=True)} for kind, spec in found]
         print_json(contents[0] if len(contents) == 1 else contents)
         return
     for kind, spec in found:
         # What a dataset's file leaves open is no news; of a model every setting counts.
         content = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=kind == "dataset")
-        for key, value in {"kind": kind, **content}.items():
+        for key, value in {"type": kind, **content}.items():
             for line_key, line_value in _flat(key, value):
                 print(f"{line_key}: {line_value}")
         if kind == "dataset":

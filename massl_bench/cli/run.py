@@ -24,9 +24,11 @@ from massl_bench.cli.options import (
     split_names,
 )
 from massl_bench.cli.output import outcome_json, print_json, print_outcome
+from massl_bench.cli.stopping import stopping
 from massl_bench.errors import RequestError
 
 
+@stopping("finished cells are kept, the same command")
 def run(
     task: Annotated[
         list[str] | None, typer.Option(metavar="TASK", help="Task; repeatable, or a list with commas.")
@@ -103,9 +105,9 @@ def run(
     if suite is not None:
         cells = registry.suite(suite).pairs
     else:
-        datasets = [features.stem] if features is not None else split_names(dataset)
-        cells = [(each, data) for data in datasets for each in split_names(task)]
-    models = split_names(model) if model or features is not None else _default_models()
+        datasets = [features.stem] if features is not None else split_names("--dataset", dataset)
+        cells = [(each, data) for data in datasets for each in split_names("--task", task)]
+    models = split_names("--model", model) if model or features is not None else _default_models()
     request = RunRequest(
         cells=cells,
         models=models,
@@ -192,5 +194,5 @@ def _check_combination(
         raise RequestError(
             "no dataset; give --dataset (see massl-bench list datasets), folder:DIR, hf:REPO or wds:PATTERN"
         )
-    if name and len(split_names(model)) > 1:
+    if name and len(split_names("--model", model)) > 1:
         raise RequestError("--name names one model; several were given")

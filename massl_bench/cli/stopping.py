@@ -1,4 +1,4 @@
-"""How a command that trains ends early: what it says, and with which exit code."""
+"""How a command that goes on when it is called again ends early: what it says, and with which exit code."""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ def verify(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Compute records again, from the images, and compare identity and every metric. Exit 1 where one differs.
+    """Compute records again, from the images, and compare.
+
+    Identity and every metric must be the same: exit 1 where one differs.
 
     --json prints a list of {path, reproduced, identity_differences, metric_differences}.
     """

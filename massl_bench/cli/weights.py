@@ -42,7 +42,9 @@ def add(
     weights_dir: WeightsDir = Path("weights"),
     as_json: Json = False,
 ) -> None:
-    """Load a checkpoint, every tensor of it, and write its manifest: --model NAME then means this file, by its hash.
+    """Load a checkpoint, every tensor of it; write its manifest.
+
+    --model NAME then means this file, by its hash.
 
     --json prints {manifest} and what is known of the model: its card.
     """
@@ -79,7 +81,10 @@ def inspect(
     checkpoint_key: CheckpointKey = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is in a file and what it would be taken for; nothing in it is executed."""
+    """Say what is in a file, and what it would be taken for.
+
+    Nothing in it is executed.
+    """
     from massl_bench.models.inspection import inspect_checkpoint
 
     path = file.expanduser()
@@ -121,7 +126,9 @@ def fetch(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Download the weights of known models into the cache, and verify their sha256. Goes on after a failure.
+    """Download weights of known models, and verify their sha256.
+
+    They go into the cache. Goes on after a failure.
 
     --json prints a list of {name, file, sha256, problem}; file or problem is null.
     """
@@ -160,7 +167,9 @@ def export(
     include_path: IncludePath = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model's weights as one file, with a model card beside it; read back, it gives the same features.
+    """Write a model's weights as one file, with a model card.
+
+    Read back, it gives the same features.
 
     --json prints {name, architecture, file, card}.
     """

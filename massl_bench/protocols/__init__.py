@@ -214,7 +214,12 @@ def parameters(task: TaskSpec, origin: str, *, check_headline: bool = True) -> S
         raise SpecError(f"{origin}: params.{first_problem(error)}") from None
     metrics = protocol.metric_names(params)
     if check_headline and task.headline not in metrics:
+        remedy = ""
+        if origin.startswith("--set"):
+            same = [metric for metric in metrics if metric.partition("@")[0] == task.headline.partition("@")[0]]
+            remedy = f"; add --set {task.name}.headline={(same or metrics)[0]}"
         raise SpecError(
             f"{origin}: headline {task.headline!r} is not among the metrics of these parameters: {', '.join(metrics)}"
+            f"{remedy}"
         )
     return params
