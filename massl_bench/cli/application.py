@@ -1,8 +1,7 @@
 """The application: its commands, and how a call ends.
 
-Exit codes: 0 done; 1 a cell failed while running; 2 known before work started, nothing written; 75 SIGTERM ended a
-training, and the command goes on with it; 130 interrupted; 75
-stopped by SIGTERM, where the same command goes on.
+Exit codes: 0 done; 1 a cell failed while running; 2 known before work started, nothing written; 75 stopped by SIGTERM,
+where the same command goes on; 130 interrupted.
 """
 
 from __future__ import annotations
