@@ -123,25 +123,25 @@ def _shown(row: Row) -> str:
     return f"{value} ± {scale * (high - low) / 2:.2f}"
 
 
+def _copies(board: Leaderboard, cell: tuple[str, str]) -> dict[str, list[str]]:
+    """Returns the models of a column by the fingerprint of their data, which is unknown for handed-in features."""
+    models: dict[str, list[str]] = {}
+    for identity in (row.record.identity for row in board.rows if row.cell == cell):
+        if identity.model.weights_hash_of != "features":
+            models.setdefault(identity.dataset.fingerprint, []).append(identity.model.name)
+    return models
+
+
 def _mixed(board: Leaderboard) -> list[tuple[str, str]]:
     """Returns the columns whose records were measured on different copies of the dataset."""
-    return [
-        cell
-        for cell in board.cells
-        if len({row.record.identity.dataset.fingerprint for row in board.rows if row.cell == cell}) > 1
-    ]
+    return [cell for cell in board.cells if len(_copies(board, cell)) > 1]
 
 
 def _different_data(board: Leaderboard) -> list[str]:
     lines = []
-    for task, dataset in _mixed(board):
-        models: dict[str, list[str]] = {}
-        for row in board.rows:
-            if row.cell == (task, dataset):
-                identity = row.record.identity
-                models.setdefault(identity.dataset.fingerprint[:8], []).append(identity.model.name)
-        copies = "; ".join(f"{copy} ({', '.join(names)})" for copy, names in models.items())
-        lines.append(f"- {task} {dataset}: {copies}")
+    for cell in _mixed(board):
+        copies = "; ".join(f"{copy[:8]} ({', '.join(names)})" for copy, names in _copies(board, cell).items())
+        lines.append(f"- {' '.join(cell)}: {copies}")
     return ["Measured on different copies of the data, by fingerprint:", "\n".join(lines)] if lines else []
 
 

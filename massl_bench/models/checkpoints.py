@@ -102,7 +102,7 @@ def read_checkpoint(file: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of the file's format: it is said below where it matters
             return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:  # a cut file is an OSError to torch too
         raise RequestError(f"{file}: cannot be read: {error.strerror or one_line(error)}") from None
     except Exception as error:  # damaged bytes raise nearly anything
         hidden = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
