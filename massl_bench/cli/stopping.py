@@ -34,7 +34,7 @@ def stopping(again: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise InterruptionError(f"{error or 'interrupted'}; {again} goes on") from None
+        raise InterruptionError(f"{str(error) or 'interrupted'}; {again} goes on") from None
     except SystemExit:
         from massl_bench.progress import say
 
