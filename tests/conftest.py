@@ -13,6 +13,7 @@ if REAL_DATA is not None:
     os.environ[_KEPT] = REAL_DATA
 os.environ.pop("MASSL_BENCH_CACHE", None)
 
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +29,10 @@ from PIL import Image
 from massl_bench import cli
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# A shell starts what runs in the background with Ctrl-C ignored, and tests send it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
