@@ -125,7 +125,8 @@ def cosine_similarities(
     different_MD, unit_QD = unit_ND[first_M], unit_rows(queries_QD)
     for start in range(0, len(unit_QD), _QUERIES_TOGETHER):
         chosen = slice(start, start + _QUERIES_TOGETHER)
-        yield chosen, (unit_QD[chosen] @ different_MD.T)[:, place_N]
+        product_qM = unit_QD[chosen] @ different_MD.T
+        yield chosen, product_qM if len(first_M) == len(place_N) else product_qM[:, place_N]
 
 
 def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
