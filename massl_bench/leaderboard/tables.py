@@ -85,7 +85,8 @@ def _wide(board: Leaderboard) -> str:
     values = {(row.model, row.cell): row for row in board.rows}
     mixed = _mixed(board)
     best = {cell: max((r.shown.value for r in board.rows if r.cell == cell), default=None) for cell in board.cells}
-    averaged = [cell for cell in board.cells if cell not in _not_averaged(board)]
+    left_out = _not_averaged(board)
+    averaged = [cell for cell in board.cells if cell not in left_out]
     counts = {cell: sum(row.cell == cell for row in board.rows) for cell in board.cells}
     lines = []
     for model in models:

@@ -67,13 +67,8 @@ def mean_average_precision(
         counted_N = np.ones(len(labels_N), dtype=bool) if difficult_is_negative else labels_N != 0
         present_N = labels_N[counted_N] == 1
         if present_N.any():
-            chosen_N = scores_N[counted_N]
-            values.append(
-                (
-                    interpolated_average_precision(chosen_N, present_N),
-                    eleven_point_average_precision(chosen_N, present_N),
-                )
-            )
+            order_N = _best_first(scores_N[counted_N])
+            values.append(_precisions(present_N[order_N], np.ones((1, len(order_N))))[:, 0])
     if not values:
         return float("nan"), float("nan"), labels_NC.shape[1]
     area, eleven = np.mean(values, axis=0)
