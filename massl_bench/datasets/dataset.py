@@ -228,14 +228,10 @@ class Dataset:
         number = {name: index for index, name in enumerate(names)}
         unknown = [name for name in found if name not in number]
         if unknown or len(number) != len(names) or len(set(found)) != len(found):
+            why = f"{unknown[0]!r} is not among its {len(names)}" if unknown else "a name stands for two of them"
             raise RequestError(
-                f"{self.name} ({role}, {self.place}): the classes are not those of the training split"
-                + (
-                    f" ({unknown[0]!r} is not among its {len(names)})"
-                    if unknown
-                    else " (a name stands for two of them)"
-                )
-                + ": the labels cannot be compared; check the copy, or choose other splits with --split"
+                f"{self.name} ({role}, {self.place}): the classes are not those of the training split ({why}): the "
+                "labels cannot be compared; check the copy, or choose other splits with --split"
             )
         number_F = np.array([number[name] for name in found], dtype=np.int64)
         known_N = (split.labels >= 0) & (split.labels < len(found))  # what is outside, `_check` refuses

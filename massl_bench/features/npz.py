@@ -132,13 +132,11 @@ def read_features_file(path: Path, ground_truth: Path | None = None) -> HandedFe
 def _open(path: Path) -> _Archive:
     if not path.is_file():
         raise RequestError(f"--features {path}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise RequestError(f"--features {path}: not an .npz file, or a damaged one: it is {what_it_is(path)}")
     try:
-        if not zipfile.is_zipfile(path):
-            raise RequestError(f"--features {path}: not an .npz file, or a damaged one: it is {what_it_is(path)}")
         with np.load(path, allow_pickle=False) as archive:
             return _Archive(path, {name: np.asarray(archive[name]) for name in archive.files})
-    except RequestError:
-        raise
     except Exception as error:  # damaged bytes raise nearly anything
         raise RequestError(f"--features {path}: not an .npz file of plain arrays: {one_line(error)}") from None
 

@@ -27,7 +27,7 @@ def rank_me(moment_DD: NDArray[np.float64], epsilon: float) -> float:
         epsilon: added to each share.
     """
     singular_D = np.sqrt(np.maximum(np.linalg.eigvalsh(moment_DD), 0))
-    share_D = singular_D / (singular_D.sum() or 1) + epsilon
+    share_D = singular_D / (singular_D.sum() or 1) + epsilon  # all zero where the jackknife leaves only zeros
     return float(np.exp(-(share_D * np.log(share_D)).sum()))
 
 

@@ -1,7 +1,7 @@
 """Few-shot classification: logistic regression on k images of each class, over several draws.
 
-The solver of `linear` at a fixed strength, on features standardised on the drawn images. Each (k, run) is drawn for
-itself: the images of a smaller k are not among those of a larger one.
+The solver of `linear` at a fixed strength, on features standardised on the drawn images. Each (k, run) is drawn
+independently: the images of a smaller k need not be among those of a larger one.
 
 Shapes: N items, C classes.
 """

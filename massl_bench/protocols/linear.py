@@ -87,8 +87,8 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
 
     Raises:
         RequestError: A split is empty or without labels; fewer than two classes.
-        CellError: A class has no training item; every feature dimension is constant; no held-out
-            or test item shows any class.
+        CellError: A class has no training item; every feature dimension is constant; no held-out or test item shows any
+            class.
     """
     from massl_bench.solvers import Stopping, fit  # torch: not for reading specs
 

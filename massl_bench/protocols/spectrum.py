@@ -22,9 +22,9 @@ from massl_bench.types import EvaluationData, Score, StrictModel
 
 ROLES = ("train",)
 ROLES_OF_KIND = {"unlabelled": ("all",)}
+"""Where a kind of dataset has other splits than `ROLES`."""
 SCALE = 1
 """Ranks, exponents and distances are no fractions."""
-"""Where a kind of dataset has other splits than `ROLES`."""
 
 
 class Params(StrictModel):

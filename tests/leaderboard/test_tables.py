@@ -12,6 +12,15 @@ from massl_bench.specs import Registry
 from tests.records import edit, rehash
 
 
+def suite_of_two(tmp_path: Path, *cells: tuple[str, str]) -> Registry:
+    """A registry with the suite `two` of these cells, (task, dataset)."""
+    suites = tmp_path / "own" / "tasks" / "suites"
+    suites.mkdir(parents=True)
+    listed = ", ".join(f'{{ task = "{task}", dataset = "{dataset}" }}' for task, dataset in cells)
+    (suites / "two.toml").write_text(f'name = "two"\nsummary = "s"\ncells = [{listed}]\n')
+    return Registry([tmp_path / "own"])
+
+
 def test_the_latest_record_of_each_weights_enters(record_file: Path, tmp_path: Path) -> None:
     def later(content: dict[str, Any]) -> None:
         content["created_at"] = "2999-01-01T00:00:00+00:00"
@@ -52,6 +61,16 @@ def test_records_of_other_data_are_named_and_nothing_is_bold(record_file: Path) 
     assert "different copies of the data" in table
     assert "- knn digits: eeeeeeee (other); " in table
     assert table.rstrip().endswith("(pixels)")
+
+
+def test_handed_in_features_are_no_other_copy_of_the_data(record_file: Path) -> None:
+    def handed_in(content: dict[str, Any]) -> None:
+        content["identity"]["model"].update(name="own", weights_sha256="f" * 64, weights_hash_of="features")
+        content["identity"]["dataset"]["fingerprint"] = "f" * 64
+        rehash(content)
+
+    edit(record_file, handed_in, Path("results/own/knn/digits.json"))
+    assert "different copies" not in to_markdown(collect(Path("results"), Registry()))
 
 
 def test_what_stays_apart(record_file: Path) -> None:
@@ -142,11 +161,7 @@ def test_a_table_says_the_same_wherever_the_results_lie(
 
 
 def test_the_mean_says_what_it_leaves_out(record_file: Path, tmp_path: Path) -> None:
-    suites = tmp_path / "own" / "tasks" / "suites"
-    suites.mkdir(parents=True)
-    cells = '[{ task = "knn", dataset = "digits" }, { task = "spectrum", dataset = "digits" }]'
-    (suites / "two.toml").write_text(f'name = "two"\nsummary = "s"\ncells = {cells}\n')
-    registry = Registry([tmp_path / "own"])
+    registry = suite_of_two(tmp_path, ("knn", "digits"), ("spectrum", "digits"))
 
     def as_spectrum(content: dict[str, Any]) -> None:
         spec = registry.task("spectrum")
@@ -164,11 +179,7 @@ def test_the_mean_says_what_it_leaves_out(record_file: Path, tmp_path: Path) -> 
 
 
 def test_no_mean_while_a_cell_is_missing(record_file: Path, tmp_path: Path) -> None:
-    suites = tmp_path / "own" / "tasks" / "suites"
-    suites.mkdir(parents=True)
-    cells = '[{ task = "knn", dataset = "digits" }, { task = "knn", dataset = "cifar10" }]'
-    (suites / "two.toml").write_text(f'name = "two"\nsummary = "s"\ncells = {cells}\n')
-    registry = Registry([tmp_path / "own"])
+    registry = suite_of_two(tmp_path, ("knn", "digits"), ("knn", "cifar10"))
 
     def as_cifar(content: dict[str, Any]) -> None:
         content["identity"]["dataset"]["name"] = "cifar10"
