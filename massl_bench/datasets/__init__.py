@@ -2,9 +2,9 @@
 
 from massl_bench.datasets.checksums import published_files, wrong_checksums
 from massl_bench.datasets.copies import CopiesDataset, with_copies
-from massl_bench.datasets.dataset import DataOptions, Dataset
+from massl_bench.datasets.dataset import Dataset
 from massl_bench.datasets.layouts import Columns
-from massl_bench.datasets.opening import open_dataset
+from massl_bench.datasets.opening import DataOptions, open_dataset
 from massl_bench.datasets.splits import EncodedImage, ImageSplit, check_boxes, corrupt_images, decode_rgb
 
 __all__ = [

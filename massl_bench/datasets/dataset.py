@@ -1,10 +1,10 @@
-"""A dataset by reference: found on disk, fingerprinted, and checked against what its spec promises."""
+"""A dataset that is on this machine: fingerprinted, and checked against what its spec promises."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -12,56 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from massl_bench.datasets.fetch import fetch_hub, fetch_spec
 from massl_bench.datasets.fingerprint import fingerprint_files
-from massl_bench.datasets.layouts import (
-    Columns,
-    FlatLayout,
-    FolderLayout,
-    Layout,
-    PatchesLayout,
-    SavedLayout,
-    find_class_folders,
-    find_layout,
-    find_parquet,
-)
-from massl_bench.datasets.published import READERS
-from massl_bench.datasets.shards import find_shards
+from massl_bench.datasets.layouts import Columns, Layout, PatchesLayout
 from massl_bench.datasets.splits import ImageSplit, JoinedSplit, Labels
-from massl_bench.errors import MissingDataError, RequestError
-from massl_bench.specs import DatasetSpec, Registry, SplitSpec
+from massl_bench.errors import RequestError
+from massl_bench.specs import DatasetSpec, SplitSpec
 from massl_bench.storage import read_memo, sha256_of, write_memo
 from massl_bench.types import LABELLED_KINDS, CopyTruth, DatasetKind, GroundTruth
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """Where datasets are looked for, and how tables without a spec are read."""
-
-    cache_dir: Path
-    data_root: Path | None = None
-    offline: bool = False
-    columns: Columns = field(default_factory=Columns)
-    splits: Mapping[str, str] = field(default_factory=dict)
-    """Source names by role, for `folder:` and `hf:`."""
-
-    def check_used(self, reference: str, *, used: tuple[str, ...] = (), why: str) -> None:
-        """Raises `RequestError` where one of `--image-column`, `--label-column` and `--split` is given, but not used.
-
-        Args:
-            reference: the dataset.
-            used: those of the three that such a dataset uses.
-            why: what it is, that the others mean nothing for it.
-        """
-        given = {
-            "--image-column": self.columns.image,
-            "--label-column": self.columns.label,
-            "--split": self.splits,
-        }
-        for option, value in given.items():
-            if value and option not in used:
-                places = "hf: data and class folders" if option == "--split" else "hf: data"
-                raise RequestError(f"{option}: is for {places}; {reference} is {why}: leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,158 +268,4 @@ def _difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:
     index = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
     return (
         f"in another order or under other names (class {index}: found {found[index]!r}, expected {expected[index]!r})"
-    )
-
-
-def find_dataset(reference: str, registry: Registry, options: DataOptions, *, fetch: bool) -> Dataset:
-    """Returns the dataset of a reference, as its files hold it; arguments and errors as of `open_dataset`."""
-    if reference.startswith("folder:"):
-        return _open_folder(reference, options)
-    if reference.startswith("hf:"):
-        return _open_hub(reference, options, fetch)
-    if reference.startswith("wds:"):
-        return _open_shards(reference, options)
-    spec = registry.dataset(reference)
-    return _open_registered(spec, options, fetch)
-
-
-def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Dataset:
-    optional = {role for role, split in spec.splits.items() if split.optional}
-    wanted = _names(spec.sources)
-    columns = Columns(spec.image_column, spec.label_column)
-    if spec.reader is not None and spec.reader not in READERS:
-        raise RequestError(f"dataset {spec.name}: reader {spec.reader!r} is unknown; there are: {', '.join(READERS)}")
-
-    def find(place: Path) -> Dataset | None:
-        sources, layout = spec.sources, find_layout(place, wanted, columns, spec.reader)
-        if layout is None and spec.hub is not None and spec.hub.splits is not None:
-            hub = Columns(spec.hub.image_column, spec.hub.label_column)
-            sources, layout = spec.hub_sources, find_parquet(place, _names(spec.hub_sources), hub)
-        if layout is None:
-            return None
-        return Dataset(
-            name=spec.name,
-            kind=spec.kind,
-            spec=spec,
-            layout=layout,
-            sources={role: names for role, names in sources.items() if role not in optional or layout.holds(names)},
-            memo_dir=options.cache_dir,
-        )
-
-    folders = [folder for folder in (spec.name, spec.directory, "") if folder is not None]
-    places = [options.data_root / folder for folder in folders] if options.data_root is not None else []
-    for place in places:
-        # Directly in the data root only the dataset's own layout counts: any class folders there are another dataset's.
-        if place == options.data_root and not _has_published(place, spec):
-            continue
-        found = find(place)
-        if found is not None:
-            return found
-    if not places and spec.reader is not None and READERS[spec.reader].marker is None:
-        embedded = find(Path())
-        assert embedded is not None
-        return embedded
-    downloaded = fetch_spec(spec, options.cache_dir, download=fetch and not options.offline)
-    if downloaded is not None:
-        found = find(downloaded)
-        if found is not None:
-            # A snapshot of the hub is called after its commit; an unpacked archive has none.
-            snapshot = spec.hub is not None and downloaded.name == spec.hub.revision
-            return replace(found, revision=downloaded.name if snapshot else None)
-        raise RequestError(f"{spec.name}: the download in {downloaded} has none of the known layouts; {spec.by_hand}")
-    raise _missing(spec, options)
-
-
-def _has_published(place: Path, spec: DatasetSpec) -> bool:
-    return spec.reader is not None and READERS[spec.reader].locate(place) is not None
-
-
-def _names(sources: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Returns the source names of all roles, each once."""
-    return list(dict.fromkeys(name for names in sources.values() for name in names))
-
-
-def _missing(spec: DatasetSpec, options: DataOptions) -> MissingDataError:
-    if options.data_root is None:
-        looked = "no data root given (--data-root or MASSL_BENCH_DATA)"
-    else:
-        place = options.data_root / (spec.directory or spec.name)
-        if place.is_dir():
-            inside = sorted(entry.name for entry in place.iterdir())[:5]
-            looked = f"{place} holds {', '.join(inside) or 'nothing'}, which is none of the known layouts"
-        else:
-            looked = f"{place} does not exist"
-    own = READERS[spec.reader] if spec.reader is not None else None
-    namings = [", ".join(f"{name}-*.parquet" for name in _names(each)) for each in (spec.sources, spec.hub_sources)]
-    common = f"{' or '.join(dict.fromkeys(namings))}, a saved datasets directory, class folders"
-    expected = f"its own layout (with {own.marker})" if own is not None and own.sole else f"{common} or its own layout"
-    advice = (
-        "" if options.offline or not (spec.hub or spec.archives) else f"massl-bench datasets fetch {spec.name}, or "
-    )
-    return MissingDataError(
-        f"dataset {spec.name} is not there: {looked}; expected {expected}; next: {advice}{spec.by_hand}"
-    )
-
-
-def _open_folder(reference: str, options: DataOptions) -> Dataset:
-    root = Path(reference.removeprefix("folder:")).expanduser()
-    if not root.is_dir():
-        raise RequestError(f"{reference}: no such directory; expected class folders under train/ and test/ (or val/)")
-    sources = _chosen_sources(options)
-    options.check_used(reference, used=("--split",), why="class folders or images, which have no columns")
-    layout: FolderLayout | FlatLayout | None = find_class_folders(root, _names(sources))
-    kind: DatasetKind = "single-label"
-    if layout is None:
-        present = [name for name in ("train", "test", "val", "validation") if (root / name).is_dir()]
-        if present:
-            raise RequestError(
-                f"{reference}: found {' and '.join(f'{name}/' for name in present)}, expected class folders with "
-                f"images under both {' and '.join(f'{source}/' for source in _names(sources))} (val/ serves for test/)"
-            )
-        options.check_used(reference, why="images without class folders, which are one split")
-        layout, kind, sources = FlatLayout("images", root), "unlabelled", {"all": ("all",)}
-        if not layout.files():
-            raise RequestError(
-                f"{reference}: no image in it; expected class folders under train/ and test/ (or val/), or images"
-            )
-    return Dataset(name=reference, kind=kind, spec=None, layout=layout, sources=sources, memo_dir=options.cache_dir)
-
-
-def _chosen_sources(options: DataOptions) -> dict[str, tuple[str, ...]]:
-    return {role: (name,) for role, name in (options.splits or {"train": "train", "test": "test"}).items()}
-
-
-def _open_hub(reference: str, options: DataOptions, fetch: bool) -> Dataset:
-    repo, _, revision = reference.removeprefix("hf:").partition("@")
-    if repo.count("/") > 1 or not repo:
-        raise RequestError(f"{reference}: expected hf:ORG/NAME or hf:ORG/NAME@REVISION")
-    root = fetch_hub(repo, revision or None, patterns=None, download=fetch and not options.offline)
-    if root is None:
-        raise MissingDataError(
-            f"{reference} is not in the hub's cache on this machine, and downloading was not allowed"
-        )
-    sources = _chosen_sources(options)
-    parquet = find_layout(root, _names(sources), options.columns, None)
-    layout = parquet if parquet is not None else SavedLayout("hub", root, options.columns)
-    return Dataset(
-        name=reference,
-        kind="single-label",
-        spec=None,
-        layout=layout,
-        sources=sources,
-        memo_dir=options.cache_dir,
-        revision=root.name,
-    )
-
-
-def _open_shards(reference: str, options: DataOptions) -> Dataset:
-    options.check_used(reference, why="shards of images, which are one split without columns")
-    layout = find_shards(reference.removeprefix("wds:"), options.cache_dir)
-    return Dataset(
-        name=reference,
-        kind="unlabelled",
-        spec=None,
-        layout=layout,
-        sources={"all": ("all",)},
-        memo_dir=options.cache_dir,
     )
