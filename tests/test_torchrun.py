@@ -47,9 +47,8 @@ def steps_and_losses(folder: Path) -> list[tuple[int, float]]:
 
 
 def test_a_killed_rank_restarts_all_from_the_last_checkpoint(tmp_path: Path) -> None:
-    # One restart would do, but gloo's connection of the new processes has been seen to fail on a busy machine.
-    whole = torchrun(tmp_path / "whole", restarts=3)
-    killed = torchrun(tmp_path / "killed", restarts=3, **{KILLED_AT: "7"})
+    whole = torchrun(tmp_path / "whole")
+    killed = torchrun(tmp_path / "killed", restarts=1, **{KILLED_AT: "7"})
     errors = [process.communicate(timeout=600)[1] for process in (whole, killed)]
     assert [process.returncode for process in (whole, killed)] == [0, 0], errors
     assert "exitcode" in errors[1] and "-9" in errors[1]  # noqa: PT018  # torchrun tells of the killed rank

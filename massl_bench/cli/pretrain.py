@@ -159,10 +159,15 @@ def _process_group(device: str) -> Iterator[tuple[int, str]]:
         rank_device = resolve_device(f"cuda:{local_rank}")
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    from massl_bench.pretrain.collectives import store_of_this_start
 
     if on_gpu:
         torch.cuda.set_device(rank_device)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    store, rank, ranks = next(rendezvous("env://"))
+    store = store_of_this_start(store, rank, ranks)
+    dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=ranks)
     try:
         yield dist.get_rank(), rank_device
     finally:

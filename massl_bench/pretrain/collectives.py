@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,7 +13,46 @@ from torch import Tensor
 
 from massl_bench.errors import CellError, MasslBenchError, one_line
 
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
 Made = TypeVar("Made")
+
+
+def store_of_this_start(store: Store, rank: int, ranks: int) -> Store:
+    """Return a part of a store that no earlier start of the same training has written to.
+
+    torchrun serves one store over all its restarts (pytorch issue 135712), where a restarted rank finds what the killed
+    ones wrote, and waits for an address at which nobody listens. Its count of restarts cannot name the part: the agent
+    of each node keeps its own. So rank 0 makes a name, and tells it to those who ask now: what it answers to a question
+    of an earlier start nobody reads.
+
+    Args:
+        store: That all ranks see.
+        rank: Of this process.
+        ranks: How many there are; all of them call this.
+
+    Raises:
+        CellError: Not all ranks have come within the store's timeout.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    if rank > 0:
+        question = uuid.uuid4().hex
+        store.set(f"start/question/{rank}", question)
+        name = store.get(f"start/answer/{question}").decode()
+        store.add(f"start/heard/{name}", 1)
+        return PrefixStore(f"start/{name}", store)
+    name = uuid.uuid4().hex
+    end = time.monotonic() + store.timeout.total_seconds()
+    while (heard := store.add(f"start/heard/{name}", 0)) < ranks - 1:
+        if time.monotonic() > end:
+            raise CellError(f"{ranks - 1 - heard} of {ranks} ranks did not come within {store.timeout}; see their logs")
+        for question in (f"start/question/{other}" for other in range(1, ranks)):
+            if store.check([question]):
+                store.set(f"start/answer/{store.get(question).decode()}", name)
+        time.sleep(0.01)
+    return PrefixStore(f"start/{name}", store)
 
 
 def world_size() -> int:

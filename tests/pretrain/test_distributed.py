@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from massl_bench.errors import CellError, MissingDataError
 from massl_bench.pretrain import MemoryBank, Projector, Prototypes, carp_objective, massl_objective
-from massl_bench.pretrain.collectives import after_first_rank
+from massl_bench.pretrain.collectives import after_first_rank, store_of_this_start
 
 IMAGES, VIEWS, FEATURES, STEPS = 8, 4, 6, 3
 
@@ -163,6 +164,25 @@ def test_the_first_rank_goes_first_and_fails_for_all(ranks):
         "CellError: on rank 0: ZeroDivisionError: a defect",
     ]
     assert after_first_rank(lambda: 3) == 3
+
+
+def test_a_start_does_not_see_what_an_earlier_one_wrote():
+    # As under torchrun, which serves one store over its restarts.
+    server = dist.TCPStore("localhost", 0, is_master=True, timeout=timedelta(seconds=60))
+    for _ in range(3):
+        server.set("start/question/1", "of a rank that was killed before it read the answer")
+        stores = [dist.TCPStore("localhost", server.port, timeout=timedelta(seconds=60)) for _ in range(3)]
+        with ThreadPoolExecutor(3) as pool:
+            first, *others = pool.map(store_of_this_start, stores, range(3), [3] * 3)
+        assert not first.check(["address"])
+        first.set("address", "of rank 0")
+        assert [other.get("address") for other in others] == [b"of rank 0"] * 2
+
+
+def test_a_rank_that_does_not_come_is_an_error():
+    store = dist.TCPStore("localhost", 0, is_master=True, timeout=timedelta(seconds=0.2))
+    with pytest.raises(CellError, match="1 of 2 ranks did not come"):
+        store_of_this_start(store, 0, 2)
 
 
 if __name__ == "__main__":
