@@ -1,10 +1,11 @@
-"""Collectives over the ranks of a process group. Without a process group each of them is the identity."""
+"""The store on which a process group starts, and collectives over its ranks, each the identity without a group."""
 
 from __future__ import annotations
 
 import time
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 
-def store_of_this_start(store: Store, rank: int, ranks: int) -> Store:
+def store_of_this_start(store: Store, rank: int, ranks: int, wait: timedelta = timedelta(minutes=30)) -> Store:
     """Return a part of a store that no earlier start of the same training has written to.
 
     torchrun serves one store over all its restarts (pytorch issue 135712), where a restarted rank finds what the killed
@@ -31,9 +32,10 @@ def store_of_this_start(store: Store, rank: int, ranks: int) -> Store:
         store: That all ranks see.
         rank: Of this process.
         ranks: How many there are; all of them call this.
+        wait: How long rank 0 waits for the others; the default is torch's own for a process group on the CPU.
 
     Raises:
-        CellError: Not all ranks have come within the store's timeout.
+        CellError: Not all ranks have come in time.
     """
     from torch.distributed.distributed_c10d import PrefixStore
 
@@ -44,10 +46,10 @@ def store_of_this_start(store: Store, rank: int, ranks: int) -> Store:
         store.add(f"start/heard/{name}", 1)
         return PrefixStore(f"start/{name}", store)
     name = uuid.uuid4().hex
-    end = time.monotonic() + store.timeout.total_seconds()
+    end = time.monotonic() + wait.total_seconds()
     while (heard := store.add(f"start/heard/{name}", 0)) < ranks - 1:
         if time.monotonic() > end:
-            raise CellError(f"{ranks - 1 - heard} of {ranks} ranks did not come within {store.timeout}; see their logs")
+            raise CellError(f"{ranks - 1 - heard} of {ranks} ranks did not come within {wait}; see their logs")
         for question in (f"start/question/{other}" for other in range(1, ranks)):
             if store.check([question]):
                 store.set(f"start/answer/{store.get(question).decode()}", name)

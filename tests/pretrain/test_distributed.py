@@ -180,9 +180,9 @@ def test_a_start_does_not_see_what_an_earlier_one_wrote():
 
 
 def test_a_rank_that_does_not_come_is_an_error():
-    store = dist.TCPStore("localhost", 0, is_master=True, timeout=timedelta(seconds=0.2))
+    store = dist.TCPStore("localhost", 0, is_master=True)
     with pytest.raises(CellError, match="1 of 2 ranks did not come"):
-        store_of_this_start(store, 0, 2)
+        store_of_this_start(store, 0, 2, wait=timedelta(seconds=0.2))
 
 
 if __name__ == "__main__":
