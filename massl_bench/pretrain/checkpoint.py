@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from massl_bench.errors import CellError, RequestError, one_line
@@ -25,6 +26,9 @@ from massl_bench.pretrain.config import differences, flat
 from massl_bench.pretrain.memory import MemoryState
 
 FORMAT = 1
+
+_LEFT_OVER_S = 15.0
+"""How long data workers of a killed training may still hold its folder; they look for their parent every five."""
 
 
 class Checkpoint(TypedDict):
@@ -54,6 +58,24 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self._keep = folder, keep
+
+    def hold(self) -> contextlib.AbstractContextManager[object]:
+        """Keeps other trainings out of the folder until the context ends, or the process does, however that comes.
+
+        Raises:
+            RequestError: Another training goes on there.
+            CellError: The folder cannot be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return FileLock(self.folder / ".lock").acquire(timeout=_LEFT_OVER_S)
+        except Timeout:
+            raise RequestError(
+                f"{self.folder}: another training of this name is going on; choose another --name, or end that one and "
+                "go on with --resume"
+            ) from None
+        except OSError as error:
+            raise CellError(f"{self.folder}: cannot be written to: {one_line(error)}; {advice_after(error)}") from None
 
     def steps(self) -> list[int]:
         """Returns the steps of the checkpoints that are there, in order."""

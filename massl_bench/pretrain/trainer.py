@@ -22,11 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 from massl_bench.datasets import ImageSplit
 from massl_bench.errors import CellError, RequestError
 from massl_bench.pretrain.checkpoint import CheckpointFolder, check_same_run, write_whole
-from massl_bench.pretrain.collectives import any_rank, mean_numbers, rank_of_process, world_size
+from massl_bench.pretrain.collectives import after_first_rank, any_rank, mean_numbers, rank_of_process, world_size
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.crops import HostBatch, MultiCropImages
 from massl_bench.pretrain.indicators import assignment_entropy, rankme
-from massl_bench.pretrain.loading import StepRequests, divide, load_batches
+from massl_bench.pretrain.loading import Shares, StepRequests, divide, load_batches
 from massl_bench.pretrain.log import TrainingLog
 from massl_bench.pretrain.objectives import carp_objective, koleo_loss, massl_objective
 from massl_bench.pretrain.optimizers import clip_each_gradient, set_hyperparameters, update_teacher
@@ -85,11 +85,19 @@ def train(job: TrainingJob) -> Trained:
         RequestError: A checkpoint that does not fit, or numbers that cannot be divided; before any work.
         CellError: The loss is not finite, an image is damaged, or a checkpoint cannot be written.
     """
-    config, device, rank = job.config, torch.device(job.device), rank_of_process()
+    config, rank = job.config, rank_of_process()
     shares = divide(config, len(job.split), world_size())
-    num_steps = config.epochs * shares.steps_per_epoch
-    state = initial_state(config, device)
+    state = initial_state(config, torch.device(job.device))
     checkpoints = CheckpointFolder(job.folder, config.run.keep_checkpoints)
+    # Only the first rank writes there.
+    with after_first_rank(lambda: checkpoints.hold() if rank == 0 else nullcontext()):
+        return _train(job, state, checkpoints, shares)
+
+
+def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder, shares: Shares) -> Trained:
+    """Does the steps that the last checkpoint leaves."""
+    config, device, rank = job.config, torch.device(job.device), rank_of_process()
+    num_steps = config.epochs * shares.steps_per_epoch
     first_step = _restore(job, state, checkpoints, num_steps)
     student: nn.Module = state.student
     if world_size() > 1:

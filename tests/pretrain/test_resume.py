@@ -12,6 +12,7 @@ import torch
 
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.splits import ArraySplit
+from massl_bench.errors import RequestError
 from massl_bench.pretrain import checkpoint as checkpoint_module
 from massl_bench.pretrain.config import load_config
 from massl_bench.pretrain.log import read_log
@@ -86,13 +87,17 @@ def ended(process) -> int:
     return process.exitcode
 
 
-def kill_at(process, folder: Path, step: int) -> None:
-    """Kills a run some time after a step was logged: in the middle of whatever it does then."""
+def wait_for(process, folder: Path, step: int) -> None:
     limit = time.monotonic() + 120
     while not any(line["step"] >= step for line in read_log(folder)):
         assert time.monotonic() < limit
         assert process.is_alive()
         time.sleep(0.01)
+
+
+def kill_at(process, folder: Path, step: int) -> None:
+    """Kills a run some time after a step was logged: in the middle of whatever it does then."""
+    wait_for(process, folder, step)
     process.kill()
     assert ended(process) == -signal.SIGKILL
 
@@ -147,7 +152,18 @@ def test_killed_at_several_moments(start, uninterrupted, tmp_path):
     assert_same(ours, expected)
     assert expected["memory"]["pointer"] == STEPS * BATCH % 256
     assert checkpoint_module.CheckpointFolder(folder, 1).steps() == [40, 42]
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_two_of_one_name_at_once(start, uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_module, "_LEFT_OVER_S", 0.0)
+    folder = tmp_path / "mine"
+    process = start(folder)
+    wait_for(process, folder, 1)
+    with pytest.raises(RequestError, match=r"mine: another training of this name is going on; choose another --name"):
+        run(folder)
+    assert ended(process) == 0
+    assert losses(folder) == losses(uninterrupted)
 
 
 def test_finished_run_resumes_to_nothing(uninterrupted):
