@@ -16,9 +16,9 @@ from pydantic import Field, ValidationError
 
 from massl_bench import plugins
 from massl_bench.errors import RequestError, one_line
-from massl_bench.specs import first_problem, packaged_root
+from massl_bench.specs import packaged_root
 from massl_bench.storage import file_safe, sha256_of, write_atomic
-from massl_bench.types import Precision, Preprocessing, Score, StrictModel
+from massl_bench.types import Listed, Precision, Preprocessing, Score, StrictModel, first_problem
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -82,9 +82,9 @@ class Metric(StrictModel):
     """A score, as a file holds it."""
 
     value: float = Field(allow_inf_nan=False)
-    ci95: tuple[float, float] | None = Field(default=None, strict=False)
+    ci95: Listed[tuple[float, float]] | None = None
     std: float | None = None
-    per_seed: tuple[float, ...] | None = Field(default=None, strict=False)
+    per_seed: Listed[tuple[float, ...]] | None = None
     details: dict[str, float | int | str] = Field(default_factory=dict)
 
 

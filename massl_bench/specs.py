@@ -1,29 +1,27 @@
-"""The registry: TOML files to types. Every error names the file and the key; a broken file is never skipped."""
+"""The registry: what its files hold, and which of them there are. A broken file is never skipped."""
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from massl_bench.errors import SpecError, unknown_name
 from massl_bench.plugins import registry_roots
 from massl_bench.storage import sha256_of
+from massl_bench.toml_files import Spec, read_toml
 from massl_bench.types import (
     LABELLED_KINDS,
     DatasetKind,
+    Listed,
     Pooling,
     Preprocessing,
     PreprocessingOverride,
     StrictModel,
 )
-
-Spec = TypeVar("Spec", bound=StrictModel)
 
 DEFAULT_MODEL = "massl-small-cifar10"
 """The manifest of the bundled weights, which are measured where no model is named."""
@@ -39,7 +37,7 @@ class TaskSpec(StrictModel):
     version: int = Field(ge=1)
     protocol: str
     """The module of `massl_bench.protocols` that computes it."""
-    kinds: tuple[DatasetKind, ...] = Field(strict=False, min_length=1)
+    kinds: Listed[tuple[DatasetKind, ...]] = Field(min_length=1)
     """The kinds of dataset that it applies to."""
     headline: str
     """The metric that a leaderboard shows."""
@@ -65,7 +63,7 @@ class TaskSpec(StrictModel):
         return sha256_of({key: value for key, value in content.items() if key not in _YOUNGER or value is not None})
 
 
-SplitNames = str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+SplitNames = str | Annotated[Listed[tuple[str, ...]], Field(min_length=1)]
 """What a split is called in a source (`validation`, …); several names: one after the other."""
 
 
@@ -143,7 +141,7 @@ class DatasetSpec(StrictModel):
     kind: DatasetKind
     num_classes: int | None = Field(default=None, gt=0)
     """Of the kinds that have labels: there it is needed, elsewhere it means nothing."""
-    class_names: tuple[str, ...] | None = Field(default=None, strict=False)
+    class_names: Listed[tuple[str, ...]] | None = None
     """In label order; where a source carries names too, the two orders must agree."""
     splits: dict[str, SplitSpec] = Field(min_length=1)
     """By role: `train`, `test`, …"""
@@ -153,7 +151,7 @@ class DatasetSpec(StrictModel):
     image_column: str | None = None
     label_column: str | None = None
     hub: HubSource | None = None
-    archives: tuple[ArchiveSource, ...] = Field(default=(), strict=False)
+    archives: Listed[tuple[ArchiveSource, ...]] = ()
     """All of them are needed; they are unpacked into one directory."""
     directory: str | None = None
     """The folder of the data root that it shares with another dataset, of whose files it is a part."""
@@ -242,7 +240,7 @@ class SuiteSpec(StrictModel):
 
     name: str
     summary: str
-    cells: tuple[SuiteCell, ...] = Field(strict=False, min_length=1)
+    cells: Listed[tuple[SuiteCell, ...]] = Field(min_length=1)
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -285,73 +283,6 @@ class ManifestSpec(StrictModel):
         if self.file is None and self.url is None:
             raise ValueError("one of file and url is needed")
         return self
-
-
-def first_problem(error: ValidationError) -> str:
-    """Returns the first problem of a failed validation as `key: expected …, got …`."""
-    problem = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    match problem["type"]:
-        case "missing":
-            text = "is missing"
-        case "extra_forbidden":
-            text = "is not a known key"
-        case "value_error":
-            text = str(problem["ctx"]["error"])
-        case _:
-            expected = problem["msg"].replace("Input should be", "expected").replace("valid tuple", "list")
-            text = f"{expected}, got {problem['input']!r}"
-    return f"{key}: {text}" if key else text
-
-
-def read_toml(path: Path, model: type[Spec]) -> Spec:
-    """Reads one file of the registry.
-
-    Raises:
-        SpecError: The file cannot be read or is not TOML, a key is missing, unknown or of the wrong type, or the name
-            inside differs from the file's.
-    """
-    try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
-        spec = model.model_validate(content)
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        raise SpecError(f"{path}: {first_problem(error)}") from None
-    name = getattr(spec, "name", path.stem)
-    if name != path.stem:
-        raise SpecError(f"{path}: name: expected {path.stem!r}, as the file is called, got {name!r}")
-    return spec
-
-
-def to_toml(content: Mapping[str, Any], section: str = "") -> str:
-    """Returns nested tables of plain values as TOML: values first, then one section for each table."""
-    lines = [f"{key} = {_toml_value(value)}\n" for key, value in content.items() if not isinstance(value, Mapping)]
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            name = f"{section}.{key}" if section else key
-            lines.append(f"\n[{name}]\n{to_toml(value, name)}")
-    return "".join(lines)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
-    # Strings, whole numbers, fractions and truth values are written alike in JSON and TOML, but for one character.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
-
-
-def parse_setting(text: str) -> Any:
-    """Returns the value of a `--set`: written as in TOML, but that words need no quotes and lists no brackets."""
-    for spelling in (text, f"[{text}]"):
-        try:
-            return tomllib.loads(f"value = {spelling}")["value"]
-        except tomllib.TOMLDecodeError:
-            continue
-    return text
 
 
 def packaged_root() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationError,
     model_serializer,
     model_validator,
 )
@@ -38,14 +39,35 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+Content = TypeVar("Content")
+Listed = Annotated[Content, Field(strict=False)]
+"""A tuple that is a list in TOML and JSON; what is inside it stays strict."""
+
+
+def first_problem(error: ValidationError) -> str:
+    """Returns the first problem of a failed validation as `key: expected …, got …`."""
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    match problem["type"]:
+        case "missing":
+            text = "is missing"
+        case "extra_forbidden":
+            text = "is not a known key"
+        case "value_error":
+            text = str(problem["ctx"]["error"])
+        case _:
+            expected = problem["msg"].replace("Input should be", "expected").replace("valid tuple", "list")
+            text = f"{expected}, got {problem['input']!r}"
+    return f"{key}: {text}" if key else text
+
+
 def _increasing(numbers: tuple[int, ...]) -> tuple[int, ...]:
     if numbers[0] < 1 or any(low >= high for low, high in pairwise(numbers)):
         raise ValueError(f"expected increasing numbers from 1, got {list(numbers)}")
     return numbers
 
 
-# Not strict only in that TOML's list is taken as a tuple; the numbers in it are strict.
-IncreasingNumbers = Annotated[tuple[int, ...], Field(strict=False, min_length=1), AfterValidator(_increasing)]
+IncreasingNumbers = Annotated[Listed[tuple[int, ...]], Field(min_length=1), AfterValidator(_increasing)]
 """Whole numbers from 1, each larger than the one before."""
 
 
@@ -53,8 +75,7 @@ ResizeMode = Literal["shortest", "squash", "longest"]
 """`shortest`: the short side becomes `resize`, the aspect is kept; `squash`: both sides become `resize`; `longest`: the
 long side becomes `resize`, the aspect is kept, and a smaller image stays as it is (PIL's thumbnail)."""
 
-# TOML's list is taken as a tuple; the numbers in it are strict.
-Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(strict=False, min_length=1)]
+Scales = Annotated[Listed[tuple[Annotated[float, Field(gt=0, le=1)], ...]], Field(min_length=1)]
 """Factors of the input's sides. The features of an image are the sum over them."""
 
 
@@ -79,9 +100,9 @@ class Preprocessing(_ImageSettings):
     crop: int | None = Field(gt=0)
     """Side of the centre crop, in pixels; a smaller image is padded with zeros. None for no crop."""
     interpolation: Interpolation
-    mean: tuple[float, float, float] = Field(strict=False)
+    mean: Listed[tuple[float, float, float]]
     """Subtracted from the values in [0, 1], per channel; zeros for none."""
-    std: tuple[float, float, float] = Field(strict=False)
+    std: Listed[tuple[float, float, float]]
     """Divides after the mean was subtracted; ones for none."""
     scales: Scales = (1.0,)
     """The normalised image is interpolated to them bilinearly (no antialiasing, corners not aligned)."""
@@ -166,9 +187,9 @@ Pooling = Annotated[ClassGem | LastBlocks, Field(discriminator="kind")]
 class Augmentation(StrictModel):
     """How training views are cut out: RandomResizedCrop to the crop of the model's preprocessing, and a flip."""
 
-    crop_scale: Annotated[tuple[float, float], Field(strict=False)]
+    crop_scale: Listed[tuple[float, float]]
     """Range of the view's share of the image's area."""
-    crop_ratio: Annotated[tuple[float, float], Field(strict=False)]
+    crop_ratio: Listed[tuple[float, float]]
     """Range of its width over its height, before it is resized to a square."""
     crop_interpolation: Interpolation
     flip_probability: float = Field(ge=0, le=1)

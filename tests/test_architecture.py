@@ -14,8 +14,9 @@ import pytest
 import massl_bench
 from massl_bench import protocols
 from massl_bench.datasets.copies import CopiesSpec
-from massl_bench.specs import Registry, read_toml
+from massl_bench.specs import Registry
 from massl_bench.storage import sha256_of
+from massl_bench.toml_files import read_toml
 
 PACKAGE = Path(massl_bench.__file__).parent
 
@@ -27,7 +28,8 @@ ALLOWED = {
     "types": "",
     "devices": "errors",
     "plugins": "errors",
-    "specs": "errors plugins storage types",
+    "toml_files": "errors types",
+    "specs": "errors plugins storage toml_files types",
     "transforms": "types",
     "metrics": "errors types",
     "search": "errors types",
@@ -39,8 +41,8 @@ ALLOWED = {
     "crop_boxes": "",
     "heads": "errors optimizers types",
     "protocols": "checks draws errors heads labels metrics plugins search solvers specs types",
-    "datasets": "errors specs storage types",
-    "models": "errors specs storage types",
+    "datasets": "errors specs storage toml_files types",
+    "models": "errors specs storage toml_files types",
     "features": "crop_boxes datasets errors models storage transforms types",
     "results": "errors plugins specs storage types",
     "leaderboard": "errors results specs",
@@ -49,12 +51,12 @@ ALLOWED = {
     "api": "datasets devices errors features models protocols search specs storage types",
     "progress": "features",
     "doctor": "datasets devices errors plugins search specs",
-    "pretrain": "crop_boxes datasets devices errors models optimizers specs storage transforms types",
+    "pretrain": "crop_boxes datasets devices errors models optimizers specs storage toml_files transforms types",
     "pretraining": "api datasets pretrain specs",
     "verification": "datasets errors features planning results runner specs",
     "cli": (
         "datasets devices doctor errors features leaderboard models planning pretrain pretraining progress results "
-        "runner specs storage types verification"
+        "runner specs storage toml_files types verification"
     ),
     "__main__": "cli",
     "__init__": "api errors types",

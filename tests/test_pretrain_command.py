@@ -19,8 +19,9 @@ from massl_bench.pretrain import trainer
 from massl_bench.pretrain.checkpoint import CheckpointFolder
 from massl_bench.pretrain.log import read_log
 from massl_bench.results import read_record
-from massl_bench.specs import ManifestSpec, read_toml
+from massl_bench.specs import ManifestSpec
 from massl_bench.storage import sha256_file
+from massl_bench.toml_files import read_toml
 from tests.conftest import write_image
 
 SHORT = [

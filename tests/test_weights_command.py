@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 import massl_bench as mb
 from massl_bench.models.checkpoints import read_checkpoint
 from massl_bench.models.metadata import read_metadata
-from massl_bench.specs import ManifestSpec, read_toml
+from massl_bench.specs import ManifestSpec
 from massl_bench.storage import sha256_file
+from massl_bench.toml_files import read_toml
 from massl_bench.types import DEFAULT_PREPROCESSING
 from tests.conftest import Answer
 

@@ -76,7 +76,7 @@ def parse_limits(limit: str | None) -> dict[str, int]:
 
 def parse_overrides(settings: list[str] | None) -> dict[str, dict[str, Any]]:
     """Returns `knn.k=10,20` as {"knn": {"k": [10, 20]}}."""
-    from massl_bench.specs import parse_setting
+    from massl_bench.toml_files import parse_setting
 
     overrides: dict[str, dict[str, Any]] = {}
     for setting in settings or []:

@@ -10,7 +10,7 @@ from typing import Annotated
 from PIL import Image, ImageEnhance, ImageFilter
 from pydantic import Field, model_validator
 
-from massl_bench.types import StrictModel
+from massl_bench.types import Listed, StrictModel
 
 _Channel = Annotated[int, Field(ge=0, le=255)]
 
@@ -39,7 +39,7 @@ class StrongAlteration(StrictModel):
     """Of the area, by a crop at any place, of the image's own aspect."""
     rotation_degrees: Range
     """Counter-clockwise, of an unchanged frame; its corners become `fill`."""
-    fill: Annotated[tuple[_Channel, _Channel, _Channel], Field(strict=False)]
+    fill: Listed[tuple[_Channel, _Channel, _Channel]]
     """RGB, 0-255."""
     blur_percent: Range
     """Radius of a Gaussian blur, of the shorter side."""

@@ -22,8 +22,9 @@ from massl_bench.datasets.alterations import StrongAlteration, alter_strongly, c
 from massl_bench.datasets.dataset import Dataset
 from massl_bench.datasets.splits import DerivedImage, EncodedImage, ImageSplit, SubsetSplit, decode_rgb
 from massl_bench.errors import RequestError, unknown_name
-from massl_bench.specs import DatasetSpec, Registry, read_toml
+from massl_bench.specs import DatasetSpec, Registry
 from massl_bench.storage import sha256_of
+from massl_bench.toml_files import read_toml
 from massl_bench.types import CopyTruth, GroundTruth, IncreasingNumbers, StrictModel
 
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from massl_bench.errors import RequestError
-from massl_bench.specs import first_problem
 from massl_bench.storage import atomic_file, canonical_json
-from massl_bench.types import Preprocessing, StrictModel
+from massl_bench.types import Preprocessing, StrictModel, first_problem
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,22 +8,21 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from massl_bench.errors import RequestError, unknown_name
 from massl_bench.pretrain.memory import check_memory_size
-from massl_bench.specs import first_problem, parse_setting
-from massl_bench.types import StrictModel
+from massl_bench.toml_files import parse_setting
+from massl_bench.types import Listed, StrictModel, first_problem
 
 PRESETS = Path(__file__).parent / "presets"
 
 Method = Literal["massl", "carp"]
-# TOML's lists are taken as tuples; the numbers in them are strict.
-Pair = Annotated[tuple[float, float], Field(strict=False)]
-Triple = Annotated[tuple[float, float, float], Field(strict=False)]
-Stages = Annotated[tuple[int, int, int, int], Field(strict=False)]
+Pair = Listed[tuple[float, float]]
+Triple = Listed[tuple[float, float, float]]
+Stages = Listed[tuple[int, int, int, int]]
 """One number for each stage of a ResNet."""
 
 

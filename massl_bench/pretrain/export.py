@@ -17,8 +17,9 @@ from massl_bench.models.metadata import WeightsMetadata, save_weights
 from massl_bench.pretrain.backbones import manifest_arch
 from massl_bench.pretrain.checkpoint import CheckpointFolder, official_checkpoint, training_checkpoint
 from massl_bench.pretrain.config import PretrainConfig
-from massl_bench.specs import ManifestSpec, to_toml
+from massl_bench.specs import ManifestSpec
 from massl_bench.storage import sha256_file, write_atomic
+from massl_bench.toml_files import to_toml
 from massl_bench.types import Preprocessing
 
 _SMALL = 64

@@ -36,8 +36,8 @@ from pydantic import ValidationError
 
 from massl_bench import plugins
 from massl_bench.errors import MasslBenchError, RequestError, SpecError, unknown_name
-from massl_bench.specs import Registry, SuiteSpec, TaskSpec, first_problem
-from massl_bench.types import DatasetKind, EvaluationData, GroundTruth, Score, StrictModel
+from massl_bench.specs import Registry, SuiteSpec, TaskSpec
+from massl_bench.types import DatasetKind, EvaluationData, GroundTruth, Score, StrictModel, first_problem
 
 
 class ProtocolModule(Protocol):

@@ -23,7 +23,8 @@ from massl_bench.datasets.alterations import StrongAlteration, crop, jpeg
 from massl_bench.datasets.copies import CopiesSpec, divide
 from massl_bench.datasets.splits import EncodedImage, FileSplit
 from massl_bench.errors import RequestError
-from massl_bench.specs import Registry, read_toml
+from massl_bench.specs import Registry
+from massl_bench.toml_files import read_toml
 from massl_bench.types import CopyTruth
 from tests.datasets.test_layouts import options
 
