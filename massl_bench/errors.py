@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from massl_bench.printable import printable
+
 
 class MasslBenchError(Exception):
     """Base of every error that this package raises on purpose; its text is one line."""
@@ -40,5 +42,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
 
 
 def one_line(error: Exception) -> str:
-    """Returns an error's text in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """Returns an error's text in one line of at most 300 visible characters."""
+    return printable(" ".join(str(error).split()))[:300] or type(error).__name__
