@@ -10,11 +10,11 @@ _JOINERS = "\u200c\u200d"
 
 
 def printable(text: str | bytes | os.PathLike[str]) -> str:
-    """Returns a text, or the name of a file, in one line and without what a terminal or a reader could be fooled by.
+    r"""Returns a text, or the name of a file, in one line and without what a terminal or a reader could be fooled by.
 
     Control characters (escape sequences begin with one), line ends, spaces of other widths, marks that turn the
     direction of writing, invisible and unassigned characters are shown as backslash escapes. A byte that is not UTF-8
-    is shown as `\\xe9`, whether it comes as a byte or as the lone surrogate by which Python's file functions stand for
+    is shown as `\xe9`, whether it comes as a byte or as the lone surrogate by which Python's file functions stand for
     it (PEP 383). Everything else, and a text that holds nothing of all this, stays as it is.
     """
     text = os.fspath(text)

@@ -52,7 +52,9 @@ ALLOWED = {
     "api": "datasets devices errors features models printable protocols search specs storage types",
     "progress": "features",
     "doctor": "datasets devices errors plugins printable search specs",
-    "pretrain": "crop_boxes datasets devices errors models optimizers printable specs storage toml_files transforms types",
+    "pretrain": (
+        "crop_boxes datasets devices errors models optimizers printable specs storage toml_files transforms types"
+    ),
     "pretraining": "api datasets pretrain specs",
     "verification": "datasets errors features planning printable results runner specs",
     "cli": (
