@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from massl_bench.learners.logistic import Stopping, fit
 from massl_bench.protocols import linear
-from massl_bench.solvers import Stopping, fit
 
 
 def features(rng, train, test, dims, classes, smallest):

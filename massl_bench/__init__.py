@@ -17,19 +17,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from massl_bench.api import evaluate, extract, load_encoder
-    from massl_bench.errors import CellError, MasslBenchError, RequestError
-    from massl_bench.types import FeatureBank, Score
+    from massl_bench.bench.api import evaluate, extract, load_encoder
+    from massl_bench.core.errors import CellError, MasslBenchError, RequestError
+    from massl_bench.core.values import FeatureBank, Score
 
 _HOMES = {
-    "load_encoder": "api",
-    "extract": "api",
-    "evaluate": "api",
-    "FeatureBank": "types",
-    "Score": "types",
-    "MasslBenchError": "errors",
-    "RequestError": "errors",
-    "CellError": "errors",
+    "load_encoder": "bench.api",
+    "extract": "bench.api",
+    "evaluate": "bench.api",
+    "FeatureBank": "core.values",
+    "Score": "core.values",
+    "MasslBenchError": "core.errors",
+    "RequestError": "core.errors",
+    "CellError": "core.errors",
 }
 
 __all__ = [

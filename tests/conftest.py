@@ -45,7 +45,7 @@ def _private_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     monkeypatch.setenv("MASSL_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.chdir(tmp_path_factory.mktemp("work"))
     # Tables of a test's own records, without those of the bundled weights.
-    monkeypatch.setattr("massl_bench.leaderboard.rows.results_dirs", lambda own: [own])
+    monkeypatch.setattr("massl_bench.records.rows.results_dirs", lambda own: [own])
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import pytest
 
 import massl_bench
 from massl_bench import protocols
+from massl_bench.core.files import sha256_of
 from massl_bench.datasets.copies import CopiesSpec
-from massl_bench.specs import Registry
-from massl_bench.storage import sha256_of
-from massl_bench.toml_files import read_toml
+from massl_bench.specs.registry import Registry
+from massl_bench.specs.toml import read_toml
 
 PACKAGE = Path(massl_bench.__file__).parent
 

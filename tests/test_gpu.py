@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import massl_bench as mb
-from massl_bench import search
-from massl_bench.types import SearchBackend
+from massl_bench.core.values import SearchBackend
+from massl_bench.learners import faiss_backend, neighbours
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,12 +20,12 @@ pytestmark = [
 
 @pytest.mark.parametrize("backend", [SearchBackend("faiss-gpu", "cuda:0"), SearchBackend("torch", "cuda:0")])
 def test_neighbours_are_those_of_the_cpu(backend: SearchBackend) -> None:
-    if backend.name == "faiss-gpu" and (problem := search.gpu_problem(0)):
+    if backend.name == "faiss-gpu" and (problem := faiss_backend.gpu_problem(0)):
         pytest.skip(f"FAISS cannot use this GPU: {problem}")
     rng = np.random.default_rng(0)
     queries, database = (rng.standard_normal((count, 384), dtype=np.float32) for count in (500, 20_000))
-    cpu = search.cosine_neighbours(queries, database, 200)
-    gpu = search.cosine_neighbours(queries, database, 200, backend=backend)
+    cpu = neighbours.cosine_neighbours(queries, database, 200)
+    gpu = neighbours.cosine_neighbours(queries, database, 200, backend=backend)
     np.testing.assert_allclose(gpu.similarities_QK, cpu.similarities_QK, atol=2e-6)
     assert (gpu.indices_QK == cpu.indices_QK).mean() > 0.999
 

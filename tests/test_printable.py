@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from massl_bench.printable import printable
+from massl_bench.core.printable import printable
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 import massl_bench as mb
+from massl_bench.core.values import EvaluationData, FeatureBank
 from massl_bench.datasets import decode_rgb
+from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.datasets.splits import FileSplit
 from massl_bench.features.extraction import extract
 from massl_bench.features.options import ExtractionOptions
 from massl_bench.protocols import kmeans, knn
-from massl_bench.transforms import apply_preprocessing
-from massl_bench.types import EvaluationData, FeatureBank
 
 pytestmark = pytest.mark.speed
 

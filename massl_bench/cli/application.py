@@ -25,7 +25,7 @@ from massl_bench.cli.run import run
 from massl_bench.cli.stopping import INTERRUPTED, InterruptionError
 from massl_bench.cli.verify import verify
 from massl_bench.cli.weights import weights_app
-from massl_bench.errors import MasslBenchError, RequestError
+from massl_bench.core.errors import MasslBenchError, RequestError
 
 # Newer versions of typer carry their own copy of click: this is the base of every wrong use, in either.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]

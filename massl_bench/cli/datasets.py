@@ -9,7 +9,7 @@ import typer
 
 from massl_bench.cli.options import CacheDir, DataRoot, IncludePath, Json, Offline, cache_directory, open_registry
 from massl_bench.cli.output import fail, print_json
-from massl_bench.errors import MasslBenchError
+from massl_bench.core.errors import MasslBenchError
 
 datasets_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Download datasets ahead, and verify them."
@@ -59,15 +59,9 @@ def _for_datasets(
     as_json: bool,
 ) -> None:
     """Opens and checks each dataset; goes on after a failure, and then exits with 1 (2 where a name is unknown)."""
-    from massl_bench.datasets import (
-        DataOptions,
-        corrupt_images,
-        open_dataset,
-        published_files,
-        wrong_checksums,
-    )
-    from massl_bench.progress import reporting
-    from massl_bench.types import CopyTruth
+    from massl_bench.bench.progress import reporting
+    from massl_bench.core.values import CopyTruth
+    from massl_bench.datasets import DataOptions, corrupt_images, open_dataset, published_files, wrong_checksums
 
     registry = open_registry(include_path)
     for name in names:

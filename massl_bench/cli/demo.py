@@ -26,15 +26,16 @@ def demo(
 
     --json prints the outcomes as run --json does.
     """
+    from massl_bench.bench.pretraining import PretrainRequest, pretrain
+    from massl_bench.bench.progress import reporting, say
+    from massl_bench.bench.request import RunRequest
+    from massl_bench.bench.runner import run_request
+    from massl_bench.core.files import write_atomic
     from massl_bench.datasets import DataOptions
-    from massl_bench.leaderboard import collect, to_markdown
-    from massl_bench.planning import RunRequest
     from massl_bench.pretrain.config import load_config
-    from massl_bench.pretraining import PretrainRequest, pretrain
-    from massl_bench.progress import reporting, say
-    from massl_bench.results import check_results_dir
-    from massl_bench.runner import run_request
-    from massl_bench.storage import write_atomic
+    from massl_bench.records.record import check_results_dir
+    from massl_bench.records.rows import collect
+    from massl_bench.records.tables import to_markdown
 
     check_results_dir(directory, "--directory")
     weights_dir = directory / "weights"

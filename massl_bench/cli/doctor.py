@@ -18,7 +18,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say what works here, what is missing, and how to get it."""
-    from massl_bench.doctor import examine
+    from massl_bench.bench.doctor import examine
 
     findings = examine(cache_directory(cache_dir), data_root, open_registry(include_path, weights_dir))
     if as_json:

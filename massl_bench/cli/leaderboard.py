@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from massl_bench.cli.options import IncludePath, Json, ResultsDir, open_registry
-from massl_bench.errors import RequestError, unknown_name
+from massl_bench.core.errors import RequestError, unknown_name
 
 
 def leaderboard(
@@ -25,11 +25,12 @@ def leaderboard(
     as_json: Json = False,
 ) -> None:
     """Print the table of the complete records of current tasks."""
-    from massl_bench.errors import CellError
-    from massl_bench.leaderboard import collect, to_csv, to_json, to_markdown
-    from massl_bench.progress import say
-    from massl_bench.results import check_results_dir
-    from massl_bench.storage import write_atomic
+    from massl_bench.bench.progress import say
+    from massl_bench.core.errors import CellError
+    from massl_bench.core.files import write_atomic
+    from massl_bench.records.record import check_results_dir
+    from massl_bench.records.rows import collect
+    from massl_bench.records.tables import to_csv, to_json, to_markdown
 
     chosen = "json" if as_json else format
     if chosen not in ("md", "csv", "json"):

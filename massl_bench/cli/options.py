@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from massl_bench.errors import RequestError
+from massl_bench.core.errors import RequestError
 
 if TYPE_CHECKING:
-    from massl_bench.specs import Registry
+    from massl_bench.specs.registry import Registry
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 DataRoot = Annotated[
@@ -31,14 +31,14 @@ Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", hel
 
 def open_registry(include: list[Path] | None, weights_dir: Path | None = None) -> Registry:
     """Returns the registry with the user's own directories before the packaged one."""
-    from massl_bench.specs import Registry
+    from massl_bench.specs.registry import Registry
 
     return Registry(include or [], weights_dir)
 
 
 def cache_directory(cache_dir: Path | None) -> Path:
     """Returns what `--cache-dir` gave, or the default."""
-    from massl_bench.storage import default_cache_dir
+    from massl_bench.core.files import default_cache_dir
 
     return cache_dir.expanduser() if cache_dir is not None else default_cache_dir()
 
@@ -76,7 +76,7 @@ def parse_limits(limit: str | None) -> dict[str, int]:
 
 def parse_overrides(settings: list[str] | None) -> dict[str, dict[str, Any]]:
     """Returns `knn.k=10,20` as {"knn": {"k": [10, 20]}}."""
-    from massl_bench.toml_files import parse_setting
+    from massl_bench.specs.toml import parse_setting
 
     overrides: dict[str, dict[str, Any]] = {}
     for setting in settings or []:

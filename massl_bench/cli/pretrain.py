@@ -24,12 +24,12 @@ from massl_bench.cli.options import (
 )
 from massl_bench.cli.output import outcome_json, print_json, print_outcome
 from massl_bench.cli.stopping import REQUEUE, stopping
-from massl_bench.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError
 
 if TYPE_CHECKING:
-    from massl_bench.planning import RunRequest
-    from massl_bench.runner import Outcome
-    from massl_bench.specs import Registry
+    from massl_bench.bench.request import RunRequest
+    from massl_bench.bench.runner import Outcome
+    from massl_bench.specs.registry import Registry
 
 
 @stopping("the same command with --resume")
@@ -65,16 +65,16 @@ def pretrain(
 
     --json prints {name, steps, manifest, outcomes}; outcomes are those of --bench, as run --json prints them.
     """
+    from massl_bench.bench.pretraining import PretrainRequest
+    from massl_bench.bench.pretraining import pretrain as train
+    from massl_bench.bench.progress import reporting, say
+    from massl_bench.bench.request import RunRequest
+    from massl_bench.bench.runner import run_request
+    from massl_bench.core.files import file_safe
     from massl_bench.datasets import DataOptions
-    from massl_bench.planning import RunRequest
     from massl_bench.pretrain.config import load_config
     from massl_bench.pretrain.trackers import require_wandb
-    from massl_bench.pretraining import PretrainRequest
-    from massl_bench.pretraining import pretrain as train
-    from massl_bench.progress import reporting, say
-    from massl_bench.results import check_results_dir
-    from massl_bench.runner import run_request
-    from massl_bench.storage import file_safe
+    from massl_bench.records.record import check_results_dir
 
     if method not in ("massl", "carp"):
         raise RequestError(f"--method {method}: expected massl or carp")
@@ -131,7 +131,8 @@ def pretrain(
 
 def _print_rows(request: RunRequest, suite: str, registry: Registry) -> None:
     """Prints the rows of the models that were written."""
-    from massl_bench.leaderboard import Leaderboard, collect, to_markdown
+    from massl_bench.records.rows import Leaderboard, collect
+    from massl_bench.records.tables import to_markdown
 
     board = collect(request.results_dir, registry, suite)
     ours = [row for row in board.rows if row.record.identity.model.name in request.models]
@@ -145,7 +146,7 @@ def _process_group(device: str) -> Iterator[tuple[int, str]]:
     Raises:
         RequestError: The device is not there; before other processes are waited for.
     """
-    from massl_bench.devices import resolve_device
+    from massl_bench.core.devices import resolve_device
 
     rank_device = resolve_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

@@ -10,10 +10,10 @@ import typer
 
 from massl_bench.cli.options import CacheDir, IncludePath, Json, Offline, WeightsDir, cache_directory, open_registry
 from massl_bench.cli.output import print_json
-from massl_bench.errors import RequestError, unknown_name
+from massl_bench.core.errors import RequestError, unknown_name
 
 if TYPE_CHECKING:
-    from massl_bench.specs import Registry
+    from massl_bench.specs.registry import Registry
 
 
 def list_(

@@ -25,7 +25,7 @@ from massl_bench.cli.options import (
 )
 from massl_bench.cli.output import outcome_json, print_json, print_outcome
 from massl_bench.cli.stopping import stopping
-from massl_bench.errors import RequestError
+from massl_bench.core.errors import RequestError
 
 
 @stopping("finished cells are kept, the same command")
@@ -90,11 +90,12 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run cells: every model on every task and dataset. Finished cells are skipped."""
+    from massl_bench.bench.planner import Planner
+    from massl_bench.bench.progress import reporting
+    from massl_bench.bench.request import RunRequest
+    from massl_bench.bench.runner import run_request
     from massl_bench.datasets import Columns, DataOptions
     from massl_bench.features import ExtractionOptions
-    from massl_bench.planning import Planner, RunRequest
-    from massl_bench.progress import reporting
-    from massl_bench.runner import run_request
 
     if precision not in ("fp32", "tf32", "bf16", "fp16"):
         raise RequestError(f"--precision {precision}: expected fp32, tf32, bf16 or fp16")
@@ -160,8 +161,8 @@ def run(
 
 def _default_models() -> list[str]:
     """Returns what is measured where no model is named, and says so."""
-    from massl_bench.progress import say
-    from massl_bench.specs import DEFAULT_MODEL
+    from massl_bench.bench.progress import say
+    from massl_bench.specs.manifest import DEFAULT_MODEL
 
     say(f"no --model given: the bundled weights {DEFAULT_MODEL}, a small network for images of 32 × 32 pixels")
     return [DEFAULT_MODEL]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from massl_bench.errors import MasslBenchError
+from massl_bench.core.errors import MasslBenchError
 
 REQUEUE = 75
 """Exit code after SIGTERM (EX_TEMPFAIL): a scheduler can start the command again, and it goes on."""
@@ -36,7 +36,7 @@ def stopping(again: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise InterruptionError(f"{str(error) or 'interrupted'}; {again} goes on") from None
     except SystemExit:
-        from massl_bench.progress import say
+        from massl_bench.bench.progress import say
 
         say(f"stopped by SIGTERM; {again} goes on")
         raise

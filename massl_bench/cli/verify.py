@@ -39,10 +39,10 @@ def verify(
 
     --json prints a list of {path, reproduced, identity_differences, metric_differences}.
     """
+    from massl_bench.bench.progress import reporting
+    from massl_bench.bench.verification import verify as recompute
     from massl_bench.datasets import DataOptions
-    from massl_bench.progress import reporting
-    from massl_bench.results import read_record
-    from massl_bench.verification import verify as recompute
+    from massl_bench.records.record import read_record
 
     registry = open_registry(include_path, weights_dir)
     data = DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline)

@@ -10,7 +10,7 @@ import typer
 
 from massl_bench.cli.options import CacheDir, IncludePath, Json, Offline, WeightsDir, cache_directory, open_registry
 from massl_bench.cli.output import fail, print_json
-from massl_bench.errors import MasslBenchError, RequestError, unknown_name
+from massl_bench.core.errors import MasslBenchError, RequestError, unknown_name
 
 if TYPE_CHECKING:
     from massl_bench.models.inspection import Inspection
@@ -173,12 +173,12 @@ def export(
 
     --json prints {name, architecture, file, card}.
     """
+    from massl_bench.bench.progress import say
+    from massl_bench.core.files import file_safe
+    from massl_bench.core.settings import DEFAULT_PREPROCESSING
     from massl_bench.models import ModelOptions
     from massl_bench.models.export import card_path, export_weights, open_for_export
     from massl_bench.models.fetch import CHECKPOINT_SUFFIXES
-    from massl_bench.progress import say
-    from massl_bench.storage import file_safe
-    from massl_bench.types import DEFAULT_PREPROCESSING
 
     if format not in _SUFFIXES:
         raise unknown_name("format", format, _SUFFIXES)

@@ -10,7 +10,7 @@ from typing import Annotated
 from PIL import Image, ImageEnhance, ImageFilter
 from pydantic import Field, model_validator
 
-from massl_bench.types import Listed, StrictModel
+from massl_bench.core.strict import Listed, StrictModel
 
 _Channel = Annotated[int, Field(ge=0, le=255)]
 

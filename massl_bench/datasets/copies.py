@@ -18,14 +18,16 @@ from PIL import Image, features
 from pydantic import Field
 from typing_extensions import override
 
+from massl_bench.core.errors import RequestError, unknown_name
+from massl_bench.core.files import sha256_of
+from massl_bench.core.strict import IncreasingNumbers, StrictModel
+from massl_bench.core.values import CopyTruth, GroundTruth
 from massl_bench.datasets.alterations import StrongAlteration, alter_strongly, crop, jpeg
 from massl_bench.datasets.dataset import Dataset
 from massl_bench.datasets.splits import DerivedImage, EncodedImage, ImageSplit, SubsetSplit, decode_rgb
-from massl_bench.errors import RequestError, unknown_name
-from massl_bench.specs import DatasetSpec, Registry
-from massl_bench.storage import sha256_of
-from massl_bench.toml_files import read_toml
-from massl_bench.types import CopyTruth, GroundTruth, IncreasingNumbers, StrictModel
+from massl_bench.specs.dataset import DatasetSpec
+from massl_bench.specs.registry import Registry
+from massl_bench.specs.toml import read_toml
 
 
 class CopiesSpec(StrictModel):

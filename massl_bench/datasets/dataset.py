@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from massl_bench.core.errors import RequestError
+from massl_bench.core.files import read_memo, sha256_of, write_memo
+from massl_bench.core.values import LABELLED_KINDS, CopyTruth, DatasetKind, GroundTruth
 from massl_bench.datasets.fingerprint import fingerprint_files
 from massl_bench.datasets.layouts import Columns, Layout, PatchesLayout
 from massl_bench.datasets.splits import ImageSplit, JoinedSplit, Labels
-from massl_bench.errors import RequestError
-from massl_bench.specs import DatasetSpec, SplitSpec
-from massl_bench.storage import read_memo, sha256_of, write_memo
-from massl_bench.types import LABELLED_KINDS, CopyTruth, DatasetKind, GroundTruth
+from massl_bench.specs.dataset import DatasetSpec, SplitSpec
 
 
 @dataclass(frozen=True, kw_only=True)

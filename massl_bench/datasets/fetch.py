@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from massl_bench.errors import MissingDataError, one_line
-from massl_bench.specs import ArchiveSource, DatasetSpec
-from massl_bench.storage import atomic_directory
+from massl_bench.core.errors import MissingDataError, one_line
+from massl_bench.core.files import atomic_directory
+from massl_bench.specs.dataset import ArchiveSource, DatasetSpec
 
 _TIMEOUT_SECONDS = 60.0
 """Without a byte from a server."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from massl_bench.errors import RequestError
-from massl_bench.storage import read_memo, sha256_file, sha256_of, stat_signature, write_memo
+from massl_bench.core.errors import RequestError
+from massl_bench.core.files import read_memo, sha256_file, sha256_of, stat_signature, write_memo
 
 
 def fingerprint_files(root: Path, files: Sequence[Path], memo_dir: Path) -> str:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.values import GroundTruth
 from massl_bench.datasets.folders import class_files, image_files, labelled_files, subfolders
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.published.embedded import read_patches
 from massl_bench.datasets.splits import FileSplit, ImageSplit
 from massl_bench.datasets.tables import ArrowSplit, ParquetSplit
-from massl_bench.errors import RequestError, one_line
-from massl_bench.specs import PatchGrid
-from massl_bench.types import GroundTruth
+from massl_bench.specs.dataset import PatchGrid
 
 _NAMED_MISSING = 5
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from massl_bench.core.errors import MissingDataError, RequestError
+from massl_bench.core.values import DatasetKind
 from massl_bench.datasets.copies import with_copies
 from massl_bench.datasets.dataset import Dataset
 from massl_bench.datasets.fetch import fetch_hub, fetch_spec
@@ -21,9 +23,8 @@ from massl_bench.datasets.layouts import (
 )
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.shards import find_shards
-from massl_bench.errors import MissingDataError, RequestError
-from massl_bench.specs import DatasetSpec, Registry
-from massl_bench.types import DatasetKind
+from massl_bench.specs.dataset import DatasetSpec
+from massl_bench.specs.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)

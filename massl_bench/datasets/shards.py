@@ -20,11 +20,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from typing_extensions import override
 
+from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.files import read_memo, sha256_of, stat_signature, write_memo
 from massl_bench.datasets.layouts import Layout
 from massl_bench.datasets.splits import EncodedImage, ImageSplit
 from massl_bench.datasets.tables import label_indices
-from massl_bench.errors import RequestError, one_line
-from massl_bench.storage import read_memo, sha256_of, stat_signature, write_memo
 
 _IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 _LABEL = "cls"

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import override
 
-from massl_bench.errors import RequestError, one_line
-from massl_bench.types import Preprocessing
+from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.settings import Preprocessing
 
 _CHECKED_TOGETHER = 256
 

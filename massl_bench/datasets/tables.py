@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from massl_bench.core.errors import RequestError, one_line
 from massl_bench.datasets.splits import EncodedImage, ImageSplit
-from massl_bench.errors import RequestError, one_line
 
 
 class ParquetSplit(ImageSplit):

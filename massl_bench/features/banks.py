@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from massl_bench.core.errors import CellError
+from massl_bench.core.settings import Preprocessing
+from massl_bench.core.values import FeatureBank
 from massl_bench.datasets import Dataset
-from massl_bench.errors import CellError
 from massl_bench.features.cache import BankKey, FeatureCache
 from massl_bench.features.options import ExtractionOptions
 from massl_bench.models import ModelCard
-from massl_bench.types import FeatureBank, Preprocessing
 
 if TYPE_CHECKING:
     from massl_bench.models.encoder import Encoder

@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from massl_bench.errors import CellError
-from massl_bench.storage import atomic_directory, canonical_json, remove_directory, sha256_file, sha256_of
-from massl_bench.types import FeatureBank, Preprocessing, StrictModel
+from massl_bench.core.errors import CellError
+from massl_bench.core.files import atomic_directory, canonical_json, remove_directory, sha256_file, sha256_of
+from massl_bench.core.settings import Preprocessing
+from massl_bench.core.strict import StrictModel
+from massl_bench.core.values import FeatureBank
 
 EXTRACTOR_VERSION = 1
 """Raised when the extraction changes in a way that can change features."""

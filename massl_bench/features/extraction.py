@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from massl_bench.core.errors import CellError, one_line
+from massl_bench.core.settings import Precision, Preprocessing
 from massl_bench.datasets import EncodedImage, ImageSplit, check_boxes, decode_rgb
-from massl_bench.errors import CellError, one_line
+from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.features.cache import BankWriter
 from massl_bench.features.options import ExtractionOptions
 from massl_bench.models.encoder import Encoder
-from massl_bench.transforms import apply_preprocessing
-from massl_bench.types import Precision, Preprocessing
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

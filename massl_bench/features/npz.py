@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from massl_bench.errors import RequestError, one_line
-from massl_bench.storage import sha256_file, sha256_of, what_it_is
-from massl_bench.types import CopyTruth, DatasetKind, FeatureBank, QueryTruth
+from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.files import sha256_file, sha256_of, what_it_is
+from massl_bench.core.values import CopyTruth, DatasetKind, FeatureBank, QueryTruth
 
 _LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "classification": ("train_features", "train_labels", "test_features", "test_labels"),

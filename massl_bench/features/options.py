@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from massl_bench.types import Precision
+from massl_bench.core.settings import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,15 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from massl_bench.crop_boxes import UNIFORMS, crop_boxes
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.settings import Preprocessing
+from massl_bench.core.values import ViewBatch, ViewPlan
 from massl_bench.datasets import EncodedImage, ImageSplit, decode_rgb
-from massl_bench.errors import CellError, RequestError
+from massl_bench.datasets.images.crops import UNIFORMS, crop_boxes
+from massl_bench.datasets.images.preprocess import cut_view
 from massl_bench.features.banks import Reporting
 from massl_bench.features.extraction import Batch, PreparedImages, images_at_a_time, load_images, numerics
 from massl_bench.features.options import ExtractionOptions
 from massl_bench.models.encoder import Encoder
-from massl_bench.transforms import cut_view
-from massl_bench.types import Preprocessing, ViewBatch, ViewPlan
 
 # What the random numbers are for: the first word after the seed.
 _VIEWS, _ORDER = 0, 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.core.values import Score
 from massl_bench.metrics.intervals import percentile_interval
-from massl_bench.types import Score
 
 
 def rank_of_label(scores_NC: NDArray[np.floating], labels_N: NDArray[np.int64]) -> NDArray[np.int64]:

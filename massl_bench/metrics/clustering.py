@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.core.values import Score
 from massl_bench.metrics.intervals import centred_interval, percentile_interval
-from massl_bench.types import Score
 
 NAMES = ("nmi", "ami", "ari", "fmi", "homogeneity", "completeness", "v_measure", "accuracy")
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.core.values import Score
 from massl_bench.metrics.intervals import centred_interval, percentile_interval
-from massl_bench.types import Score
 
 
 def trapezoid_average_precision(ranks_P: NDArray[np.int64], num_positives: int | None = None) -> float:

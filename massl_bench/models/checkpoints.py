@@ -18,15 +18,15 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from massl_bench.errors import RequestError, one_line, unknown_name
+from massl_bench.core.errors import RequestError, one_line, unknown_name
+from massl_bench.core.files import sha256_file, what_it_is
+from massl_bench.core.settings import DEFAULT_PREPROCESSING
 from massl_bench.models.encoder import Encoder, num_parameters
 from massl_bench.models.metadata import read_metadata
 from massl_bench.models.model import ModelCard
 from massl_bench.models.resnet import SmallImageResNet
 from massl_bench.models.timm_models import pooling_of, token_dim
 from massl_bench.models.vit import MasslVisionTransformer, is_plain, num_token_blocks, special_vit
-from massl_bench.storage import sha256_file, what_it_is
-from massl_bench.types import DEFAULT_PREPROCESSING
 
 Tensors = dict[str, Tensor]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from massl_bench.core.settings import ClassGem, Pooling
 from massl_bench.models.blocks import LastBlocksFeatures
 from massl_bench.models.model import ModelCard
 from massl_bench.models.tokens import ClassGemFeatures, at_size
-from massl_bench.types import ClassGem, Pooling
 
 
 class Encoder:

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from massl_bench.errors import CellError, MasslBenchError, RequestError, one_line
+from massl_bench.core.errors import CellError, MasslBenchError, RequestError, one_line
+from massl_bench.core.files import atomic_file, sha256_file, write_atomic
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.metadata import WeightsMetadata, read_metadata, save_weights
 from massl_bench.models.model import PREFIXES, ModelOptions, open_model
-from massl_bench.specs import Registry
-from massl_bench.storage import atomic_file, sha256_file, write_atomic
+from massl_bench.specs.registry import Registry
 
 FileLayout = Literal["safetensors", "massl"]
 

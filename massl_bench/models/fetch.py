@@ -8,9 +8,9 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
 
-from massl_bench.errors import CellError, MissingDataError, RequestError, one_line
-from massl_bench.specs import ManifestSpec
-from massl_bench.storage import file_safe, sha256_file
+from massl_bench.core.errors import CellError, MissingDataError, RequestError, one_line
+from massl_bench.core.files import file_safe, sha256_file
+from massl_bench.specs.manifest import ManifestSpec
 
 CHECKPOINT_SUFFIXES = frozenset({".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors"})
 

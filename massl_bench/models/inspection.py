@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from massl_bench.errors import MasslBenchError
+from massl_bench.core.errors import MasslBenchError
+from massl_bench.core.files import sha256_file
 from massl_bench.models.checkpoints import (
     build_network,
     find_backbone,
@@ -21,7 +22,6 @@ from massl_bench.models.checkpoints import (
     state_dict,
 )
 from massl_bench.models.metadata import WeightsMetadata, read_metadata
-from massl_bench.storage import sha256_file
 
 _LONGEST_VALUE = 80
 

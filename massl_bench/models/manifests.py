@@ -6,12 +6,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from massl_bench.errors import CellError, RequestError, one_line
+from massl_bench.core.errors import CellError, RequestError, one_line
+from massl_bench.core.files import atomic_file, file_safe, sha256_file, write_atomic
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.model import ModelCard
-from massl_bench.specs import DEFAULT_MODEL, ManifestSpec
-from massl_bench.storage import atomic_file, file_safe, sha256_file, write_atomic
-from massl_bench.toml_files import to_toml
+from massl_bench.specs.manifest import DEFAULT_MODEL, ManifestSpec
+from massl_bench.specs.toml import to_toml
 
 
 @dataclass(frozen=True, kw_only=True)

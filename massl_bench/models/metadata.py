@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from massl_bench.errors import RequestError
-from massl_bench.storage import atomic_file, canonical_json
-from massl_bench.types import Preprocessing, StrictModel, first_problem
+from massl_bench.core.errors import RequestError
+from massl_bench.core.files import atomic_file, canonical_json
+from massl_bench.core.settings import Preprocessing
+from massl_bench.core.strict import StrictModel, first_problem
 
 if TYPE_CHECKING:
     from torch import Tensor

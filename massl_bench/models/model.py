@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from massl_bench.errors import RequestError, unknown_name
+from massl_bench.core.errors import RequestError, unknown_name
+from massl_bench.core.files import read_memo, sha256_file, sha256_of, stat_signature, write_memo
+from massl_bench.core.settings import ClassGem, LastBlocks, Pooling, Preprocessing, PreprocessingOverride
+from massl_bench.core.strict import StrictModel
 from massl_bench.models.fetch import CHECKPOINT_SUFFIXES, weights_file
-from massl_bench.specs import ManifestSpec, Registry
-from massl_bench.storage import read_memo, sha256_file, sha256_of, stat_signature, write_memo
-from massl_bench.types import ClassGem, LastBlocks, Pooling, Preprocessing, PreprocessingOverride, StrictModel
+from massl_bench.specs.manifest import ManifestSpec
+from massl_bench.specs.registry import Registry
 
 if TYPE_CHECKING:
     from massl_bench.models.encoder import Encoder

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from massl_bench.core.files import sha256_of
+from massl_bench.core.settings import Preprocessing
 from massl_bench.models.model import ModelCard
-from massl_bench.storage import sha256_of
-from massl_bench.types import Preprocessing
 
 if TYPE_CHECKING:
     from massl_bench.models.encoder import Encoder

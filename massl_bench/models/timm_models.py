@@ -13,12 +13,12 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from massl_bench.errors import MissingDataError, RequestError, one_line, unknown_name
+from massl_bench.core.errors import MissingDataError, RequestError, one_line, unknown_name
+from massl_bench.core.files import sha256_file
+from massl_bench.core.settings import DEFAULT_PREPROCESSING, Preprocessing
 from massl_bench.models.encoder import Encoder, num_parameters, tensors_sha256
 from massl_bench.models.model import ModelCard
 from massl_bench.models.vit import num_token_blocks
-from massl_bench.storage import sha256_file
-from massl_bench.types import DEFAULT_PREPROCESSING, Preprocessing
 
 RANDOM_SEED = 0
 """Of the initialisation of `random:` models: the same name always means the same tensors."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from massl_bench.types import ClassGem
+from massl_bench.core.settings import ClassGem
 
 
 def generalised_mean(tokens: Tensor, exponent: float, floor: float) -> Tensor:

@@ -10,12 +10,12 @@ from torch import nn
 from torchvision import models
 from torchvision.models import WeightsEnum
 
-from massl_bench.errors import MissingDataError, RequestError, one_line, unknown_name
+from massl_bench.core.errors import MissingDataError, RequestError, one_line, unknown_name
+from massl_bench.core.files import sha256_file
+from massl_bench.core.settings import DEFAULT_PREPROCESSING, Preprocessing
 from massl_bench.models.checkpoints import load_exactly, read_tensors
 from massl_bench.models.encoder import Encoder, num_parameters
 from massl_bench.models.model import ModelCard
-from massl_bench.storage import sha256_file
-from massl_bench.types import DEFAULT_PREPROCESSING, Preprocessing
 
 _HEADS = ("fc", "classifier", "heads", "head")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from massl_bench.errors import RequestError, one_line
+from massl_bench.core.errors import RequestError, one_line
 
 
 class _WholePatches(PatchEmbed):

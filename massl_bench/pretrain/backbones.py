@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from massl_bench.errors import RequestError, unknown_name
+from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.models.resnet import SmallImageResNet
 from massl_bench.models.vit import MasslVisionTransformer, is_plain, like_plain_vit, special_vit
 from massl_bench.pretrain.config import BackboneConfig, PretrainConfig

@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from massl_bench.errors import CellError, RequestError, one_line
+from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.models.checkpoints import read_checkpoint
 from massl_bench.models.export import official_weights
 from massl_bench.pretrain.config import differences, flat

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from massl_bench.errors import CellError, MasslBenchError, one_line
+from massl_bench.core.errors import CellError, MasslBenchError, one_line
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store

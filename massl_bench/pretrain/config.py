@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from massl_bench.errors import RequestError, unknown_name
+from massl_bench.core.errors import RequestError, unknown_name
+from massl_bench.core.strict import Listed, StrictModel, first_problem
 from massl_bench.pretrain.memory import check_memory_size
-from massl_bench.toml_files import parse_setting
-from massl_bench.types import Listed, StrictModel, first_problem
+from massl_bench.specs.toml import parse_setting
 
 PRESETS = Path(__file__).parent / "presets"
 

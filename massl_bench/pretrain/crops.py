@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from massl_bench.crop_boxes import UNIFORMS, crop_boxes
+from massl_bench.core.errors import one_line
 from massl_bench.datasets import EncodedImage, ImageSplit, decode_rgb
-from massl_bench.errors import one_line
+from massl_bench.datasets.images.crops import UNIFORMS, crop_boxes
 from massl_bench.pretrain.config import ViewsConfig
 from massl_bench.pretrain.seeds import seeded_generator
 from massl_bench.pretrain.views import Photometric, draw_photometric

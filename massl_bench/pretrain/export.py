@@ -10,17 +10,17 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from massl_bench.errors import CellError, RequestError, one_line
+from massl_bench.core.errors import CellError, RequestError, one_line
+from massl_bench.core.files import sha256_file, write_atomic
+from massl_bench.core.settings import Preprocessing
 from massl_bench.models.checkpoints import build_network, load_exactly
 from massl_bench.models.manifests import check_name
 from massl_bench.models.metadata import WeightsMetadata, save_weights
 from massl_bench.pretrain.backbones import manifest_arch
 from massl_bench.pretrain.checkpoint import CheckpointFolder, official_checkpoint, training_checkpoint
 from massl_bench.pretrain.config import PretrainConfig
-from massl_bench.specs import ManifestSpec
-from massl_bench.storage import sha256_file, write_atomic
-from massl_bench.toml_files import to_toml
-from massl_bench.types import Preprocessing
+from massl_bench.specs.manifest import ManifestSpec
+from massl_bench.specs.toml import to_toml
 
 _SMALL = 64
 """Images up to this side are evaluated whole: cutting an eighth off their borders would take what they show."""

@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from massl_bench.core.errors import RequestError
+from massl_bench.core.settings import Preprocessing
+from massl_bench.core.values import FeatureBank
 from massl_bench.datasets import ImageSplit, decode_rgb
-from massl_bench.errors import RequestError
+from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.pretrain.seeds import seeded_generator
-from massl_bench.transforms import apply_preprocessing
-from massl_bench.types import FeatureBank, Preprocessing
 
 _BATCH = 256
 _PARTS = 5

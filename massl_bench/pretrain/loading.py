@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.datasets import ImageSplit, decode_rgb
-from massl_bench.errors import CellError, RequestError, one_line
 from massl_bench.pretrain.backbones import patch_side
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.crops import BatchRequest, HostBatch, MultiCropImages

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from massl_bench.optimizers import LARS, ParameterGroup
+from massl_bench.learners.lars import LARS, ParameterGroup
 
 __all__ = [
     "LARS",

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from massl_bench.errors import RequestError, one_line
-from massl_bench.optimizers import LARS
+from massl_bench.core.errors import RequestError, one_line
+from massl_bench.learners.lars import LARS
 from massl_bench.pretrain.backbones import build_network
 from massl_bench.pretrain.checkpoint import FORMAT, Checkpoint
 from massl_bench.pretrain.collectives import world_size

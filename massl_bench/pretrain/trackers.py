@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from massl_bench.errors import RequestError, one_line
+from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.files import write_atomic
 from massl_bench.pretrain.config import PretrainConfig
-from massl_bench.storage import write_atomic
 
 _WANDB_ID = "wandb-id"
 

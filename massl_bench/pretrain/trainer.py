@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from massl_bench.core.errors import CellError, RequestError
 from massl_bench.datasets import ImageSplit
-from massl_bench.errors import CellError, RequestError
 from massl_bench.pretrain.checkpoint import CheckpointFolder, check_same_run, write_whole
 from massl_bench.pretrain.collectives import after_first_rank, any_rank, mean_numbers, rank_of_process, world_size
 from massl_bench.pretrain.config import PretrainConfig

@@ -34,10 +34,13 @@ from typing import Any, Protocol, cast
 import numpy as np
 from pydantic import ValidationError
 
-from massl_bench import plugins
-from massl_bench.errors import MasslBenchError, RequestError, SpecError, unknown_name
-from massl_bench.specs import Registry, SuiteSpec, TaskSpec
-from massl_bench.types import DatasetKind, EvaluationData, GroundTruth, Score, StrictModel, first_problem
+from massl_bench.core.errors import MasslBenchError, RequestError, SpecError, unknown_name
+from massl_bench.core.strict import StrictModel, first_problem
+from massl_bench.core.values import DatasetKind, EvaluationData, GroundTruth, Score
+from massl_bench.specs import plugins
+from massl_bench.specs.registry import Registry
+from massl_bench.specs.suite import SuiteSpec
+from massl_bench.specs.task import TaskSpec
 
 
 class ProtocolModule(Protocol):

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from massl_bench.checks import check_not_constant
-from massl_bench.errors import CellError, RequestError
-from massl_bench.labels import class_count, single_labels
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.strict import IncreasingNumbers, StrictModel
+from massl_bench.core.values import EvaluationData, Score, SearchBackend
+from massl_bench.learners.neighbours import cosine_neighbours
 from massl_bench.metrics.ranking import average_precision_at_r, mean_score
-from massl_bench.search import cosine_neighbours
-from massl_bench.types import EvaluationData, IncreasingNumbers, Score, SearchBackend, StrictModel
+from massl_bench.protocols.shared.checks import check_not_constant
+from massl_bench.protocols.shared.labels import class_count, single_labels
 
 ROLES = ("test",)
 

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from massl_bench.checks import check_not_constant
-from massl_bench.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.strict import StrictModel
+from massl_bench.core.values import CopyTruth, EvaluationData, FeatureBank, Score
+from massl_bench.learners.neighbours import cosine_similarities
 from massl_bench.metrics.ranking import mean_score, micro_average_precision, trapezoid_average_precision
-from massl_bench.search import cosine_similarities
-from massl_bench.types import CopyTruth, EvaluationData, FeatureBank, Score, StrictModel
+from massl_bench.protocols.shared.checks import check_not_constant
 
 ROLES = ("originals", "queries")
 OPTIONAL_ROLES = ("distractors", "whitening")

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 import numpy as np
 from pydantic import Field
 
-from massl_bench.draws import check_class_counts, draw_up_to, given_draws, sampled_score
-from massl_bench.errors import CellError, RequestError
-from massl_bench.labels import check_not_empty, class_count, class_name, single_labels
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.strict import IncreasingNumbers, StrictModel
+from massl_bench.core.values import EvaluationData, Score
 from massl_bench.metrics.classification import mean_accuracies
-from massl_bench.types import EvaluationData, IncreasingNumbers, Score, StrictModel
+from massl_bench.protocols.shared.draws import check_class_counts, draw_up_to, given_draws, sampled_score
+from massl_bench.protocols.shared.labels import check_not_empty, class_count, class_name, single_labels
 
 ROLES = ("train", "test")
 NEEDS_TORCH = True
@@ -59,7 +60,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         RequestError: A split is empty or without labels; fewer than two classes; handed-in draws are incomplete.
         CellError: A class has fewer than k items, or none in a draw; all features of a draw are constant.
     """
-    from massl_bench.solvers import Stopping, fit  # torch: not for reading specs
+    from massl_bench.learners.logistic import Stopping, fit
 
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     train, test = data.banks["train"], data.banks["test"]

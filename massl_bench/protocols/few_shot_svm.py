@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from massl_bench.checks import check_not_constant
-from massl_bench.draws import check_class_counts, given_draws, sampled_score
-from massl_bench.errors import CellError, RequestError
-from massl_bench.labels import check_not_empty, multi_labels
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.strict import IncreasingNumbers, StrictModel
+from massl_bench.core.values import EvaluationData, Score
 from massl_bench.metrics.multilabel import mean_average_precision, scored
-from massl_bench.types import EvaluationData, IncreasingNumbers, Score, StrictModel
+from massl_bench.protocols.shared.checks import check_not_constant
+from massl_bench.protocols.shared.draws import check_class_counts, given_draws, sampled_score
+from massl_bench.protocols.shared.labels import check_not_empty, multi_labels
 
 ROLES = ("train", "test")
 

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from massl_bench.checks import check_not_constant
-from massl_bench.errors import RequestError
-from massl_bench.labels import check_not_empty, class_count, single_labels
+from massl_bench.core.errors import RequestError
+from massl_bench.core.strict import StrictModel
+from massl_bench.core.values import EvaluationData, Score
+from massl_bench.learners.kmeans import ClusteringSettings, most_similar, spherical_kmeans
 from massl_bench.metrics.clustering import NAMES, clustering_scores
-from massl_bench.search import ClusteringSettings, most_similar, spherical_kmeans
-from massl_bench.types import EvaluationData, Score, StrictModel
+from massl_bench.protocols.shared.checks import check_not_constant
+from massl_bench.protocols.shared.labels import check_not_empty, class_count, single_labels
 
 ROLES = ("train", "test")
 

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from massl_bench.checks import check_not_constant
-from massl_bench.errors import RequestError
-from massl_bench.labels import check_every_class, check_not_empty, class_count, single_labels
+from massl_bench.core.errors import RequestError
+from massl_bench.core.strict import IncreasingNumbers, StrictModel
+from massl_bench.core.values import EvaluationData, Score
+from massl_bench.learners.neighbours import Neighbours, cosine_neighbours
 from massl_bench.metrics.classification import accuracy, rank_of_label
-from massl_bench.search import Neighbours, cosine_neighbours
-from massl_bench.types import EvaluationData, IncreasingNumbers, Score, StrictModel
+from massl_bench.protocols.shared.checks import check_not_constant
+from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 
 ROLES = ("train", "test")
 

@@ -21,11 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from massl_bench.errors import CellError, RequestError
-from massl_bench.labels import check_every_class, check_not_empty, class_count, labels_of, multi_labels, single_labels
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.strict import StrictModel
+from massl_bench.core.values import EvaluationData, FeatureBank, Score
 from massl_bench.metrics.classification import accuracy, rank_of_label
 from massl_bench.metrics.multilabel import mean_average_precision, scored
-from massl_bench.types import EvaluationData, FeatureBank, Score, StrictModel
+from massl_bench.protocols.shared.labels import (
+    check_every_class,
+    check_not_empty,
+    class_count,
+    labels_of,
+    multi_labels,
+    single_labels,
+)
 
 ROLES = ("train", "test")
 OPTIONAL_ROLES = ("val",)
@@ -90,7 +98,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         CellError: A class has no training item; every feature dimension is constant; no held-out or test item shows any
             class.
     """
-    from massl_bench.solvers import Stopping, fit  # torch: not for reading specs
+    from massl_bench.learners.logistic import Stopping, fit
 
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     train, test = data.banks["train"], data.banks["test"]
@@ -210,7 +218,7 @@ def held_out_values(
         params: the strengths and when to stop.
         device: where to compute.
     """
-    from massl_bench.solvers import Stopping, fit
+    from massl_bench.learners.logistic import Stopping, fit
 
     stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
     fitted, held_out = rows

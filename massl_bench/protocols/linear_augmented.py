@@ -20,14 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from massl_bench.errors import RequestError
-from massl_bench.labels import check_every_class, check_not_empty, class_count, single_labels
+from massl_bench.core.errors import RequestError
+from massl_bench.core.settings import Augmentation
+from massl_bench.core.values import EvaluationData, Score, TrainingViews, ViewPlan
 from massl_bench.metrics.classification import rank_of_label
 from massl_bench.protocols.linear import classification_scores
-from massl_bench.types import Augmentation, EvaluationData, Score, TrainingViews, ViewPlan
+from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 
 if TYPE_CHECKING:
-    from massl_bench.heads import LinearHead
+    from massl_bench.learners.linear_head import LinearHead
 
 ROLES = ("train", "test")
 VIEW_ROLES = ("train",)
@@ -124,7 +125,7 @@ def train(
     Raises:
         CellError: An image is damaged; the loss is not finite.
     """
-    from massl_bench.heads import HeadTraining, LinearHead  # torch: not for reading specs
+    from massl_bench.learners.linear_head import HeadTraining, LinearHead
 
     assert data.views is not None
     assert data.num_classes is not None

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from massl_bench.errors import CellError, RequestError
-from massl_bench.labels import check_every_class, check_not_empty, class_count, single_labels
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.values import EvaluationData, FeatureBank, Score
 from massl_bench.protocols.linear import GridParams, classification_scores, held_out_values
-from massl_bench.types import EvaluationData, FeatureBank, Score
+from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 
 ROLES = ("train", "test")
 NEEDS_TORCH = True
@@ -60,7 +60,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         CellError: A class has no training item; fewer images than folds can be held out; every feature dimension is
             constant.
     """
-    from massl_bench.solvers import Stopping, fit  # torch: not for reading specs
+    from massl_bench.learners.logistic import Stopping, fit
 
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     train, test = data.banks["train"], data.banks["test"]

@@ -16,11 +16,12 @@ from collections.abc import Mapping
 import numpy as np
 from pydantic import Field, model_validator
 
-from massl_bench.draws import draw_up_to, sampled_score
-from massl_bench.labels import check_every_class, check_not_empty, class_count, single_labels
+from massl_bench.core.strict import IncreasingNumbers
+from massl_bench.core.values import EvaluationData, Score
 from massl_bench.metrics.classification import mean_accuracies
 from massl_bench.protocols.linear_augmented import HeadParams, train, training_views
-from massl_bench.types import EvaluationData, IncreasingNumbers, Score
+from massl_bench.protocols.shared.draws import draw_up_to, sampled_score
+from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 
 ROLES = ("train", "test")
 VIEW_ROLES = ("train",)

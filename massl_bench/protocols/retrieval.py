@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from massl_bench.checks import check_not_constant
-from massl_bench.errors import CellError, RequestError
-from massl_bench.labels import check_not_empty
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.strict import IncreasingNumbers, StrictModel
+from massl_bench.core.values import CopyTruth, EvaluationData, QueryTruth, Score
+from massl_bench.learners.neighbours import cosine_similarities
 from massl_bench.metrics.ranking import mean_score, precision_at, ranks_without, trapezoid_average_precision
-from massl_bench.search import cosine_similarities
-from massl_bench.types import CopyTruth, EvaluationData, IncreasingNumbers, QueryTruth, Score, StrictModel
+from massl_bench.protocols.shared.checks import check_not_constant
+from massl_bench.protocols.shared.labels import check_not_empty
 
 ROLES = ("database", "queries")
 NAMED_BY_TRUTH = "database"

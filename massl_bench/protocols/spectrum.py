@@ -14,11 +14,12 @@ from collections.abc import Mapping
 import numpy as np
 from pydantic import Field, model_validator
 
-from massl_bench.checks import check_not_constant
-from massl_bench.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.strict import StrictModel
+from massl_bench.core.values import EvaluationData, Score
+from massl_bench.learners.neighbours import cosine_neighbours, unit_rows
 from massl_bench.metrics.spectrum import alignment, alpha_req, rank_me, rank_me_interval, second_moment, uniformity
-from massl_bench.search import cosine_neighbours, unit_rows
-from massl_bench.types import EvaluationData, Score, StrictModel
+from massl_bench.protocols.shared.checks import check_not_constant
 
 ROLES = ("train",)
 ROLES_OF_KIND = {"unlabelled": ("all",)}

@@ -19,7 +19,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from massl_bench.datasets.published.voc import VOC_CLASSES
-from massl_bench.specs import Registry
+from massl_bench.specs.registry import Registry
 
 
 def colour_of(name: str) -> tuple[int, int, int]:

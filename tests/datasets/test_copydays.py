@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from massl_bench.core.errors import MissingDataError, RequestError
+from massl_bench.core.values import CopyTruth
 from massl_bench.datasets import Dataset, open_dataset
-from massl_bench.errors import MissingDataError, RequestError
-from massl_bench.specs import Registry
-from massl_bench.types import CopyTruth
+from massl_bench.specs.registry import Registry
 from tests.conftest import Answer, write_image
 from tests.datasets.test_layouts import options
 

@@ -18,14 +18,14 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from massl_bench.core.errors import RequestError
+from massl_bench.core.values import CopyTruth
 from massl_bench.datasets import CopiesDataset, ImageSplit, corrupt_images, decode_rgb, open_dataset, with_copies
 from massl_bench.datasets.alterations import StrongAlteration, crop, jpeg
 from massl_bench.datasets.copies import CopiesSpec, divide
 from massl_bench.datasets.splits import EncodedImage, FileSplit
-from massl_bench.errors import RequestError
-from massl_bench.specs import Registry
-from massl_bench.toml_files import read_toml
-from massl_bench.types import CopyTruth
+from massl_bench.specs.registry import Registry
+from massl_bench.specs.toml import read_toml
 from tests.datasets.test_layouts import options
 
 COPIES = read_toml(Registry().copies["like-copydays"], CopiesSpec)

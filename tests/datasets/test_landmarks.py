@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from massl_bench.core.errors import MissingDataError, RequestError, SpecError
+from massl_bench.core.settings import DEFAULT_PREPROCESSING, PreprocessingOverride
+from massl_bench.core.values import CopyTruth
 from massl_bench.datasets import Dataset, check_boxes, decode_rgb, open_dataset
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.splits import FileSplit
-from massl_bench.errors import MissingDataError, RequestError, SpecError
-from massl_bench.specs import Registry
-from massl_bench.types import DEFAULT_PREPROCESSING, CopyTruth, PreprocessingOverride
+from massl_bench.specs.registry import Registry
 from tests.datasets.copies import LANDMARK_QUERIES, LANDMARK_SIZES, small_registry, write_landmarks
 from tests.datasets.test_layouts import options
 

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from massl_bench.core.errors import MissingDataError, RequestError, SpecError
 from massl_bench.datasets import Columns, DataOptions, Dataset, decode_rgb, open_dataset
 from massl_bench.datasets.splits import ArraySplit, JoinedSplit
 from massl_bench.datasets.tables import ConvertedSplit
-from massl_bench.errors import MissingDataError, RequestError, SpecError
-from massl_bench.specs import Registry
+from massl_bench.specs.registry import Registry
 from tests.conftest import Answer, make_hub_cache, write_image
 
 NAMES = ["airplane", "automobile", "bird"]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from massl_bench.core.errors import RequestError
 from massl_bench.datasets.published import READERS, read_plain_pickle
-from massl_bench.errors import RequestError
 
 
 def written(path: Path, content: bytes) -> Path:

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from massl_bench.core.errors import MissingDataError, RequestError
 from massl_bench.datasets import Dataset, decode_rgb, open_dataset
 from massl_bench.datasets.published.class_folders import subset_names
 from massl_bench.datasets.published.voc import VOC_CLASSES
-from massl_bench.errors import MissingDataError, RequestError
 from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
 from massl_bench.models import ModelOptions, open_model
-from massl_bench.specs import Registry, SplitSpec
+from massl_bench.specs.dataset import SplitSpec
+from massl_bench.specs.registry import Registry
 from tests.conftest import Answer
 from tests.datasets.copies import (
     COPIES,

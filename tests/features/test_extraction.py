@@ -17,14 +17,20 @@ from PIL import Image
 from torchvision import transforms as reference
 
 import massl_bench as mb
+from massl_bench.core.errors import CellError
+from massl_bench.core.settings import (
+    DEFAULT_PREPROCESSING,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    PreprocessingOverride,
+)
 from massl_bench.datasets import DataOptions, open_dataset
-from massl_bench.errors import CellError
+from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.features import BankKey, ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.pixels import pixels_card
-from massl_bench.specs import Registry
-from massl_bench.transforms import apply_preprocessing
-from massl_bench.types import DEFAULT_PREPROCESSING, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, PreprocessingOverride
+from massl_bench.specs.registry import Registry
 from tests.conftest import write_image
 
 

@@ -10,15 +10,16 @@ import torch
 from PIL import Image
 from torchvision import transforms as reference
 
+from massl_bench.core.errors import CellError
+from massl_bench.core.settings import Augmentation
+from massl_bench.core.values import ViewPlan
 from massl_bench.datasets import decode_rgb
+from massl_bench.datasets.images.preprocess import apply_preprocessing, cut_view
 from massl_bench.datasets.splits import ArraySplit
-from massl_bench.errors import CellError
 from massl_bench.features import ExtractionOptions, Reporting
 from massl_bench.features.views import AugmentedImages, EncodedViews
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.pixels import pixels_card, pixels_encoder
-from massl_bench.transforms import apply_preprocessing, cut_view
-from massl_bench.types import Augmentation, ViewPlan
 
 AUGMENTATION = Augmentation(
     crop_scale=(0.08, 1.0), crop_ratio=(0.75, 4 / 3), crop_interpolation="bilinear", flip_probability=0.5

@@ -15,7 +15,7 @@ import torchvision
 from safetensors.torch import save_file
 
 import massl_bench as mb
-from massl_bench.errors import RequestError
+from massl_bench.core.errors import RequestError
 from massl_bench.models.checkpoints import build_checkpoint, read_checkpoint
 
 SIZES = ["224", "96", "320", "224x320"]

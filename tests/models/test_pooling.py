@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from massl_bench.core.settings import LastBlocks
 from massl_bench.models import ModelOptions, open_model
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.model import Model
 from massl_bench.models.pixels import pixels_card, pixels_encoder
 from massl_bench.models.vit import MasslVisionTransformer, num_token_blocks
-from massl_bench.specs import Registry
-from massl_bench.types import LastBlocks
+from massl_bench.specs.registry import Registry
 
 POOLING = LastBlocks(kind="last-blocks", num_blocks=4, wide=768)
 

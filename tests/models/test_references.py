@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
-from massl_bench.errors import MissingDataError, RequestError
+from massl_bench.core.errors import MissingDataError, RequestError
+from massl_bench.core.files import sha256_file
+from massl_bench.core.settings import DEFAULT_PREPROCESSING
 from massl_bench.models import Model, ModelOptions, open_model
-from massl_bench.specs import Registry
-from massl_bench.storage import sha256_file
-from massl_bench.types import DEFAULT_PREPROCESSING
+from massl_bench.specs.registry import Registry
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

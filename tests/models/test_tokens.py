@@ -9,11 +9,11 @@ import timm
 import torch
 
 import massl_bench as mb
+from massl_bench.core.settings import ClassGem, PreprocessingOverride
 from massl_bench.models import ModelOptions, open_model
 from massl_bench.models.timm_models import token_dim
 from massl_bench.models.tokens import generalised_mean
-from massl_bench.specs import Registry
-from massl_bench.types import ClassGem, PreprocessingOverride
+from massl_bench.specs.registry import Registry
 
 POOLING = ClassGem(kind="class-gem", exponent=4.0, floor=1e-6)
 DESCRIBED = "class token and GeM (exponent 4, values from 1e-06) of the patch tokens, after the final norm"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from massl_bench.errors import RequestError
+from massl_bench.core.errors import RequestError
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.vit import MasslVisionTransformer
 from massl_bench.pretrain.backbones import build_backbone, manifest_arch

@@ -2,7 +2,7 @@
 
 import pytest
 
-from massl_bench.errors import RequestError
+from massl_bench.core.errors import RequestError
 from massl_bench.pretrain.config import PRESETS, differences, load_config
 
 NAMES = [path.stem for path in sorted(PRESETS.glob("*.toml"))]

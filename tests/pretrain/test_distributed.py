@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from massl_bench.errors import CellError, MissingDataError
+from massl_bench.core.errors import CellError, MissingDataError
 from massl_bench.pretrain import MemoryBank, Projector, Prototypes, carp_objective, massl_objective
 from massl_bench.pretrain.collectives import after_first_rank, store_of_this_start
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from massl_bench.core.errors import RequestError
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.splits import ArraySplit
-from massl_bench.errors import RequestError
 from massl_bench.pretrain import checkpoint as checkpoint_module
 from massl_bench.pretrain.config import load_config
 from massl_bench.pretrain.log import read_log

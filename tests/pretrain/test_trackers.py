@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from massl_bench.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError
 from massl_bench.pretrain import trackers
 from massl_bench.pretrain.config import PretrainConfig, load_config
 from massl_bench.pretrain.log import TrainingLog, read_log

@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
+from massl_bench.core.errors import CellError, RequestError
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.shards import find_shards
 from massl_bench.datasets.splits import ArraySplit
-from massl_bench.errors import CellError, RequestError
 from massl_bench.models.checkpoints import build_checkpoint, read_checkpoint
 from massl_bench.pretrain import checkpoint as checkpoint_module
 from massl_bench.pretrain import trainer

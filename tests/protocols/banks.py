@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from massl_bench.types import EvaluationData, FeatureBank
+from massl_bench.core.values import EvaluationData, FeatureBank
 
 
 def bank(features, labels=None):
@@ -20,6 +20,6 @@ def evaluation(num_classes=None, **splits):
 
 def params_of(protocol, task):
     """The parameters of a task of the registry."""
-    from massl_bench.specs import Registry
+    from massl_bench.specs.registry import Registry
 
     return protocol.Params.model_validate(Registry().task(task).params)

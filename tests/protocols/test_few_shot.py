@@ -7,9 +7,9 @@ import pytest
 import torch  # noqa: F401  # before faiss
 from sklearn.linear_model import LogisticRegression
 
-from massl_bench.draws import draw_up_to
-from massl_bench.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError
 from massl_bench.protocols import few_shot, few_shot_svm
+from massl_bench.protocols.shared.draws import draw_up_to
 from tests.conftest import GOLDEN
 from tests.protocols.banks import evaluation, params_of
 

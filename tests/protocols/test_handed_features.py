@@ -9,7 +9,7 @@ import torch  # noqa: F401  # before faiss
 
 import massl_bench as mb
 from massl_bench import cli
-from massl_bench.errors import RequestError
+from massl_bench.core.errors import RequestError
 from massl_bench.features.npz import read_features_file
 from tests.conftest import GOLDEN
 

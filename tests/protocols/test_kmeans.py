@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
-from massl_bench import search
-from massl_bench.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.learners import faiss_backend
 from massl_bench.metrics.clustering import clustering_scores
 from massl_bench.protocols import kmeans
 from tests.protocols.banks import evaluation, params_of
@@ -54,15 +54,15 @@ def test_all_points_train_unless_the_task_limits_them(rng):
         def train(self, rows):
             pass
 
-    original = search._faiss().Kmeans
-    search._faiss().Kmeans = Spy
+    original = faiss_backend._faiss().Kmeans
+    faiss_backend._faiss().Kmeans = Spy
     try:
         features, labels = rng.standard_normal((1000, 4)), np.arange(1000) % 3
         data = evaluation(3, train=(features, labels), test=(features, labels))
         for task in ("kmeans", "kmeans-carp"):
             kmeans.run(data, params_of(kmeans, task), rng)
     finally:
-        search._faiss().Kmeans = original
+        faiss_backend._faiss().Kmeans = original
     assert sorted(seen) == [256, 334]  # 3 × 334 ≥ 1,000: every point
     assert seen[334]["nredo"] == 10
     assert seen[334]["seed"] == 1234

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import massl_bench as mb
-from massl_bench.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.values import EvaluationData, FeatureBank, Score
 from massl_bench.protocols import knn
-from massl_bench.types import EvaluationData, FeatureBank, Score
 
 
 def evaluate(

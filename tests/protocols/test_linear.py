@@ -8,9 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from massl_bench.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.learners.logistic import Stopping, fit, principal_axes
 from massl_bench.protocols import linear
-from massl_bench.solvers import Stopping, fit, principal_axes
 from tests.protocols.banks import evaluation
 
 STOPPING = Stopping(tolerance=1e-3, max_iterations=1000)

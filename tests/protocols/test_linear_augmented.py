@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from massl_bench.draws import draw_up_to
-from massl_bench.errors import CellError, RequestError, SpecError
-from massl_bench.heads import HeadTraining, LinearHead
+from massl_bench.core.errors import CellError, RequestError, SpecError
+from massl_bench.core.values import EvaluationData, ViewBatch
+from massl_bench.learners.linear_head import HeadTraining, LinearHead
 from massl_bench.protocols import linear_augmented, low_shot_augmented, parameters
-from massl_bench.specs import Registry
-from massl_bench.types import EvaluationData, ViewBatch
+from massl_bench.protocols.shared.draws import draw_up_to
+from massl_bench.specs.registry import Registry
 from tests.protocols.banks import bank, params_of
 
 

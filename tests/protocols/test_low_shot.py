@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from massl_bench.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError
 from massl_bench.protocols import low_shot
 from tests.protocols.banks import evaluation, params_of
 

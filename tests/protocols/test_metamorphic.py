@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from massl_bench import protocols
+from massl_bench.core.values import CopyTruth, EvaluationData, FeatureBank, QueryTruth, Score, ViewBatch, ViewPlan
 from massl_bench.metrics.multilabel import mean_average_precision
-from massl_bench.specs import Registry
-from massl_bench.types import CopyTruth, EvaluationData, FeatureBank, QueryTruth, Score, ViewBatch, ViewPlan
+from massl_bench.specs.registry import Registry
 
 CLASSES, DIM = 5, 12
 ONE_LABEL = ["knn", "class-retrieval", "linear", "low-shot", "few-shot", "kmeans", "kmeans-carp"]

@@ -7,12 +7,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from massl_bench import checks
-from massl_bench.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.values import CopyTruth, QueryTruth
 from massl_bench.metrics.intervals import mean_interval
 from massl_bench.metrics.ranking import micro_average_precision, trapezoid_average_precision
 from massl_bench.protocols import class_retrieval, copy_detection, retrieval
-from massl_bench.types import CopyTruth, QueryTruth
+from massl_bench.protocols.shared import checks
 from tests.conftest import GOLDEN
 from tests.protocols.banks import evaluation, params_of
 

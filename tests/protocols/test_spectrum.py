@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from massl_bench.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError
 from massl_bench.metrics.spectrum import alpha_req, rank_me, rank_me_interval, second_moment, uniformity
 from massl_bench.protocols import spectrum
 from tests.protocols.banks import evaluation, params_of

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from massl_bench.core.errors import RequestError
 from massl_bench.datasets.published.reader import PublishedReader, read_lines
 from massl_bench.datasets.splits import ArraySplit, ImageSplit
-from massl_bench.errors import RequestError
 
 _FOLDER, _NAMES = "stl10_binary", "class_names.txt"
 _CHANNELS, _SIDE = 3, 96

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from massl_bench.core.errors import RequestError, one_line
 from massl_bench.datasets.published.pickles import read_plain_pickle
 from massl_bench.datasets.published.reader import PublishedReader
 from massl_bench.datasets.splits import ArraySplit, ImageSplit
-from massl_bench.errors import RequestError, one_line
 
 
 def _cifar(folder: str, batches: dict[str, list[str]], label_key: str, meta: tuple[str, str]) -> PublishedReader:

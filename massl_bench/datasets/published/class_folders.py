@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.core.errors import RequestError
 from massl_bench.datasets.folders import image_files, labelled_files, subfolders
 from massl_bench.datasets.published.matlab import read_mat
 from massl_bench.datasets.published.reader import Listing, PublishedReader, listed, read_lines
-from massl_bench.errors import RequestError
 
 _WNID = re.compile(r"n\d{8}")
 _DEVKIT = "ILSVRC2012_devkit_t12/data"

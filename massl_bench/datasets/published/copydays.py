@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from massl_bench.core.errors import RequestError
+from massl_bench.core.values import CopyTruth
 from massl_bench.datasets.folders import image_files
 from massl_bench.datasets.published.reader import PublishedReader
 from massl_bench.datasets.splits import FileSplit, ImageSplit
-from massl_bench.errors import RequestError
-from massl_bench.types import CopyTruth
 
 _CROPS = tuple(f"crops/{level}" for level in (10, 15, 20, 30, 40, 50, 60, 70, 80))
 _JPEG = tuple(f"jpegqual/{quality}" for quality in (3, 5, 8, 10, 15, 20, 30, 50, 75))

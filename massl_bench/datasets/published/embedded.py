@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from massl_bench.datasets.published.reader import PublishedReader
 from massl_bench.datasets.splits import ArraySplit, ImageSplit
-from massl_bench.specs import PatchGrid
+from massl_bench.specs.dataset import PatchGrid
 
 
 def _read_digits(_: Path, source: str) -> ImageSplit:

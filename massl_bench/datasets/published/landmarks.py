@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.values import QueryTruth
 from massl_bench.datasets.folders import image_files
 from massl_bench.datasets.published.pickles import read_plain_pickle
 from massl_bench.datasets.published.reader import Listing, PublishedReader, listed
-from massl_bench.errors import RequestError, one_line
-from massl_bench.types import QueryTruth
 
 _LISTS = {"database": "imlist", "queries": "qimlist"}
 _FOLDERS = ("paris", "jpg")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from massl_bench.core.errors import RequestError, one_line
 from massl_bench.datasets.published.reader import Listing, listed
-from massl_bench.errors import RequestError, one_line
 
 
 def read_mat(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from massl_bench.errors import RequestError, one_line
+from massl_bench.core.errors import RequestError, one_line
 
 _NUMBERS = re.compile(r"[<>|=]?(b1|[biuf][1248])")
 _MEMO_OPCODES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.values import GroundTruth
 from massl_bench.datasets.splits import FileSplit, ImageSplit, Labels
-from massl_bench.errors import RequestError, one_line
-from massl_bench.types import GroundTruth
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,159 @@
+"""What works on this machine: versions, devices, a real search, disk and data."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from massl_bench.core.devices import num_gpus
+from massl_bench.core.errors import MasslBenchError, one_line
+from massl_bench.datasets import DataOptions, open_dataset
+from massl_bench.learners import faiss_backend, neighbours
+from massl_bench.specs import plugins
+from massl_bench.specs.registry import Registry
+
+_REQUIRED = ("torch", "torchvision", "timm", "scikit-learn", "datasets", "pandas", "pyarrow", "pillow")
+_LOW_DISK_GB = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    ok: bool
+    text: str
+    optional: bool = False
+    """Whether the tool works without it."""
+
+
+def examine(cache_dir: Path, data_root: Path | None, registry: Registry) -> list[Finding]:
+    """Returns what was found, in the order in which a reader would ask."""
+    versions = (
+        f"massl-bench {metadata.version('massl-bench')}, Python {platform.python_version()}, {platform.platform()}"
+    )
+    findings = [Finding("versions", sys.version_info >= (3, 11), versions)]
+    findings += [_package(name) for name in _REQUIRED]
+    findings += [_torch(), _faiss_wheels(), *_searches(), _cache(cache_dir), *_plugins(), *_registry(registry)]
+    return findings + _datasets(cache_dir, data_root, registry)
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, True, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return Finding(name, False, f"not installed; pip install {name}")
+
+
+def _torch() -> Finding:
+    try:
+        import torch
+        import torchvision  # noqa: F401  # fails where it was built for another torch
+
+        count = num_gpus()
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
+        gpus = f"{count} GPU ({names})" if count else "no GPU: the CPU is used"
+        return Finding("devices", True, f"{gpus}, {torch.get_num_threads()} CPU threads")
+    except Exception as error:  # a broken installation can raise anything
+        return Finding(
+            "devices", False, f"torch or torchvision does not import: {one_line(error)}; reinstall both together"
+        )
+
+
+def _faiss_wheels() -> Finding:
+    try:
+        faiss_backend.check_installation()
+    except MasslBenchError as error:
+        return Finding("faiss", False, str(error))
+    return Finding(
+        "faiss", True, ", ".join(f"{name} {version}" for name, version in faiss_backend.installed_faiss().items())
+    )
+
+
+def _searches() -> list[Finding]:
+    import numpy as np
+
+    rows = np.random.default_rng(0).standard_normal((1000, 64), dtype=np.float32)
+    try:
+        found = neighbours.cosine_neighbours(rows[:50], rows, 3)
+        right = found.indices_QK[:, 0].tolist() == list(range(50))
+        cpu = Finding(
+            "search on the CPU", right, "50 queries, all right" if right else "wrong neighbours: reinstall FAISS"
+        )
+    except Exception as error:  # a broken FAISS can raise anything
+        cpu = Finding("search on the CPU", False, one_line(error))
+    gpus = []
+    for index in range(num_gpus()):
+        problem = faiss_backend.gpu_problem(index)
+        text = "a search in a child process was right" if problem is None else f"falls back to torch: {problem}"
+        gpus.append(Finding(f"search on GPU {index}", problem is None, text, optional=True))
+    return [cpu, *gpus]
+
+
+def _cache(cache_dir: Path) -> Finding:
+    place = next(path for path in (cache_dir, *cache_dir.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    features = cache_dir / "features"
+    banks = list(features.glob("*/*/meta.json")) if features.is_dir() else []
+    size = sum(file.stat().st_size for file in features.rglob("*") if file.is_file()) / 1e9 if banks else 0.0
+    text = f"{cache_dir}: {len(banks)} feature banks, {size:.2f} GB; {free:.0f} GB free"
+    if free < _LOW_DISK_GB:
+        return Finding(
+            "cache", False, f"{text}: little; --cache-dir or MASSL_BENCH_CACHE chooses another place", optional=True
+        )
+    return Finding("cache", True, text)
+
+
+def _plugins() -> list[Finding]:
+    findings = []
+    for plugin in (*plugins.declared(plugins.REGISTRY_GROUP), *plugins.declared(plugins.PROTOCOLS_GROUP)):
+        try:
+            if plugin.group == plugins.PROTOCOLS_GROUP:
+                plugins.load_protocol(plugin)
+        except MasslBenchError as error:
+            findings.append(Finding("plugin", False, str(error).removeprefix("plugin ")))
+        else:
+            findings.append(Finding("plugin", True, str(plugin).removeprefix("plugin ")))
+    return findings
+
+
+def _registry(registry: Registry) -> list[Finding]:
+    """Returns how many files of each kind there are, and each that cannot be read."""
+    kinds: list[tuple[str, Mapping[str, Path], Callable[[str], object]]] = [
+        ("tasks", registry.tasks, registry.task),
+        ("datasets", registry.datasets, registry.dataset),
+        ("suites", registry.suites, registry.suite),
+        ("models", registry.manifests, registry.manifest),
+    ]
+    broken = []
+    for _, files, load in kinds:
+        for name in files:
+            try:
+                load(name)
+            except MasslBenchError as error:
+                broken.append(Finding("registry", False, str(error)))
+    counts = ", ".join(f"{len(files)} {kind}" for kind, files, _ in kinds)
+    return [Finding("registry", True, counts), *broken]
+
+
+def _datasets(cache_dir: Path, data_root: Path | None, registry: Registry) -> list[Finding]:
+    options = DataOptions(cache_dir=cache_dir, data_root=data_root, offline=True)
+    there, missing = [], []
+    for name in registry.datasets:
+        try:
+            open_dataset(name, registry, options)
+        except MasslBenchError:
+            missing.append(name)
+        else:
+            there.append(name)
+    root = str(data_root) if data_root is not None else "no data root (--data-root or MASSL_BENCH_DATA)"
+    findings = [Finding("datasets there", True, f"{', '.join(there) or 'none'}; {root}")]
+    if missing:
+        text = f"{', '.join(missing)}; get one: massl-bench datasets fetch NAME, or by hand: massl-bench info NAME"
+        findings.append(Finding("datasets missing", False, text, optional=True))
+    return findings

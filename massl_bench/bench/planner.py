@@ -1,0 +1,272 @@
+"""The names of a request become datasets and models, checked as far as they can be before work starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from massl_bench import protocols
+from massl_bench.bench.cells import Cells
+from massl_bench.bench.request import PlannedCell, PlannedTask, RunRequest
+from massl_bench.core.devices import resolve_device
+from massl_bench.core.errors import MasslBenchError, MissingDataError, RequestError
+from massl_bench.core.values import CopyTruth
+from massl_bench.datasets import CopiesDataset, Dataset, check_boxes, open_dataset, with_copies
+from massl_bench.features import Reporting
+from massl_bench.learners import faiss_backend
+from massl_bench.models import Model, ModelOptions, open_model
+from massl_bench.records.record import check_results_dir
+from massl_bench.specs.registry import Registry
+from massl_bench.specs.task import TaskSpec
+
+T = TypeVar("T")
+
+
+class Planner(Cells):
+    """Resolves the names of one request, and checks what they stand for."""
+
+    def __init__(self, request: RunRequest, registry: Registry, reporting: Reporting) -> None:
+        super().__init__(request, reporting)
+        self._registry = registry
+        self._datasets: dict[str, Dataset | MasslBenchError] = {}
+        self._with_copies: dict[tuple[str, str, int | None], CopiesDataset] = {}
+
+    def plan(self) -> list[PlannedCell]:
+        """Returns the cells, checked as far as they can be before work starts; writes nothing but memos of hashes.
+
+        Raises:
+            RequestError: The request cannot be carried out.
+        """
+        check_results_dir(self.request.results_dir)
+        faiss_backend.check_installation()
+        resolve_device(self.request.device)
+        if self.request.suite is not None:
+            protocols.check_suite(self._registry.suite(self.request.suite), self._registry)
+            why = "of datasets of the registry, which say their columns and splits"
+            self.request.data.check_used(f"--suite {self.request.suite}", why=why)
+        tasks = {name: self._plan_task(name) for name, _ in self.request.cells}
+        unused = set(self.request.overrides) - set(tasks)
+        if unused:
+            raise RequestError(
+                f"--set {min(unused)}.…: the task is not a part of this run; its tasks: {', '.join(tasks)}"
+            )
+        roles = {role for task in tasks.values() for role in protocols.possible_roles(task.spec.protocol)}
+        unknown = sorted(set(self.request.limit) - roles - {""})
+        if unknown:
+            raise RequestError(
+                f"--limit {unknown[0]}=…: no task of this run has such a split; {', '.join(sorted(roles))}"
+            )
+        if self.request.features_file is not None:
+            self._check_no_images_asked()
+            return [self._plan_handed(tasks[task]) for task, _ in self.request.cells]
+        # Datasets first: that is quick, and a typo there should not wait for a model to load.
+        for task, dataset in self.request.cells:
+            self.open_dataset(dataset)
+            self.check_kind(tasks[task], dataset)
+        cells = []
+        for reference in self.request.models:
+            seconds, model = timed(partial(self._open_model, reference))
+            for task, dataset in self.request.cells:
+                cell = self._plan_cell(tasks[task], dataset, model)
+                cells.append(replace(cell, setup_seconds=seconds))
+                seconds = 0.0
+        return cells
+
+    def _plan_task(self, name: str) -> PlannedTask:
+        spec = self._registry.task(name)
+        origin = str(self._registry.tasks[name])
+        protocols.parameters(spec, origin)
+        departures = []
+        changes = dict(self.request.overrides.get(name, {}))
+        if changes:
+            departures = [f"--set {name}.{key}={value}" for key, value in sorted(changes.items())]
+            origin = "--set " + ", ".join(f"{name}.{key}" for key in sorted(changes))
+            headline = changes.pop("headline", spec.headline)
+            unknown = sorted(set(changes) - set(spec.params))
+            if unknown:
+                raise RequestError(
+                    f"--set {name}.{unknown[0]}: {name} has the parameters {', '.join(spec.params)} and headline"
+                )
+            for key, value in changes.items():
+                if isinstance(spec.params[key], list) and not isinstance(value, list):
+                    changes[key] = [value]  # knn.k=20 is a list of one
+            spec = spec.model_copy(update={"params": {**spec.params, **changes}, "headline": headline})
+        seed_given = self.request.seed is not None and self.request.seed != spec.seed
+        if seed_given:
+            departures.append(f"--seed {self.request.seed}")
+            spec = spec.model_copy(update={"seed": self.request.seed})
+        params = protocols.parameters(spec, origin)
+        return PlannedTask(spec=spec, params=params, departures=tuple(departures), seed_given=seed_given)
+
+    def _open_model(self, reference: str) -> Model:
+        options = ModelOptions(
+            cache_dir=self.request.data.cache_dir, arch=self.request.arch, download=not self.request.data.offline
+        )
+        model = open_model(reference, self._registry, options)
+        if self.request.name is not None:
+            model = replace(model, card=model.card.model_copy(update={"name": self.request.name}))
+        return model
+
+    def open_dataset(self, reference: str, *, fetch: bool = False) -> Dataset | MasslBenchError:
+        """Returns the dataset, or the reason why it is not there; each is looked for once."""
+        known = self._datasets.get(reference)
+        if known is None or (fetch and not isinstance(known, Dataset)):
+            try:
+                known = open_dataset(reference, self._registry, self.request.data, fetch=fetch)
+            except MissingDataError as error:
+                known = error
+                if self.request.data.offline and self.request.suite is None:
+                    raise
+            except RequestError as error:  # a damaged or incomplete copy
+                if self.request.suite is None or reference not in self._registry.datasets:
+                    raise
+                known = error
+            self._datasets[reference] = known
+        return known
+
+    def as_task_reads(self, task: PlannedTask, dataset: Dataset) -> Dataset:
+        """Returns the dataset, with generated copies where the task needs copies and nobody made any.
+
+        Raises:
+            RequestError: It has too few images for that.
+        """
+        how = task.spec.copies if dataset.kind == "unlabelled" else None
+        if how is None and not isinstance(dataset, CopiesDataset):
+            return dataset
+        seed = task.spec.seed if task.seed_given else None
+        key = dataset.name, how or "", seed
+        if key not in self._with_copies:  # one object for all cells, which hashes the files once
+            copied = dataset if isinstance(dataset, CopiesDataset) else with_copies(dataset, how or "", self._registry)
+            self._with_copies[key] = copied if seed is None else copied.seeded(seed)
+        return self._with_copies[key]
+
+    def check_kind(self, task: PlannedTask, reference: str) -> None:
+        """Raises `RequestError` where the task does not apply to the dataset."""
+        dataset = self._datasets[reference]
+        if isinstance(dataset, Dataset):
+            kind = dataset.kind
+        elif reference in self._registry.datasets:
+            kind = self._registry.dataset(reference).kind
+        else:
+            return  # known when it has been downloaded
+        if kind not in task.spec.kinds:
+            raise RequestError(
+                f"task {task.spec.name} needs a {' or '.join(task.spec.kinds)} dataset, and {reference} is {kind}; "
+                f"tasks that apply: {', '.join(self._registry.tasks_for(kind)) or 'none yet'}"
+            )
+
+    def _plan_cell(self, task: PlannedTask, reference: str, model: Model) -> PlannedCell:
+        found = self.open_dataset(reference)
+        if isinstance(found, MasslBenchError):
+            return PlannedCell(task=task, dataset_reference=reference, model=model, dataset=None, problem=found)
+        cell = PlannedCell(task=task, dataset_reference=reference, model=model, dataset=self.as_task_reads(task, found))
+        if task.spec.pooling is not None and model.card.pooled(task.spec.pooling) == model.card:
+            self.reporting.say(
+                f"{model.card.name} has no class and patch tokens: {task.spec.name} takes its own feature "
+                f"({model.card.pooling})"
+            )
+        try:
+            seconds, _ = timed(lambda: self.check_cell(cell))
+        except RequestError as error:
+            if self.request.suite is None:
+                raise
+            return replace(cell, problem=error)
+        return replace(cell, data_seconds=seconds)
+
+    def check_cell(self, cell: PlannedCell) -> None:
+        """Checks sizes against parameters, and the splits that will have to be read against their spec."""
+        assert cell.dataset is not None
+        roles = self.roles(cell)
+        for role in roles:
+            if role not in cell.dataset.sources:
+                raise RequestError(
+                    f"{cell.dataset.name}: task {cell.task.spec.name} needs the splits {', '.join(roles)}; "
+                    f"it has {', '.join(cell.dataset.sources)}"
+                )
+            key = self.key(cell, role)
+            if role not in self.bank_roles(cell) or key not in self.cache:
+                check_boxes(cell.dataset.split(role), key.preprocessing)
+        self._check_truth(cell.task.spec, cell.dataset)
+        self._check_headline(cell)
+        sizes = {role: self.count(cell.dataset, role) for role in roles}
+        protocols.check_sizes(cell.task.spec, cell.task.params, sizes)
+
+    def _check_truth(self, task: TaskSpec, dataset: Dataset) -> None:
+        """Raises `RequestError` where a ground truth is missing, or where its rows would mean other images."""
+        named = protocols.named_by_truth(task.protocol)
+        if named is None:
+            return
+        truth = dataset.ground_truth()
+        if truth is None:
+            raise RequestError(
+                f"{dataset.name} ({dataset.place}): task {task.name} must know what each query should find, and this "
+                f"copy does not say it; see: massl-bench info {dataset.name}"
+            )
+        if isinstance(truth, CopyTruth) and truth.missing_blocks:
+            self.reporting.say(
+                f"{dataset.name} ({dataset.place}): not there, and left out: {', '.join(truth.missing_blocks)}"
+            )
+        if isinstance(truth, CopyTruth) and truth.unlike_published:
+            self.reporting.say(
+                f"{dataset.name} ({dataset.place}): not as published: {', '.join(truth.unlike_published)}; "
+                "was an archive unpacked in part?"
+            )
+        if self.limit(dataset, named) is not None:
+            raise RequestError(
+                f"--limit: the ground truth of {dataset.name} names the rows of its {named}, which must therefore stay "
+                "whole; fewer queries are possible: --limit queries=N"
+            )
+
+    def _check_headline(self, cell: PlannedCell) -> None:
+        """Raises `RequestError` where the ground truth leaves nothing to measure the headline on."""
+        truth = self.ground_truth(cell)
+        if truth is not None:
+            protocols.check_headline(cell.task.spec, cell.task.params, truth, cell.dataset_reference)
+
+    def _check_no_images_asked(self) -> None:
+        """Raises `RequestError` for options of models and images, which features that are handed in have none of."""
+        given = {
+            "--limit": self.request.limit,
+            "--arch": self.request.arch,
+            "--precision": self.request.extraction.precision != "fp32",
+            "--skip-corrupt": self.request.extraction.skip_corrupt,
+        }
+        for option, value in given.items():
+            if value:
+                raise RequestError(f"{option}: is for --model and --dataset; --features is taken whole: leave it out")
+        self.request.data.check_used("--features", why="arrays, which are taken whole")
+
+    def _plan_handed(self, task: PlannedTask) -> PlannedCell:
+        kind = self.handed.kind
+        fitting = protocols.tasks_on_features(kind, self._registry)
+        if kind not in task.spec.kinds:
+            raise RequestError(
+                f"task {task.spec.name} needs {' or '.join(task.spec.kinds)} features; the file's are {kind}; "
+                f"tasks that apply: {', '.join(fitting) or 'none yet'}"
+            )
+        if protocols.view_roles(task.spec.protocol):
+            raise RequestError(
+                f"task {task.spec.name} trains on augmented views of the images, which --features does not hold: give "
+                f"--model and --dataset; tasks that apply to features: {', '.join(fitting)}"
+            )
+        roles = self.handed_roles(task)
+        if not set(roles) <= set(self.handed.banks):
+            raise RequestError(
+                f"task {task.spec.name} needs the features {', '.join(roles)}; the file's are {kind}, and the suite "
+                "makes copies of images only"
+            )
+        sizes = {role: len(self.handed.banks[role]) for role in roles}
+        protocols.check_sizes(task.spec, task.params, sizes)
+        cell = PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None)
+        self._check_headline(cell)
+        return cell
+
+
+def timed(call: Callable[[], T]) -> tuple[float, T]:
+    """Returns (seconds, value) of a call."""
+    start = time.perf_counter()
+    value = call()
+    return time.perf_counter() - start, value

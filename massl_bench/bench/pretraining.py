@@ -1,0 +1,124 @@
+"""Pretraining as the command line runs it: the trainer is handed images and an online evaluation, and what it made
+becomes a model that every task takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from massl_bench.datasets import DataOptions, ImageSplit, open_dataset
+from massl_bench.specs.registry import Registry
+
+if TYPE_CHECKING:
+    from massl_bench.pretrain.config import PretrainConfig
+    from massl_bench.pretrain.trainer import OnlineEvaluation, Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRequest:
+    """What the user asked for, checked as far as that is possible without data.
+
+    Attributes:
+        dataset: its reference.
+        config: resolved.
+        name: of the weights.
+        resume: go on from the last checkpoint, where there is one.
+        force: resume although the configuration differs.
+        with_untrained: whether the same network at random initialisation is written too.
+        weights_dir: where weights, manifests and checkpoints are written.
+        licence: of the weights, for their manifests.
+        data: where the dataset is looked for.
+    """
+
+    dataset: str
+    config: PretrainConfig
+    name: str
+    resume: bool = False
+    force: bool = False
+    with_untrained: bool
+    weights_dir: Path
+    licence: str
+    data: DataOptions
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of what is written: the trained network, then the untrained one, where that is wanted."""
+        return (self.name, f"{self.name}-untrained") if self.with_untrained else (self.name,)
+
+
+def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device: str) -> Trained:
+    """Trains; where the training came to its end, the first rank writes the weights and their manifests.
+
+    Raises:
+        RequestError: The data or an earlier run do not fit the configuration; before any work.
+        CellError: The training stopped, or something could not be written.
+    """
+    from massl_bench.pretrain.collectives import after_first_rank
+    from massl_bench.pretrain.export import check_names, export_weights
+    from massl_bench.pretrain.state import initial_network
+    from massl_bench.pretrain.trainer import TrainingJob, train
+
+    config = request.config
+    check_names(request.models, request.weights_dir)
+    # The first rank downloads, converts and hashes what is not there yet.
+    split, fingerprint = after_first_rank(lambda: _training_images(request, registry))
+    trained = train(
+        TrainingJob(
+            config=config,
+            split=split,
+            data={"reference": request.dataset, "fingerprint": fingerprint, "images": len(split)},
+            folder=request.weights_dir / request.name,
+            device=device,
+            resume=request.resume,
+            force=request.force,
+            evaluate=_online_evaluation(config, split) if rank == 0 else None,
+        )
+    )
+    if trained.finished and rank == 0:
+        networks = [(trained.backbone, trained.step)]
+        if request.with_untrained:
+            networks.append((initial_network(config).backbone.eval(), 0))
+        for name, (network, steps) in zip(request.models, networks, strict=True):
+            training = {"dataset": request.dataset, "fingerprint": fingerprint, "images": len(split), "steps": steps}
+            export_weights(
+                network,
+                config,
+                name=name,
+                folder=request.weights_dir,
+                licence=request.licence,
+                training=training,
+            )
+    return trained
+
+
+def _training_images(request: PretrainRequest, registry: Registry) -> tuple[ImageSplit, str]:
+    """Returns the images that are trained on, checked, and the fingerprint of their dataset."""
+    from massl_bench.pretrain.loading import check_images
+
+    dataset = open_dataset(request.dataset, registry, request.data, fetch=True)
+    split = dataset.split("train" if "train" in dataset.sources else next(iter(dataset.sources)))
+    split = split.for_any_order(request.data.cache_dir)
+    check_images(split, request.config, request.dataset)
+    return split, dataset.fingerprint
+
+
+def _online_evaluation(config: PretrainConfig, split: ImageSplit) -> OnlineEvaluation | None:
+    """Returns the k-NN accuracy on held out training images as a function of the backbone, where there are labels."""
+    from massl_bench.bench.api import evaluate
+    from massl_bench.pretrain.export import evaluation_preprocessing
+    from massl_bench.pretrain.holdout import Holdout
+
+    if split.labels is None or split.labels.ndim != 1 or not config.run.knn_every:
+        return None
+    holdout = Holdout.draw(
+        split, evaluation_preprocessing(config), seed=config.seed, max_bank=10_000, max_queries=2_000
+    )
+    k = min(20, len(holdout.bank))
+
+    def accuracy(backbone: Any) -> float:
+        params = {"k": [k], "bootstrap_resamples": 1}
+        return evaluate("knn", holdout.banks(backbone), params=params)[f"top1@{k}"].value
+
+    return accuracy

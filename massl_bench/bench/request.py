@@ -1,0 +1,85 @@
+"""What the user asked for, and what it becomes: tasks with the user's changes, cells that can run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from massl_bench.core.errors import MasslBenchError
+from massl_bench.core.strict import StrictModel
+from massl_bench.datasets import DataOptions, Dataset
+from massl_bench.features import ExtractionOptions
+from massl_bench.models import Model
+from massl_bench.specs.task import TaskSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What the user asked for."""
+
+    cells: Sequence[tuple[str, str]]
+    """(task, dataset) in order."""
+    models: Sequence[str]
+    suite: str | None = None
+    """Where the cells come from, if from a suite: data that is missing then fails its cell, and the others go on."""
+    features_file: Path | None = None
+    """In place of models and datasets."""
+    ground_truth: Path | None = None
+    """What the queries of handed-in retrieval features should find."""
+    name: str | None = None
+    """The model's name in the results, where not its own."""
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Parameters by task (`--set`)."""
+    seed: int | None = None
+    limit: Mapping[str, int] = field(default_factory=dict)
+    """First items only, by split; the key `""` stands for every split."""
+    device: str = "auto"
+    data: DataOptions
+    extraction: ExtractionOptions = field(default_factory=ExtractionOptions)
+    results_dir: Path
+    features_dir: Path | None = None
+    """Where feature banks are kept; None for the cache directory."""
+    arch: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTask:
+    """A task with the user's changes, checked."""
+
+    spec: TaskSpec
+    params: StrictModel
+    departures: tuple[str, ...]
+    seed_given: bool = False
+    """Whether `--seed` replaced the task's own: then it replaces that of generated copies too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """A cell that can run, or the reason why it cannot."""
+
+    task: PlannedTask
+    dataset_reference: str
+    model: Model | None
+    """None for features that were handed in."""
+    dataset: Dataset | None
+    problem: MasslBenchError | None = None
+    """Why the dataset is not there; a `MissingDataError` may be cured by a download."""
+    setup_seconds: float = 0.0
+    data_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPlan:
+    """What running a cell will do."""
+
+    task: str
+    dataset: str
+    model: str
+    status: Literal["finished", "cached", "extract", "download", "missing"]
+    """`finished`: the record is there; `cached`: all features are; `extract`: images go through the model;
+    `download`: the data is fetched first; `missing`: the cell will fail."""
+    record: Path | None
+    detail: str

@@ -1,0 +1,309 @@
+"""The only orchestration: planned cells become records.
+
+One cell after the other; a cell that fails leaves nothing behind, and the others go on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from massl_bench import protocols
+from massl_bench.bench.planner import Planner, timed
+from massl_bench.bench.request import PlannedCell, RunRequest
+from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, one_line
+from massl_bench.core.values import EvaluationData, FeatureBank
+from massl_bench.features import Reporting, load_or_extract
+from massl_bench.models import Model
+from massl_bench.records.environment import environment, now, peak_memory_mb
+from massl_bench.records.record import (
+    SCHEMA_VERSION,
+    Metric,
+    RequestedOptions,
+    ResultRecord,
+    Timings,
+    curves,
+    record_path,
+    write_record,
+)
+from massl_bench.specs.registry import Registry
+
+if TYPE_CHECKING:
+    from massl_bench.features.views import EncodedViews
+    from massl_bench.models.encoder import Encoder
+
+
+Status = Literal["done", "finished", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a cell."""
+
+    task: str
+    dataset: str
+    model: str
+    status: Status
+    path: Path | None = None
+    record: ResultRecord | None = None
+    error: str | None = None
+
+
+def run_request(request: RunRequest, registry: Registry, reporting: Reporting) -> Iterator[Outcome]:
+    """Plans a request, and returns the outcomes of its cells as they are done, in order.
+
+    A request of one cell is the unit of work that a launcher can ship to another machine: `RunRequest`, `Registry` and
+    `Reporting` can be pickled, and so can an `Outcome`.
+
+    Raises:
+        RequestError: The request cannot be carried out; before any work.
+    """
+    planner = Planner(request, registry, reporting)
+    return Runner(planner, reporting).run(planner.plan())
+
+
+class Runner:
+    """Runs the cells of one request."""
+
+    def __init__(self, planner: Planner, reporting: Reporting) -> None:
+        self._planner = planner
+        self._reporting = reporting
+        self._encoder: tuple[Model, Encoder] | None = None
+
+    def run(self, cells: Sequence[PlannedCell]) -> Iterator[Outcome]:
+        """Runs the cells in order; yields an outcome for each as it is done."""
+        if any(self._needs_torch(cell) for cell in cells):
+            import torch  # noqa: F401  # before faiss: the other order has been seen to crash
+        for cell in cells:
+            yield self._outcome(cell)
+
+    def _outcome(self, cell: PlannedCell) -> Outcome:
+        def outcome(status: Status, path: Path | None, record: ResultRecord | None, error: str | None) -> Outcome:
+            return Outcome(
+                task=cell.task.spec.name,
+                dataset=cell.dataset_reference,
+                model=self._planner.model_name(cell),
+                status=status,
+                path=path,
+                record=record,
+                error=error,
+            )
+
+        try:
+            ready = self._fetched(cell)
+            path, record = self._planner.finished(ready)
+            if record is not None:
+                return outcome("finished", path, record, None)
+            path, record = self._run_cell(ready)
+        except MasslBenchError as error:
+            return outcome("failed", None, None, str(error))
+        except Exception as error:  # a defect of ours or of a library ends its cell, not the others
+            if os.environ.get("MASSL_BENCH_TRACEBACK"):
+                raise
+            text = f"unexpected {type(error).__name__}: {one_line(error)}; MASSL_BENCH_TRACEBACK=1 shows where"
+            return outcome("failed", None, None, text)
+        return outcome("done", path, record, None)
+
+    def _needs_torch(self, cell: PlannedCell) -> bool:
+        if protocols.needs_torch(cell.task.spec.protocol):
+            return True
+        if cell.model is None or cell.dataset is None or cell.problem is not None:
+            return cell.model is not None
+        return any(self._planner.key(cell, role) not in self._planner.cache for role in self._planner.bank_roles(cell))
+
+    def _fetched(self, cell: PlannedCell) -> PlannedCell:
+        """Returns the cell with its dataset, downloaded where need be; raises where it stays missing."""
+        if cell.problem is None:
+            return cell
+        if not isinstance(cell.problem, MissingDataError) or self._planner.request.data.offline:
+            raise cell.problem
+        self._reporting.say(f"downloading {cell.dataset_reference}")
+        seconds, found = timed(lambda: self._planner.open_dataset(cell.dataset_reference, fetch=True))
+        if isinstance(found, MasslBenchError):
+            raise found
+        found = self._planner.as_task_reads(cell.task, found)
+        cell = replace(cell, dataset=found, problem=None, data_seconds=seconds)
+        self._planner.check_kind(cell.task, cell.dataset_reference)
+        self._planner.check_cell(cell)
+        return cell
+
+    def _run_cell(self, cell: PlannedCell) -> tuple[Path, ResultRecord]:
+        clock = _Clock(setup=cell.setup_seconds, data=cell.data_seconds)
+        banks, num_classes = self._banks(cell, clock)
+        spec = cell.task.spec
+        _check_nothing_skipped(cell, banks)
+        views = self._views(cell, clock)
+        with clock.measure("setup"):
+            handed = self._planner.handed if cell.model is None else None
+            data = EvaluationData(
+                banks=banks,
+                num_classes=num_classes,
+                backend=self._planner.backend,
+                ground_truth=self._planner.ground_truth(cell),
+                draws=handed.draws if handed is not None else {},
+                views=views,
+            )
+        sizes = {role: len(bank) for role, bank in banks.items()}
+        if views is not None:
+            sizes |= {role: len(views) for role in protocols.view_roles(spec.protocol)}
+        protocols.check_sizes(spec, cell.task.params, sizes)  # again: corrupt images may have been left out
+        with clock.measure("protocol"):
+            metrics = protocols.run(spec, cell.task.params, data, np.random.default_rng(spec.seed))
+        if views is not None:
+            clock.move("protocol", "extract", views.seconds)
+        broken = [name for name, score in metrics.items() if not np.isfinite(score.value)]
+        if broken:
+            raise CellError(f"{spec.name}: {broken[0]} is not a finite number")
+        identity = self._planner.identity(cell, {role: bank.skipped for role, bank in banks.items()})
+        if identity.task.headline not in metrics:
+            raise CellError(
+                f"{spec.name}: the headline {identity.task.headline} was not measured on "
+                f"{cell.dataset_reference}; found {', '.join(metrics)}: --set {spec.name}.headline=…"
+            )
+        selection = metrics[identity.task.headline].details.get("selection_split")
+        departures = self._planner.departures(cell, identity)
+        card = cell.model.card if cell.model is not None else None
+        override = " and the task's override" if spec.preprocessing is not None else ""
+        record = ResultRecord(
+            schema_version=SCHEMA_VERSION,
+            identity=identity,
+            identity_sha256=identity.digest,
+            departures=departures,
+            complete=not identity.dataset.limit and not identity.dataset.skipped,
+            metrics={name: Metric(**vars(score)) for name, score in metrics.items()},
+            headline_scale=protocols.scale(spec.protocol),
+            curves=curves(metrics),
+            selection_split=str(selection) if selection is not None else None,
+            num_items=sizes,
+            num_classes=num_classes,
+            model_reference=card.reference if card is not None else str(self._planner.request.features_file),
+            ground_truth_file=str(truth) if (truth := self._planner.request.ground_truth) is not None else None,
+            request=_requested_options(self._planner.request),
+            model_licence=card.licence if card is not None else "unknown",
+            weights_origin=card.weights_origin if card is not None else "features that were handed in",
+            preprocessing_origin=card.preprocessing_origin + override if card is not None else "unknown",
+            dataset_layout=cell.dataset.layout.kind if cell.dataset is not None else "npz",
+            dataset_revision=cell.dataset.revision if cell.dataset is not None else None,
+            generated_copies=cell.dataset.generated if cell.dataset is not None else None,
+            environment=environment(self._planner.device),
+            timings=clock.timings(),
+            peak_memory_mb=peak_memory_mb(self._planner.device),
+            argv=sys.argv[1:],
+            created_at=now(),
+        )
+        path = record_path(self._planner.request.results_dir, identity, departures)
+        try:
+            write_record(path, record)
+        except OSError as error:
+            raise CellError(f"{path}: the record could not be written: {error.strerror or error}") from None
+        return path, record
+
+    def _banks(self, cell: PlannedCell, clock: _Clock) -> tuple[Mapping[str, FeatureBank], int | None]:
+        if cell.model is None:
+            handed = self._planner.handed
+            return {role: handed.banks[role] for role in self._planner.roles(cell)}, handed.num_classes
+        assert cell.dataset is not None
+        banks = {}
+        for role in self._planner.bank_roles(cell):
+            with clock.measure("extract"):
+                banks[role] = load_or_extract(
+                    self._planner.cache,
+                    self._planner.key(cell, role),
+                    lambda: self._loaded(cell, clock),
+                    cell.dataset,
+                    self._planner.request.extraction,
+                    self._reporting,
+                )
+        return banks, next(iter(banks.values())).num_classes
+
+    def _views(self, cell: PlannedCell, clock: _Clock) -> EncodedViews | None:
+        """Returns the training split in augmented views, for a protocol that asks for it."""
+        roles = protocols.view_roles(cell.task.spec.protocol)
+        if not roles:
+            return None
+        from massl_bench.features.views import EncodedViews
+
+        (role,) = roles
+        preprocessing = self._planner.preprocessing(cell)
+        assert cell.model is not None
+        assert cell.dataset is not None
+        assert preprocessing is not None
+        with clock.measure("extract"):
+            encoder = self._loaded(cell, clock)
+        return EncodedViews(
+            encoder,
+            cell.dataset.split(role).for_any_order(self._planner.request.data.cache_dir),
+            preprocessing,
+            self._planner.request.extraction,
+            label=f"{cell.model.card.name} on {cell.dataset.name}/{role}",
+            limit=self._planner.limit(cell.dataset, role),
+            reporting=self._reporting,
+        )
+
+    def _loaded(self, cell: PlannedCell, clock: _Clock) -> Encoder:
+        """Returns the encoder on its device, under the task's pooling.
+
+        The last one that was loaded is kept, as the next cells mostly want it again.
+        """
+        assert cell.model is not None
+        if self._encoder is None or self._encoder[0] is not cell.model:
+            self._encoder = None  # frees the memory of the one before
+            seconds, encoder = timed(lambda: cell.model.encoder(self._planner.device))  # type: ignore[union-attr]
+            clock.move("extract", "setup", seconds)
+            self._encoder = (cell.model, encoder)
+        preprocessing = self._planner.preprocessing(cell)
+        assert preprocessing is not None
+        return self._encoder[1].pooled(cell.task.spec.pooling, preprocessing.crop)
+
+
+def _requested_options(request: RunRequest) -> RequestedOptions:
+    columns = request.data.columns
+    return RequestedOptions(
+        arch=request.arch,
+        image_column=columns.image,
+        label_column=columns.label,
+        splits=dict(request.data.splits),
+    )
+
+
+def _check_nothing_skipped(cell: PlannedCell, banks: Mapping[str, FeatureBank]) -> None:
+    """Raises `CellError` where images were left out that a ground truth counts: its rows would mean others."""
+    named = protocols.named_by_truth(cell.task.spec.protocol)
+    for role in (named, "queries") if named is not None else ():
+        if banks[role].skipped:
+            raise CellError(
+                f"{cell.task.spec.name}: {len(banks[role].skipped)} of the {role} skipped, which the ground truth of "
+                f"{cell.dataset_reference} counts by their rows: {banks[role].skipped[0]}; repair or replace the file"
+            )
+
+
+class _Clock:
+    """Seconds by phase."""
+
+    def __init__(self, **seconds: float) -> None:
+        self._seconds = {"setup": 0.0, "data": 0.0, "extract": 0.0, "protocol": 0.0, **seconds}
+
+    @contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[phase] += time.perf_counter() - start
+
+    def move(self, source: str, target: str, seconds: float) -> None:
+        """Counts `seconds` that are being measured under `source` for `target` instead."""
+        self._seconds[source] -= seconds
+        self._seconds[target] += seconds
+
+    def timings(self) -> Timings:
+        rounded = {phase: round(seconds, 4) for phase, seconds in self._seconds.items()}
+        return Timings(**rounded, total=round(sum(self._seconds.values()), 4))

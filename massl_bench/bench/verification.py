@@ -1,0 +1,113 @@
+"""A record, computed again from the images (or the handed features) and compared."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from massl_bench.bench.request import RunRequest
+from massl_bench.bench.runner import run_request
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.datasets import Columns, DataOptions
+from massl_bench.features import ExtractionOptions, Reporting
+from massl_bench.records.record import ResultRecord
+from massl_bench.specs.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of recomputing a record; both lists empty: reproduced exactly."""
+
+    identity_differences: tuple[str, ...]
+    """`model.weights_sha256: recorded …, found …`"""
+    metric_differences: tuple[str, ...]
+    """`top1@20: recorded …, found …`"""
+
+
+def verify(
+    record: ResultRecord,
+    registry: Registry,
+    data: DataOptions,
+    *,
+    device: str = "auto",
+    use_cached_features: bool = False,
+    reporting: Reporting,
+) -> Verdict:
+    """Runs the record's cell again, in a directory of its own, and compares identity and metrics.
+
+    Args:
+        record: what should be reproduced.
+        registry: holds the record's task.
+        data: where its dataset is; how it is read, the record says.
+        device: where encoders run.
+        use_cached_features: whether features may come from the cache; otherwise the images go through the model again.
+        reporting: where messages and progress go.
+
+    Raises:
+        RequestError: The model, the dataset or the task is not there, or has changed its meaning.
+        CellError: The cell failed.
+    """
+    identity, asked = record.identity, record.request
+    with tempfile.TemporaryDirectory(prefix="massl-bench-verify-") as folder:
+        request = RunRequest(
+            cells=[(identity.task.name, identity.dataset.name)],
+            models=[record.model_reference],
+            features_file=Path(record.model_reference) if identity.model.weights_hash_of == "features" else None,
+            ground_truth=Path(record.ground_truth_file) if record.ground_truth_file is not None else None,
+            name=identity.model.name,
+            overrides=_overrides(record, registry),
+            seed=identity.task.seed,
+            limit=identity.dataset.limit,
+            device=device,
+            data=replace(data, columns=Columns(asked.image_column, asked.label_column), splits=asked.splits),
+            arch=asked.arch,
+            features_dir=None if use_cached_features else Path(folder),
+            extraction=ExtractionOptions(
+                precision=identity.precision if identity.precision != "unknown" else "fp32",
+                skip_corrupt=bool(identity.dataset.skipped),
+            ),
+            results_dir=Path(folder) / "results",
+        )
+        (outcome,) = run_request(request, registry, reporting)
+    if outcome.record is None:
+        raise CellError(outcome.error or "the cell failed")
+    return compare(record, outcome.record)
+
+
+def compare(recorded: ResultRecord, found: ResultRecord) -> Verdict:
+    """Returns how two records of the same request differ in identity and metrics."""
+    before, after = (_flat(record.identity.model_dump(mode="json")) for record in (recorded, found))
+    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    identity = tuple(f"{name}: recorded {before.get(name)}, found {after.get(name)}" for name in names)
+    metrics = []
+    for name in sorted(recorded.metrics.keys() | found.metrics.keys()):
+        old, new = recorded.metrics.get(name), found.metrics.get(name)
+        if old is None or new is None:
+            metrics.append(f"{name}: only in {'the record' if new is None else 'the new run'}")
+        elif old != new:
+            metrics.append(f"{name}: recorded {old.value:.6f}, found {new.value:.6f}")
+    return Verdict(identity_differences=identity, metric_differences=tuple(metrics))
+
+
+def _overrides(record: ResultRecord, registry: Registry) -> dict[str, dict[str, object]]:
+    """Returns the parameters in which the record departs from its task."""
+    task = record.identity.task
+    current = registry.task(task.name)
+    if task.version != current.version:
+        raise RequestError(
+            f"the record is of version {task.version} of {task.name}, and this is version {current.version}: "
+            "install the massl-bench that wrote it (environment.packages)"
+        )
+    changed: dict[str, object] = {
+        name: value for name, value in task.params.items() if value != current.params.get(name)
+    }
+    if task.headline != current.headline:
+        changed["headline"] = task.headline
+    return {task.name: changed} if changed else {}
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(value, dict):
+        return {name: leaf for key, inner in value.items() for name, leaf in _flat(inner, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): value}

@@ -1,0 +1,1 @@
+"""What every part stands on: errors, files, strict models, settings, the values that cross boundaries."""

@@ -1,0 +1,157 @@
+"""The settings that are shared by what measures and what is measured: preprocessing, pooling, augmentation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that only list
+    pass
+
+from massl_bench.core.strict import Listed, StrictModel
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+ResizeMode = Literal["shortest", "squash", "longest"]
+"""`shortest`: the short side becomes `resize`, the aspect is kept; `squash`: both sides become `resize`; `longest`: the
+long side becomes `resize`, the aspect is kept, and a smaller image stays as it is (PIL's thumbnail)."""
+
+Scales = Annotated[Listed[tuple[Annotated[float, Field(gt=0, le=1)], ...]], Field(min_length=1)]
+"""Factors of the input's sides. The features of an image are the sum over them."""
+
+
+class _ImageSettings(StrictModel):
+    """A setting that came later stays out of hashes where it is not used: older hashes and keys hold."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        later = {name: type(self).model_fields[name].default for name in ("scales", "query_box")}
+        return {
+            name: value for name, value in content.items() if name not in later or getattr(self, name) != later[name]
+        }
+
+
+class Preprocessing(_ImageSettings):
+    """How an image becomes the input of an encoder; images are RGB, filters have PIL's (antialiased) semantics."""
+
+    resize: int = Field(gt=0)
+    """Target of the resize, in pixels."""
+    resize_mode: ResizeMode
+    crop: int | None = Field(gt=0)
+    """Side of the centre crop, in pixels; a smaller image is padded with zeros. None for no crop."""
+    interpolation: Interpolation
+    mean: Listed[tuple[float, float, float]]
+    """Subtracted from the values in [0, 1], per channel; zeros for none."""
+    std: Listed[tuple[float, float, float]]
+    """Divides after the mean was subtracted; ones for none."""
+    scales: Scales = (1.0,)
+    """The normalised image is interpolated to them bilinearly (no antialiasing, corners not aligned)."""
+    query_box: bool = False
+    """Whether queries are cropped to their boxes before the resize."""
+
+    def of_split(self, role: str) -> Preprocessing:
+        """Returns what is done to the images of one split: only queries have boxes."""
+        return self if role == "queries" else self.model_copy(update={"query_box": False})
+
+    def describe(self) -> str:
+        """Returns the whole chain in one line, for people."""
+        how = {"shortest": "short side to", "squash": "both sides to", "longest": "long side to at most"}
+        text = f"resize {how[self.resize_mode]} {self.resize} ({self.interpolation}, antialiased), "
+        text += f"centre crop {self.crop}" if self.crop is not None else "no crop"
+        if self.query_box:
+            text = f"crop queries to their boxes, {text}"
+        if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
+            text += ", values in [0, 1]"
+        else:
+            text += f", mean {list(self.mean)}, std {list(self.std)}"
+        if self.scales != (1.0,):
+            text += f", features summed over the scales {', '.join(f'{scale:.4g}' for scale in self.scales)} (bilinear)"
+        return text
+
+
+DEFAULT_PREPROCESSING = Preprocessing(
+    resize=256, resize_mode="shortest", crop=224, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD
+)
+"""The default of the classification protocols (MaSSL, CARP and DINO evaluate at this setting)."""
+
+
+class PreprocessingOverride(_ImageSettings):
+    """What a task changes of the model's preprocessing; what is not named stays the model's."""
+
+    resize: int | None = Field(default=None, gt=0)
+    resize_mode: ResizeMode | None = None
+    """`longest` also takes the model's crop away."""
+    crop: int | None = Field(default=None, gt=0)
+    interpolation: Interpolation | None = None
+    scales: Scales | None = None
+    query_box: bool | None = None
+
+    def apply(self, base: Preprocessing) -> Preprocessing:
+        """Returns `base` with the named fields replaced."""
+        named = {name: value for name, value in self if value is not None}
+        return base.model_copy(update={"crop": None, **named} if self.resize_mode == "longest" else named)
+
+
+class ClassGem(StrictModel):
+    """Class token ‖ generalised mean (GeM) of the patch tokens, after the final norm (DINO, ICCV 2021, 4.2.1)."""
+
+    kind: Literal["class-gem"]
+    exponent: float = Field(gt=0)
+    floor: float = Field(gt=0)
+    """Smaller values of the patch tokens are raised to this one: the power needs positive ones."""
+
+    def describe(self) -> str:
+        """Returns what becomes the feature, for people and for keys."""
+        return (
+            f"class token and GeM (exponent {self.exponent:g}, values from {self.floor:g}) of the patch tokens, after "
+            "the final norm"
+        )
+
+
+class LastBlocks(StrictModel):
+    """Class tokens of a ViT's last blocks; of a wide ViT, the last one and the mean of the patch tokens.
+
+    Each block after the final norm, as the script of DINO's linear evaluation takes them.
+    """
+
+    kind: Literal["last-blocks"]
+    num_blocks: int = Field(gt=0)
+    wide: int = Field(gt=0)
+    """The width from which on a ViT counts as wide."""
+
+
+Pooling = Annotated[ClassGem | LastBlocks, Field(discriminator="kind")]
+"""What becomes the feature for a task, where it is not the model's own."""
+
+
+class Augmentation(StrictModel):
+    """How training views are cut out: RandomResizedCrop to the crop of the model's preprocessing, and a flip."""
+
+    crop_scale: Listed[tuple[float, float]]
+    """Range of the view's share of the image's area."""
+    crop_ratio: Listed[tuple[float, float]]
+    """Range of its width over its height, before it is resized to a square."""
+    crop_interpolation: Interpolation
+    flip_probability: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Augmentation:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale: expected 0 < low <= high <= 1, got {list(self.crop_scale)}")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"crop_ratio: expected 0 < low <= high, got {list(self.crop_ratio)}")
+        return self

@@ -1,0 +1,200 @@
+"""The values that cross module boundaries. Shapes: N items, D feature dimensions, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that only list
+    import numpy as np
+    from numpy.typing import NDArray
+
+from massl_bench.core.settings import Augmentation
+
+DatasetKind = Literal["single-label", "multi-label", "retrieval", "copy-detection", "unlabelled"]
+LABELLED_KINDS: frozenset[DatasetKind] = frozenset({"single-label", "multi-label"})
+"""The kinds whose images have classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One metric of one cell; a fraction in [0, 1] unless the metric's definition says otherwise."""
+
+    value: float
+    ci95: tuple[float, float] | None = None
+    """95 % interval: of a single measurement over the test items (bootstrap, if nothing else is said), of the mean of
+    draws over the draws."""
+    std: float | None = None
+    """Standard deviation over `per_seed`, for what is sampled."""
+    per_seed: tuple[float, ...] | None = None
+    details: Mapping[str, float | int | str] = field(default_factory=dict)
+    """What stands behind the value: the chosen strength, how many queries were left out, whether draws were given."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureBank:
+    """The raw features of one split, in the dataset's order.
+
+    Attributes:
+        features: float32 [N, D], finite; possibly memory-mapped and read-only.
+        labels: int64 [N] class indices; int8 [N, C] with 1 present, 0 difficult, −1 absent; None without labels.
+        ids: bytes [N], UTF-8: where each item comes from (file, or file and row).
+        class_names: C names in the order of the label indices, or None where only the number is known.
+        num_classes: C, None without labels.
+        key: the content key (hex sha256) of all that could change the arrays; None for arrays that were handed in.
+        skipped: what was left out as corrupt, by `--skip-corrupt`.
+        validation_from: the first row of the publisher's validation part, with which a training split may end; None
+            where it has no such part.
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[Any] | None
+    ids: NDArray[np.bytes_]
+    class_names: tuple[str, ...] | None = None
+    num_classes: int | None = None
+    key: str | None = None
+    skipped: tuple[str, ...] = ()
+    validation_from: int | None = None
+
+    @classmethod
+    def from_arrays(cls, features: NDArray[Any], labels: NDArray[Any] | None = None) -> FeatureBank:
+        """Returns a bank of arrays that were made elsewhere.
+
+        Args:
+            features: [N, D], any floating type, finite; kept as float32.
+            labels: whole numbers: class indices from 0, [N], or [N, C] with 1 present, 0 difficult, −1 absent.
+
+        Raises:
+            ValueError: The shapes do not fit, a feature is not finite, or labels are not whole numbers of that range.
+        """
+        import numpy as np
+
+        values = np.ascontiguousarray(features, dtype=np.float32)
+        if values.ndim != 2 or not np.isfinite(values).all():
+            raise ValueError(f"features: expected finite numbers [N, D], found shape {list(values.shape)}")
+        num_classes = None
+        if labels is not None:
+            labels = np.asarray(labels)
+            if not np.issubdtype(labels.dtype, np.integer) or labels.ndim not in (1, 2):
+                raise ValueError(
+                    f"labels: expected whole numbers [N] or [N, C], found {labels.dtype} {list(labels.shape)}"
+                )
+            if len(labels) != len(values):
+                raise ValueError(f"labels: expected {len(values)}, found {len(labels)}")
+            lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=-1))
+            if labels.ndim == 1 and lowest < 0:
+                raise ValueError(f"labels: expected class indices from 0, found {lowest}")
+            if labels.ndim == 2 and (lowest < -1 or highest > 1):
+                raise ValueError(
+                    f"labels: expected 1 present, 0 difficult, −1 absent, found {lowest if lowest < -1 else highest}"
+                )
+            num_classes = labels.shape[1] if labels.ndim == 2 else highest + 1
+            labels = labels.astype(np.int8 if labels.ndim == 2 else np.int64, copy=False)
+        ids = np.array([str(row).encode() for row in range(len(values))], dtype=np.bytes_)
+        return cls(features=values, labels=labels, ids=ids, num_classes=num_classes)
+
+    def __len__(self) -> int:
+        """Returns the number of items, N."""
+        return int(self.features.shape[0])
+
+
+@dataclass(frozen=True)
+class SearchBackend:
+    """An implementation of exact nearest-neighbour search; all return the same neighbours."""
+
+    name: Literal["faiss-cpu", "faiss-gpu", "torch"]
+    device: str = "cpu"
+    """`cpu` or `cuda:i`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QueryTruth:
+    """What a landmark query should find: database rows by how well they show it (Radenović et al., CVPR 2018)."""
+
+    easy: NDArray[np.int64]
+    hard: NDArray[np.int64]
+    junk: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` where a row is in two of the lists: it cannot be to find and to pass over at once."""
+        for one, other in combinations(("easy", "hard", "junk"), 2):
+            both = set(getattr(self, one).tolist()) & set(getattr(self, other).tolist())
+            if both:
+                raise ValueError(f"image {min(both)} is both {one} and {other}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CopyTruth:
+    """Which original each copy was made of."""
+
+    original: NDArray[np.int64]
+    """int64 [Q], rows of the originals; −1 for a query that is a copy of none of them."""
+    block: NDArray[np.str_]
+    """[Q], the kind of change (`strong`, `crops/10`, …)."""
+    missing_blocks: tuple[str, ...] = ()
+    """Kinds of change that the dataset has as published, and this copy of it lacks."""
+    unlike_published: tuple[str, ...] = ()
+    """What this copy holds another number of: `strong: 100 of 229`."""
+
+
+GroundTruth = Sequence[QueryTruth] | CopyTruth
+"""What the queries of retrieval or copy detection should find, in the order of the queries."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewPlan:
+    """The training views that a protocol wants, each epoch in a new order."""
+
+    rows: NDArray[np.int64]
+    """[n], the items of the training split that are seen once in every epoch."""
+    num_epochs: int
+    batch_size: int
+    """Of the training; the last batch of an epoch may be smaller."""
+    augmentation: Augmentation
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewBatch:
+    """One training batch."""
+
+    features: NDArray[np.float32]
+    """[B, D], finite."""
+    rows: NDArray[np.int64]
+    """[B], the items."""
+
+
+class TrainingViews(Protocol):
+    """The training split of a protocol that runs the backbone again, on augmented views."""
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """The labels of all items, as in a bank."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names in the order of the label indices, where they are known."""
+
+    def epochs(self, plan: ViewPlan) -> Iterator[Iterator[ViewBatch]]:
+        """Yields the batches of one epoch after the other; each epoch is read to its end.
+
+        What is drawn is a function of the plan's seed, the epoch and the item: nothing else changes a view.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluationData:
+    """What a protocol sees: the banks by role (`train`, `test`, …) and where the search runs."""
+
+    banks: Mapping[str, FeatureBank]
+    num_classes: int | None
+    backend: SearchBackend = SearchBackend("faiss-cpu")
+    """Where the neighbour search runs."""
+    ground_truth: GroundTruth | None = None
+    """What retrieval and copy detection should find."""
+    draws: Mapping[tuple[int, int], NDArray[np.int64]] = field(default_factory=dict)
+    """Training rows by (k, run), for few-shot; they were handed in, and take the place of sampling."""
+    views: TrainingViews | None = None
+    """In place of the bank of the training split, for protocols that run the backbone on augmented views."""

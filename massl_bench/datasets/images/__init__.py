@@ -1,0 +1,1 @@
+"""An image between its file and a network: preprocessing and crops."""

@@ -1,0 +1,1 @@
+"""What protocols fit and search with: neighbours, k-means, logistic regression, linear layers."""

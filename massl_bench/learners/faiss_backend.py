@@ -1,0 +1,83 @@
+"""Which library searches, and where: the one module that imports faiss."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from massl_bench.core.errors import RequestError
+from massl_bench.core.values import SearchBackend
+
+_DEFAULT_BACKEND = SearchBackend("faiss-cpu")
+
+_FAISS_GPU_MAX_K = 2048
+
+_GPU_PROBE = """
+import torch, numpy, faiss
+i = {index}
+assert faiss.get_num_gpus() > i, f"this FAISS build sees {{faiss.get_num_gpus()}} GPUs"
+x = numpy.random.default_rng(0).standard_normal((512, 64), dtype=numpy.float32)
+with torch.cuda.device(i):
+    found = faiss.knn_gpu(faiss.StandardGpuResources(), x[:8], x, 1, device=i)[1][:, 0]
+assert found.tolist() == list(range(8)), "wrong neighbours"
+"""
+
+
+def resolve_backend(device: str) -> tuple[SearchBackend, str | None]:
+    """Returns the backend for a device and, where it is not FAISS on that device, the reason.
+
+    FAISS's GPU build is proved by a search in a child process before this one relies on it: a wheel that does not fit
+    the driver can end the process.
+    """
+    if not device.startswith("cuda"):
+        return SearchBackend("faiss-cpu"), None
+    problem = gpu_problem(int(device.partition(":")[2] or 0))
+    if problem is None:
+        return SearchBackend("faiss-gpu", device), None
+    return SearchBackend("torch", device), f"exact search in torch on {device}: FAISS cannot use it ({problem})"
+
+
+@cache
+def gpu_problem(index: int) -> str | None:
+    """Returns why FAISS cannot search on GPU `index`, or None where a real search was right."""
+    probe = subprocess.run(
+        [sys.executable, "-c", _GPU_PROBE.format(index=index)], capture_output=True, text=True, check=False, timeout=300
+    )
+    if probe.returncode == 0:
+        return None
+    lines = probe.stderr.strip().splitlines()
+    return lines[-1] if lines else f"the probe ended with code {probe.returncode}"
+
+
+def installed_faiss() -> dict[str, str]:
+    """Returns the distributions that install the module `faiss`, with their versions."""
+    found = ((dist.metadata["Name"], dist.version) for dist in metadata.distributions())
+    return {name: version for name, version in found if name and name.lower().startswith("faiss")}
+
+
+def check_installation() -> None:
+    """Raises `RequestError` where no FAISS wheel, or more than one, is installed."""
+    wheels = installed_faiss()
+    if len(wheels) > 1:
+        names = sorted(wheels)
+        raise RequestError(
+            f"{len(names)} FAISS wheels are installed ({', '.join(f'{n} {wheels[n]}' for n in names)}) and overwrite "
+            f"each other; keep one: pip uninstall -y {' '.join(names)} && pip install {preferred_backend(names)}"
+        )
+    if not wheels:
+        raise RequestError("FAISS is not installed; pip install faiss-gpu (Linux x86-64) or faiss-cpu (elsewhere)")
+
+
+def preferred_backend(names: list[str]) -> str:
+    return next((name for name in names if "gpu" in name), names[0])
+
+
+@cache
+def import_faiss() -> Any:
+    check_installation()
+    import faiss
+
+    return faiss

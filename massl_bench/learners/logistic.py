@@ -1,0 +1,356 @@
+"""L2-regularised logistic regression for a whole grid of strengths at once, by a preconditioned batched L-BFGS.
+
+The penalty does not change under a rotation, so the problem is solved in the principal axes of the standardised
+features, where the Hessian at zero is diagonal: L-BFGS starts from it, and its first step is Newton's. All strengths
+share each pass over the features: one matrix product for the logits and one for the gradients.
+
+Shapes: N items, D features, R principal axes (at most D), K classes, P problems (strengths), M pairs of the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from massl_bench.core.errors import CellError
+
+_ROWS = 2048
+"""Rows of features that are processed at a time: keeps the logits of all problems in the processor's cache."""
+
+_SMALLEST_EIGENVALUE = 1e-10
+"""Axes of less variance, relative to the largest, hold nothing but the rounding of float32."""
+
+_HISTORY = 10
+"""M, as in scikit-learn's (SciPy's) L-BFGS."""
+
+_STATE_BYTES = 1 << 30
+"""The problems are solved in groups whose histories stay below this size (1,000 classes × 2,048 dimensions are 16 MB
+for each strength and vector)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """Standardisation and rotation to the principal axes of the items that it was made from."""
+
+    mean_D: Tensor
+    inverse_std_D: Tensor
+    """0 for constant dimensions."""
+    rotation_DR: Tensor
+    variance_R: Tensor
+    """Largest first."""
+
+    def project(self, features_ND: NDArray[np.float32], rows_n: NDArray[np.int64] | None = None) -> Tensor:
+        """Returns the coordinates float32 [N, R] of all rows, or of the given ones."""
+        count = len(features_ND) if rows_n is None else len(rows_n)
+        out_NR = torch.empty((count, self.rotation_DR.shape[1]), device=self.mean_D.device)
+        for start in range(0, count, _ROWS):
+            piece = slice(start, start + _ROWS)
+            out_NR[piece] = self._standardised(features_ND, piece, rows_n) @ self.rotation_DR
+        return out_NR
+
+    def _standardised(self, features_ND: NDArray[np.float32], piece: slice, rows_n: NDArray[np.int64] | None) -> Tensor:
+        chunk_nD = _chunk(features_ND, piece, rows_n, self.mean_D.device)
+        return (chunk_nD - self.mean_D) * self.inverse_std_D
+
+
+def _chunk(
+    features_ND: NDArray[np.float32], piece: slice, rows_n: NDArray[np.int64] | None, device: torch.device
+) -> Tensor:
+    chunk_nD = features_ND[piece] if rows_n is None else features_ND[rows_n[piece]]
+    # A copy: a bank may be memory-mapped and read-only, which torch would warn of.
+    return torch.from_numpy(np.array(chunk_nD, dtype=np.float32)).to(device)
+
+
+def principal_axes(
+    features_ND: NDArray[np.float32], rows_n: NDArray[np.int64] | None = None, *, device: str = "cpu"
+) -> Axes:
+    """Returns the standardisation (per dimension; constant ones become 0) and the principal axes of all or some rows.
+
+    Raises:
+        CellError: Every dimension is constant.
+    """
+    count = len(features_ND) if rows_n is None else len(rows_n)
+    pieces = [slice(start, min(start + _ROWS, count)) for start in range(0, count, _ROWS)]
+    on = torch.device(device)
+    dims = features_ND.shape[1]
+    total_D = torch.zeros(dims, dtype=torch.float64, device=on)
+    low_D, high_D = torch.full((dims,), torch.inf, device=on), torch.full((dims,), -torch.inf, device=on)
+    for piece in pieces:
+        chunk_nD = _chunk(features_ND, piece, rows_n, on)
+        total_D += chunk_nD.sum(0, dtype=torch.float64)
+        low_D, high_D = torch.minimum(low_D, chunk_nD.amin(0)), torch.maximum(high_D, chunk_nD.amax(0))
+    mean_D = (total_D / count).float()
+    squares_D = torch.zeros_like(total_D)
+    for piece in pieces:
+        squares_D += ((_chunk(features_ND, piece, rows_n, on) - mean_D).double() ** 2).sum(0)
+    varies_D = high_D > low_D
+    if not varies_D.any():
+        raise CellError(
+            f"all {dims} feature dimensions are constant over the {count} training images: the model gives every image "
+            "the same features; check its weights and its preprocessing"
+        )
+    std_D = torch.where(varies_D, (squares_D / count).sqrt(), 1.0)
+    inverse_std_D = torch.where(varies_D, 1 / std_D, 0.0).float()
+    axes = Axes(mean_D, inverse_std_D, torch.empty(0), torch.empty(0))
+    if count >= dims:
+        covariance_DD = torch.zeros((dims, dims), dtype=torch.float64, device=on)
+        for piece in pieces:
+            chunk_nD = axes._standardised(features_ND, piece, rows_n).double()
+            covariance_DD.addmm_(chunk_nD.T, chunk_nD)
+        variance_R, rotation_DR = torch.linalg.eigh(covariance_DD / count)
+    else:
+        # Fewer items than dimensions: the solution lies in the span of the items.
+        items_ND = torch.cat([axes._standardised(features_ND, piece, rows_n) for piece in pieces]).double()
+        variance_R, items_NR = torch.linalg.eigh(items_ND @ items_ND.T / count)
+        rotation_DR = items_ND.T @ (items_NR / (count * variance_R.clamp(min=1e-300)).sqrt())
+    keep = (variance_R > _SMALLEST_EIGENVALUE * variance_R[-1]).nonzero()[:, 0].flip(0)
+    return Axes(mean_D, inverse_std_D, rotation_DR[:, keep].float(), variance_R[keep].float())
+
+
+@dataclass(frozen=True, eq=False)
+class Classifiers:
+    """One linear classifier for each strength, in the coordinates of its axes."""
+
+    axes: Axes
+    weights_PRK: Tensor
+    bias_PK: Tensor
+    iterations_P: NDArray[np.int64]
+    converged_P: NDArray[np.bool_]
+
+    def scores(self, features_ND: NDArray[np.float32], problem: int = 0) -> NDArray[np.float32]:
+        """Returns the logits of one of the classifiers, float32 [N, K]."""
+        return self._scores(self.axes.project(features_ND), problem)
+
+    def scores_of_rows(
+        self, features_ND: NDArray[np.float32], rows_n: NDArray[np.int64]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yields the logits of one classifier after the other for the given rows, float32 [n, K]."""
+        coordinates_nR = self.axes.project(features_ND, rows_n)
+        for problem in range(len(self.bias_PK)):
+            yield self._scores(coordinates_nR, problem)
+
+    def _scores(self, coordinates_NR: Tensor, problem: int) -> NDArray[np.float32]:
+        logits_NK = torch.addmm(self.bias_PK[problem], coordinates_NR, self.weights_PRK[problem])
+        scores_NK: NDArray[np.float32] = logits_NK.cpu().numpy()
+        return scores_NK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping:
+    """When a problem counts as solved."""
+
+    tolerance: float
+    """Norm of the gradient of the mean loss in the metric of the inverse Hessian at zero. Its square is about twice the
+    loss above the minimum, in weak directions too, where a plain norm is small long before the weights are right."""
+    max_iterations: int
+
+
+def fit(
+    features_ND: NDArray[np.float32],
+    targets: NDArray[np.int64] | NDArray[np.int8],
+    num_classes: int,
+    strengths: NDArray[np.float64],
+    stopping: Stopping,
+    *,
+    rows_n: NDArray[np.int64] | None = None,
+    device: str = "cpu",
+) -> Classifiers:
+    """Fits one classifier for each strength C: minimises C · (summed loss) + ½ ‖W‖², with a free intercept.
+
+    Args:
+        features_ND: float32, finite; standardised here, on the rows that are fitted.
+        targets: int64 [N] classes (multinomial), or int8 [N, K] with 1 present, −1 absent, 0 left out (one-vs-rest).
+        num_classes: K.
+        strengths: C of each problem, as in scikit-learn.
+        stopping: tolerance and limit.
+        rows_n: the rows to fit; all where None.
+        device: where to compute.
+
+    Raises:
+        CellError: Every feature dimension is constant.
+    """
+    axes = principal_axes(features_ND, rows_n, device=device)
+    coordinates_NR = axes.project(features_ND, rows_n)
+    chosen = torch.from_numpy(np.array(targets if rows_n is None else targets[rows_n])).to(device)
+    weight_bytes = 4 * (coordinates_NR.shape[1] + 1) * num_classes
+    group = max(1, _STATE_BYTES // (weight_bytes * (2 * _HISTORY + 8)))
+    penalties_P = torch.from_numpy(1 / (strengths * len(coordinates_NR))).float().to(device)
+    loss = _Loss(coordinates_NR, chosen, num_classes)
+    solved = [
+        _minimise(loss, axes.variance_R, penalties_P[start : start + group], stopping)
+        for start in range(0, len(penalties_P), group)
+    ]
+    theta_PRK = torch.cat([each[0] for each in solved])
+    return Classifiers(
+        axes,
+        theta_PRK[:, :-1],
+        theta_PRK[:, -1],
+        np.concatenate([each[1].numpy() for each in solved]),
+        np.concatenate([each[2].numpy() for each in solved]),
+    )
+
+
+class _Loss:
+    """Mean loss and gradient of P linear classifiers on the same items."""
+
+    def __init__(self, coordinates_NR: Tensor, targets: Tensor, num_classes: int) -> None:
+        self._coordinates_NR = coordinates_NR
+        self._targets = targets
+        self.num_classes = num_classes
+        self.kind: Literal["softmax", "sigmoid"] = "softmax" if targets.ndim == 1 else "sigmoid"
+        # The curvature at zero, where every class is equally likely: p(1 − p), without the part that all classes share.
+        self.curvature = 1 / num_classes if self.kind == "softmax" else 0.25
+
+    def __call__(self, theta_PRK: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (loss float64 [P], gradient [P, R + 1, K]) without the penalty; the last row is the intercept's."""
+        count = len(self._coordinates_NR)
+        problems, rank, classes = theta_PRK.shape[0], theta_PRK.shape[1] - 1, theta_PRK.shape[2]
+        # Classes before problems: the sums over classes then run over whole vectors of problems.
+        theta_RKP = theta_PRK.permute(1, 2, 0).reshape(rank + 1, classes * problems)
+        weights, bias = theta_RKP[:-1], theta_RKP[-1]
+        loss_P = torch.zeros(problems, dtype=torch.float64, device=theta_PRK.device)
+        gradient = torch.zeros_like(theta_RKP)
+        rows = max(64, min(_ROWS, (1 << 20) // (classes * problems)))
+        for start in range(0, count, rows):
+            chunk_nR = self._coordinates_NR[start : start + rows]
+            logits_nKP = torch.addmm(bias, chunk_nR, weights).view(-1, classes, problems)
+            residual_nKP = self._residual(logits_nKP, self._targets[start : start + rows], loss_P)
+            residual = residual_nKP.view(-1, classes * problems)
+            gradient[:-1].addmm_(chunk_nR.T, residual)
+            gradient[-1] += residual.sum(0)
+        return loss_P / count, (gradient / count).view(rank + 1, classes, problems).permute(2, 0, 1).contiguous()
+
+    def _residual(self, logits_nKP: Tensor, targets: Tensor, loss_P: Tensor) -> Tensor:
+        """Adds the summed loss to `loss_P`; returns its derivative by the logits (in their place)."""
+        if self.kind == "softmax":
+            index_n11 = targets[:, None, None].expand(-1, 1, logits_nKP.shape[2])
+            own_n1P = logits_nKP.gather(1, index_n11)
+            peak_n1P = logits_nKP.amax(1, keepdim=True)
+            logits_nKP.sub_(peak_n1P).exp_()
+            total_n1P = logits_nKP.sum(1, keepdim=True)
+            loss_P += (total_n1P.log() + peak_n1P - own_n1P).sum((0, 1), dtype=torch.float64)
+            logits_nKP.div_(total_n1P)
+            return logits_nKP.scatter_add_(1, index_n11, logits_nKP.new_full((1, 1, 1), -1.0).expand_as(index_n11))
+        counted_nK1 = (targets != 0)[:, :, None]
+        present_nK1 = (targets == 1)[:, :, None].to(logits_nKP.dtype)
+        losses_nKP = torch.nn.functional.softplus(logits_nKP) - present_nK1 * logits_nKP
+        loss_P += (losses_nKP * counted_nK1).sum((0, 1), dtype=torch.float64)
+        return (logits_nKP.sigmoid_() - present_nK1) * counted_nK1
+
+
+class _Problems:
+    """The state of the problems that are not yet solved; each goes through its own line search at its own pace."""
+
+    def __init__(self, loss: _Loss, variance_R: Tensor, penalties_P: Tensor) -> None:
+        count, rank = len(penalties_P), len(variance_R)
+        self.index = torch.arange(count, device=penalties_P.device)
+        self.penalty = penalties_P[:, None, None]
+        curvature_PR1 = loss.curvature * variance_R[None, :, None] + self.penalty
+        # Inverse of the Hessian at zero; the last row is the intercept's.
+        self.inverse = 1 / torch.cat([curvature_PR1, torch.full_like(self.penalty, loss.curvature)], 1)
+        self.theta = torch.zeros((count, rank + 1, loss.num_classes), device=penalties_P.device)
+        self.value, self.gradient = self.evaluate(loss, self.theta)
+        self.steps = self.theta.new_zeros((count, _HISTORY, *self.theta.shape[1:]))
+        self.changes = torch.zeros_like(self.steps)
+        self.inverse_curvature = self.theta.new_zeros((count, _HISTORY))  # 0: no pair in this place
+        self.newest = torch.zeros_like(self.index)
+        self.iterations = torch.zeros_like(self.index)
+        self.direction = -self.inverse * self.gradient
+        self.length = torch.ones_like(penalties_P)
+
+    def evaluate(self, loss: _Loss, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns value and gradient with the penalty, which leaves the intercept free."""
+        value, gradient = loss(theta)
+        weights = theta[:, :-1]
+        value += 0.5 * self.penalty[:, 0, 0] * weights.square().sum((1, 2), dtype=torch.float64)
+        gradient[:, :-1] += self.penalty * weights
+        return value, gradient
+
+    def keep(self, chosen: Tensor) -> None:
+        """Goes on with the chosen problems only."""
+        for name, value in vars(self).items():
+            setattr(self, name, value[chosen])
+
+    def remember(self, accepted: Tensor, step: Tensor, change: Tensor) -> None:
+        """Stores the pairs of the accepted problems that have curvature above rounding."""
+        product = _dot(step, change)
+        useful = accepted & (product > 1e-8 * (_dot(step, step) * _dot(change, change)).sqrt())
+        self.newest = torch.where(useful, (self.newest + 1) % _HISTORY, self.newest)
+        problem, place = useful.nonzero()[:, 0], self.newest[useful]
+        self.steps[problem, place] = step[useful]
+        self.changes[problem, place] = change[useful]
+        self.inverse_curvature[problem, place] = 1 / product[useful]
+
+    def descent(self) -> Tensor:
+        """Returns the L-BFGS direction of every problem (Nocedal and Wright, algorithm 7.4)."""
+        everyone = torch.arange(len(self.index), device=self.index.device)
+        places = [(self.newest - age) % _HISTORY for age in range(_HISTORY)]
+        shares = []
+        q = self.gradient.clone()
+        for place in places:
+            share = self.inverse_curvature[everyone, place] * _dot(self.steps[everyone, place], q)
+            q -= share[:, None, None] * self.changes[everyone, place]
+            shares.append(share)
+        change = self.changes[everyone, self.newest]
+        scaled = _dot(change, self.inverse * change) * self.inverse_curvature[everyone, self.newest]
+        scale = torch.where(scaled > 0, 1 / scaled, 1.0)
+        q *= self.inverse * scale[:, None, None]
+        for place, share in zip(reversed(places), reversed(shares), strict=True):
+            back = self.inverse_curvature[everyone, place] * _dot(self.changes[everyone, place], q)
+            q += (share - back)[:, None, None] * self.steps[everyone, place]
+        return -q
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    return (left * right).sum((1, 2))
+
+
+def _minimise(
+    loss: _Loss, variance_R: Tensor, penalties_P: Tensor, stopping: Stopping
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns (theta [P, R + 1, K], iterations [P], converged [P])."""
+    active = _Problems(loss, variance_R, penalties_P)
+    theta, iterations = active.theta.clone(), torch.zeros(len(penalties_P), dtype=torch.int64)
+    converged = torch.zeros(len(penalties_P), dtype=torch.bool)
+    while True:
+        solved = _dot(active.gradient, active.inverse * active.gradient).sqrt() <= stopping.tolerance
+        # A step that rounding keeps from going down any further: the value is as low as float32 sees.
+        ended = solved | (active.length < 1e-8) | (active.iterations >= stopping.max_iterations)
+        if ended.any():
+            index = active.index[ended]
+            theta[index] = active.theta[ended]
+            iterations[index.cpu()] = active.iterations[ended].cpu()
+            converged[index.cpu()] = (solved | (active.length < 1e-8))[ended].cpu()
+            if ended.all():
+                return theta, iterations, converged
+            active.keep(~ended)
+        _step(active, loss)
+
+
+def _step(active: _Problems, loss: _Loss) -> None:
+    """Tries every problem's point; moves the problems it is good for, and shortens the others' step."""
+    length = active.length[:, None, None]
+    trial = active.theta + length * active.direction
+    value, gradient = active.evaluate(loss, trial)
+    slope = _dot(active.gradient, active.direction)
+    new_slope = _dot(gradient, active.direction)
+    enough = value <= active.value + 1e-4 * active.length * slope
+    # Near the minimum differences of values drown in rounding, and slopes do not (Hager and Zhang, 2005, eq. 4.1).
+    close = (value <= active.value + 1e-6 * active.value.abs()) & (new_slope <= (2e-4 - 1) * slope)
+    accepted = (enough | close) & torch.isfinite(value)
+    active.remember(accepted, length * active.direction, gradient - active.gradient)
+    # The minimum of the parabola through both slopes, within bounds.
+    fraction = torch.nan_to_num(slope / (slope - new_slope), nan=0.1, posinf=0.1, neginf=0.1).clamp(0.1, 0.5)
+    chosen = accepted[:, None, None]
+    active.theta = torch.where(chosen, trial, active.theta)
+    active.gradient = torch.where(chosen, gradient, active.gradient)
+    active.value = torch.where(accepted, value, active.value)
+    active.iterations += accepted
+    active.direction = torch.where(chosen, active.descent(), active.direction)
+    active.length = torch.where(accepted, 1.0, active.length * fraction)

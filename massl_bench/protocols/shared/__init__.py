@@ -1,0 +1,1 @@
+"""What several protocols ask of labels, features and few-shot draws."""

@@ -1,0 +1,71 @@
+"""What the protocols ask of labels. Shapes: N items, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.values import EvaluationData, FeatureBank
+
+
+def check_not_empty(roles: Iterable[str], num_items: Mapping[str, int]) -> None:
+    """Raises `RequestError` for the first of the splits that has no items."""
+    for role in roles:
+        if num_items[role] == 0:
+            raise RequestError(f"the {role} split is empty: at least one image is needed")
+
+
+def labels_of(role: str, bank: FeatureBank) -> NDArray[Any]:
+    """Returns the labels of a split; raises `RequestError` for a split without items or without labels."""
+    check_not_empty([role], {role: len(bank)})
+    if bank.labels is None:
+        raise RequestError(f"the {role} split has no labels; spectrum is the task that needs none")
+    return bank.labels
+
+
+def single_labels(role: str, bank: FeatureBank) -> NDArray[np.int64]:
+    """Returns class indices int64 [N]; raises `RequestError` for multi-label data."""
+    labels = labels_of(role, bank)
+    if labels.ndim != 1:
+        raise RequestError(f"needs one label an image, and the {role} split has {labels.shape[1]} (multi-label)")
+    return labels.astype(np.int64, copy=False)
+
+
+def multi_labels(role: str, bank: FeatureBank) -> NDArray[np.int8]:
+    """Returns int8 [N, C] with 1 present, 0 difficult, −1 absent; raises `RequestError` for single-label data."""
+    labels = labels_of(role, bank)
+    if labels.ndim != 2:
+        raise RequestError(f"needs multi-label data, and the {role} split has one label an image")
+    return labels.astype(np.int8, copy=False)
+
+
+def class_count(data: EvaluationData) -> int:
+    """Returns C; raises `RequestError` where it is unknown or 1."""
+    if data.num_classes is None:
+        raise RequestError("the number of classes is not known")
+    if data.num_classes < 2:
+        raise RequestError(
+            f"the dataset has {data.num_classes} class: there is nothing to tell apart; "
+            "give a dataset of two classes or more"
+        )
+    return data.num_classes
+
+
+def check_every_class(labels_N: NDArray[np.int64], num_classes: int, names: tuple[str, ...] | None) -> None:
+    """Raises `CellError` where a class has no training item: it could never be predicted."""
+    missing = np.flatnonzero(np.bincount(labels_N, minlength=num_classes) == 0)
+    if len(missing):
+        shown = ", ".join(class_name(index, names) for index in missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise CellError(
+            f"{len(missing)} of {num_classes} classes have no training image ({shown}); every class needs "
+            "one: raise --limit train=N, or take a split that has them"
+        )
+
+
+def class_name(index: int, names: tuple[str, ...] | None) -> str:
+    """Returns how an error calls a class."""
+    return f"class {index}" if names is None else f"class {index}, {names[index]!r}"

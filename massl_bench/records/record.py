@@ -1,0 +1,232 @@
+"""The result record: everything that is needed to stand behind one number, in one JSON file for each cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.files import file_safe, sha256_of, write_atomic
+from massl_bench.core.settings import Precision, Preprocessing
+from massl_bench.core.strict import Listed, StrictModel, first_problem
+from massl_bench.core.values import Score
+from massl_bench.specs.registry import packaged_root
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class ModelIdentity(StrictModel):
+    """Which weights, under which architecture."""
+
+    name: str
+    architecture: str
+    pooling: str
+    embed_dim: int
+    weights_sha256: str
+    weights_hash_of: Literal["file", "tensors", "nothing", "features"]
+
+
+class TaskIdentity(StrictModel):
+    """Which protocol, with which numbers."""
+
+    name: str
+    version: int
+    spec_sha256: str
+    protocol: str
+    params: dict[str, Any]
+    headline: str
+    seed: int
+
+
+class DatasetIdentity(StrictModel):
+    """Which data: content, and which part of it."""
+
+    name: str
+    fingerprint: str
+    limit: dict[str, int]
+    """The first items only, by split; empty for whole splits."""
+    skipped: dict[str, list[str]]
+    """Items left out as corrupt, by split."""
+
+
+class Identity(StrictModel):
+    """What must be the same for two records to be of the same measurement."""
+
+    model: ModelIdentity
+    task: TaskIdentity
+    dataset: DatasetIdentity
+    preprocessing: Preprocessing | None
+    """None for features that were handed in."""
+    precision: Precision | Literal["unknown"]
+    feature_keys: dict[str, str]
+    """Content key of the bank of each split."""
+    backend: str
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the identity."""
+        return sha256_of(self.model_dump(mode="json"))
+
+
+class Metric(StrictModel):
+    """A score, as a file holds it."""
+
+    value: float = Field(allow_inf_nan=False)
+    ci95: Listed[tuple[float, float]] | None = None
+    std: float | None = None
+    per_seed: Listed[tuple[float, ...]] | None = None
+    details: dict[str, float | int | str] = Field(default_factory=dict)
+
+
+class Timings(StrictModel):
+    """Seconds."""
+
+    setup: float
+    """Imports, device probing, opening the model."""
+    data: float
+    """Finding, fingerprinting and checking the dataset."""
+    extract: float
+    """Features, or reading them from the cache."""
+    protocol: float
+    """From features in memory to scores, intervals included."""
+    total: float
+
+
+class Environment(StrictModel):
+    """Where it ran. Two runs of one identity may differ in all of it."""
+
+    python: str
+    platform: str
+    device: str
+    packages: dict[str, str]
+    git_commit: str | None
+
+
+class RequestedOptions(StrictModel):
+    """What the user said of how model and data are read, beyond their names: `verify` has to ask the same again."""
+
+    arch: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Source names by role."""
+
+
+class ResultRecord(StrictModel):
+    """One cell: one model, one task, one dataset."""
+
+    schema_version: Literal[1]
+    identity: Identity
+    identity_sha256: str
+    departures: list[str]
+    """How the run departs from its task (`--set`, `--limit`, …); a run that departs enters no leaderboard."""
+    complete: bool
+    """Whether all items of all splits were measured."""
+    metrics: dict[str, Metric]
+    headline_scale: int = 100
+    """What people see is a value times this: fractions in percent, ranks and exponents as they are."""
+    curves: dict[str, dict[str, float]]
+    """For a metric with a parameter (`top1@k`): its value by the parameter."""
+    selection_split: str | None
+    """Where hyper-parameters were selected; None where nothing was."""
+    num_items: dict[str, int]
+    num_classes: int | None
+    model_reference: str
+    ground_truth_file: str | None = None
+    """What `--ground-truth` gave beside features of database and queries."""
+    request: RequestedOptions = RequestedOptions()
+    """Empty in records from before there was this key."""
+    model_licence: str
+    weights_origin: str
+    preprocessing_origin: str
+    dataset_layout: str
+    dataset_revision: str | None
+    generated_copies: Mapping[str, Any] | None = None
+    """For copies that the suite made itself: every number behind them, and the libraries that made them."""
+    environment: Environment
+    timings: Timings
+    peak_memory_mb: dict[str, float]
+    """Of this process: `host`, and `device` where one was used."""
+    argv: list[str]
+    created_at: str
+
+    @property
+    def headline(self) -> Metric:
+        """The task's headline metric."""
+        return self.metrics[self.identity.task.headline]
+
+
+def record_path(results_dir: Path, identity: Identity, departures: list[str]) -> Path:
+    """Returns `<results_dir>/<model>/<task>/<dataset>.json`, with `@<8 hex of the identity>` for a departing run."""
+    suffix = f"@{identity.digest[:8]}" if departures else ""
+    folder = results_dir / file_safe(identity.model.name) / file_safe(identity.task.name)
+    return folder / f"{file_safe(identity.dataset.name)}{suffix}.json"
+
+
+def curves(metrics: dict[str, Score]) -> dict[str, dict[str, float]]:
+    """Returns the values of `name@parameter` metrics, grouped by name."""
+    grouped: dict[str, dict[str, float]] = {}
+    for name, score in metrics.items():
+        metric, at, parameter = name.partition("@")
+        if at:
+            grouped.setdefault(metric, {})[parameter] = score.value
+    return grouped
+
+
+def write_record(path: Path, record: ResultRecord) -> None:
+    """Writes a record with sorted keys, atomically."""
+    text = json.dumps(record.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_atomic(path, text + "\n")
+
+
+def read_record(path: Path) -> ResultRecord:
+    """Reads and validates a record.
+
+    Raises:
+        RequestError: Not a record of a known schema version, or changed by hand: the text names file and key.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: not a result record: {error.strerror or one_line(error)}") from None
+    except ValueError as error:
+        raise RequestError(f"{path}: not a result record: {one_line(error)}") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RequestError(f"{path}: schema_version: expected {SCHEMA_VERSION}, got {version!r}")
+    try:
+        record = ResultRecord.model_validate(content)
+    except ValidationError as error:
+        raise RequestError(f"{path}: {first_problem(error)}") from None
+    if record.identity.digest != record.identity_sha256:
+        raise RequestError(f"{path}: identity_sha256: does not match the identity: the record was changed by hand")
+    if record.identity.task.headline not in record.metrics:
+        raise RequestError(f"{path}: metrics: the headline {record.identity.task.headline!r} is missing")
+    return record
+
+
+def find_records(directory: Path) -> list[Path]:
+    """Returns every record file below a results directory, sorted."""
+    return sorted(directory.glob("*/*/*.json"))
+
+
+def check_results_dir(directory: Path, option: str = "--results-dir") -> None:
+    """Raises `RequestError`, naming the option, for a place where a file stands in the way."""
+    there = next((path for path in (directory, *directory.parents) if path.exists()), None)
+    if there is not None and not there.is_dir():
+        raise RequestError(f"{option} {directory}: expected a directory, found the file {there}")
+
+
+def results_dirs(own: Path) -> list[Path]:
+    """Returns the directories that records are read from: the user's, then the packaged one."""
+    packaged = packaged_root() / "results"
+    return [own] if own.resolve() == packaged.resolve() else [own, packaged]
+
+
+def json_schema() -> dict[str, Any]:
+    """Returns the JSON Schema of a record."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ResultRecord.model_json_schema()}

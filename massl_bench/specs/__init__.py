@@ -1,0 +1,1 @@
+"""What the registry holds: tasks, datasets, suites and manifests, read from TOML, here and in plugins."""

@@ -1,0 +1,37 @@
+"""A manifest: which file a model's weights are, and what is known of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from massl_bench.core.settings import Preprocessing
+from massl_bench.core.strict import StrictModel
+
+DEFAULT_MODEL = "massl-small-cifar10"
+"""The manifest of the bundled weights, which are measured where no model is named."""
+
+
+class ManifestSpec(StrictModel):
+    """WHICH model: everything that is needed to load one checkpoint and to feed it."""
+
+    name: str
+    file: str | None = None
+    """Relative to the manifest, or absolute."""
+    url: str | None = None
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    checkpoint_key: str | None = None
+    """Where the backbone's tensors lie inside the file, where there is more than one place."""
+    arch: str | None = None
+    preprocessing: Preprocessing | None = None
+    summary: str
+    licence: str
+    citation: str
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _some_file(self) -> ManifestSpec:
+        if self.file is None and self.url is None:
+            raise ValueError("one of file and url is needed")
+        return self

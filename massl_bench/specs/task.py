@@ -1,0 +1,48 @@
+"""A task: one protocol with all its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from massl_bench.core.files import sha256_of
+from massl_bench.core.settings import Pooling, PreprocessingOverride
+from massl_bench.core.strict import Listed, StrictModel
+from massl_bench.core.values import DatasetKind
+
+_YOUNGER = frozenset({"own_size_below", "pooling", "copies"})
+"""Keys of a task that count in its hash only where they are given."""
+
+
+class TaskSpec(StrictModel):
+    """WHAT is measured: one protocol setting. A changed number bumps `version`."""
+
+    name: str
+    version: int = Field(ge=1)
+    protocol: str
+    """The module of `massl_bench.protocols` that computes it."""
+    kinds: Listed[tuple[DatasetKind, ...]] = Field(min_length=1)
+    """The kinds of dataset that it applies to."""
+    headline: str
+    """The metric that a leaderboard shows."""
+    seed: int = Field(ge=0)
+    params: dict[str, Any]
+    """Every number of the protocol; checked by the protocol module's `Params`."""
+    preprocessing: PreprocessingOverride | None = None
+    own_size_below: int | None = Field(default=None, gt=0)
+    """Models whose own images are smaller, in pixels, keep their size under `preprocessing`: 32 × 32 pixels are what
+    `pixels` is, and a ViT of patches made for tiny images would have thousands of tokens."""
+    pooling: Pooling | None = None
+    """What becomes the feature, where it is not the model's own; a network without tokens keeps its own."""
+    copies: str | None = None
+    """For images that nobody made copies of: the file of `tasks/copies/` that says how the suite makes them."""
+    summary: str
+    citation: str
+
+    @property
+    def spec_hash(self) -> str:
+        """Hex sha256 of all that can move a result: everything but the texts for people."""
+        content = self.model_dump(mode="json", exclude={"summary", "citation"})
+        # Younger than the first tasks, whose hashes do not know of them.
+        return sha256_of({key: value for key, value in content.items() if key not in _YOUNGER or value is not None})

@@ -1,0 +1,66 @@
+"""TOML files to types, and plain values to TOML. Every error names the file and the key."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from massl_bench.core.errors import SpecError
+from massl_bench.core.strict import StrictModel, first_problem
+
+Spec = TypeVar("Spec", bound=StrictModel)
+
+
+def read_toml(path: Path, model: type[Spec]) -> Spec:
+    """Reads one file of the registry.
+
+    Raises:
+        SpecError: The file cannot be read or is not TOML, a key is missing, unknown or of the wrong type, or the name
+            inside differs from the file's.
+    """
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+        spec = model.model_validate(content)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise SpecError(f"{path}: {first_problem(error)}") from None
+    name = getattr(spec, "name", path.stem)
+    if name != path.stem:
+        raise SpecError(f"{path}: name: expected {path.stem!r}, as the file is called, got {name!r}")
+    return spec
+
+
+def to_toml(content: Mapping[str, Any], section: str = "") -> str:
+    """Returns nested tables of plain values as TOML: values first, then one section for each table."""
+    lines = [f"{key} = {_toml_value(value)}\n" for key, value in content.items() if not isinstance(value, Mapping)]
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            name = f"{section}.{key}" if section else key
+            lines.append(f"\n[{name}]\n{to_toml(value, name)}")
+    return "".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    # Strings, whole numbers, fractions and truth values are written alike in JSON and TOML, but for one character.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+def parse_setting(text: str) -> Any:
+    """Returns the value of a `--set`: written as in TOML, but that words need no quotes and lists no brackets."""
+    for spelling in (text, f"[{text}]"):
+        try:
+            return tomllib.loads(f"value = {spelling}")["value"]
+        except tomllib.TOMLDecodeError:
+            continue
+    return text

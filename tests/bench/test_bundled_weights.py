@@ -1,0 +1,72 @@
+"""The weights that are measured where no model is named: small, trained by this pretrainer, with log and results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from massl_bench.core.files import sha256_file
+from massl_bench.pretrain.config import load_config
+from massl_bench.records.record import find_records, read_record
+from massl_bench.specs.manifest import DEFAULT_MODEL
+from massl_bench.specs.registry import Registry
+from tests.conftest import Answer
+
+Cli = Callable[..., Answer]
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "weights" / f"{DEFAULT_MODEL}.safetensors"
+
+
+@pytest.fixture
+def training() -> dict:
+    manifest = Registry().manifest(DEFAULT_MODEL)
+    assert manifest.sha256 == sha256_file(FILE)
+    return manifest.training
+
+
+def test_small(run_cli: Cli) -> None:
+    assert FILE.stat().st_size <= 8e6
+    card = json.loads(run_cli("info", DEFAULT_MODEL, "--json").out)
+    assert card["num_parameters"] <= 2_000_000
+    assert card["preprocessing"]["crop"] == 32
+    assert card["licence"] == "Apache-2.0"
+
+
+def test_the_configuration_is_the_presets(training) -> None:
+    preset = load_config("small-cifar10", [f"epochs={training['config']['epochs']}"])
+    expected = preset.model_dump(mode="json", exclude_none=True)
+    assert {**training["config"], "run": None} == {**expected, "run": None}
+
+
+def test_the_log_is_of_this_training(training) -> None:
+    lines = [json.loads(line) for line in (ROOT / "weights" / f"{DEFAULT_MODEL}.log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] + 1 == training["steps"]
+    knn = [line["knn"] for line in lines if "knn" in line]
+    assert len(knn) == training["config"]["epochs"]
+    assert knn[-1] > knn[0] + 0.1
+
+
+def test_results_are_of_these_weights_and_of_current_tasks() -> None:
+    records = {}
+    for path in find_records(ROOT / "results"):
+        record = read_record(path)
+        task = Registry().task(record.identity.task.name)
+        assert (record.identity.task.version, record.identity.task.spec_sha256) == (task.version, task.spec_hash), path
+        assert record.complete, path
+        assert not record.departures, path
+        records[record.identity.model.name, task.name] = record
+    own = {task: record for (model, task), record in records.items() if model == DEFAULT_MODEL}
+    assert {record.identity.model.weights_sha256 for record in own.values()} == {sha256_file(FILE)}
+    assert own["knn"].headline.ci95[0] > records["pixels", "knn"].headline.ci95[1] + 0.1
+    assert own["linear"].headline.value > own["knn"].headline.value > own["kmeans"].metrics["accuracy"].value
+
+
+def test_used_where_no_model_is_named(run_cli: Cli) -> None:
+    answer = run_cli("run", "--task", "knn", "--dataset", "digits", "--json")
+    assert answer.code == 0, answer.err
+    assert f"no --model given: the bundled weights {DEFAULT_MODEL}" in answer.err
+    assert json.loads(answer.out)[0]["record"]["identity"]["model"]["weights_sha256"] == sha256_file(FILE)

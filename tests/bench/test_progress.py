@@ -1,0 +1,51 @@
+"""Plain lines without a terminal; a bar on one."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from massl_bench.bench import progress
+
+
+def test_lines_say_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter([0.0, 4.0, 20.0, 25.0, 40.0, 40.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress._lines("m on d/train", 2000) as advance:
+        for count in (100, 900, 500, 500):
+            advance(count)
+    assert capsys.readouterr().err.splitlines() == [
+        "m on d/train: 1,000/2,000 images, 50 images/s, 0:20 left",  # at 20 s; 4 s is too soon, and so is 25 s
+        "m on d/train: 2,000 images in 40.0 s, 50 images/s",
+    ]
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+def test_a_bar_on_a_terminal(columns: int, tmp_path: Path) -> None:
+    """On a real (pseudo-)terminal the run draws a bar on stderr and leaves stdout clean."""
+    master, terminal = pty.openpty()
+    command = [sys.executable, "-m", "massl_bench", "run", "--task", "knn", "--dataset", "digits", "--model", "pixels"]
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, cwd=tmp_path, env=environment, text=True)
+    os.close(terminal)
+    screen = b""
+    while True:
+        try:
+            piece = os.read(master, 65536)
+        except OSError:  # the other end was closed
+            break
+        if not piece:
+            break
+        screen += piece
+    os.close(master)
+    out, _ = child.communicate()
+    assert child.returncode == 0
+    assert out.count("\n") == 1
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
+    assert "450/450" in text

@@ -1,0 +1,168 @@
+"""Exact search against brute force, ties, and every backend that runs on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from massl_bench.core.errors import RequestError
+from massl_bench.core.values import SearchBackend
+from massl_bench.learners import faiss_backend, neighbours
+
+BACKENDS = [SearchBackend("faiss-cpu"), SearchBackend("torch", "cpu")]
+
+
+def brute_force(queries: np.ndarray, database: np.ndarray, k: int) -> np.ndarray:
+    """Indices by higher float64 cosine, then lower index."""
+
+    def unit(rows: np.ndarray) -> np.ndarray:
+        rows = rows.astype(np.float64)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    return np.argsort(-(unit(queries) @ unit(database).T), axis=1, kind="stable")[:, :k]
+
+
+@pytest.fixture
+def rows() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((70, 24), dtype=np.float32), rng.standard_normal((900, 24), dtype=np.float32)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
+@pytest.mark.parametrize("k", [1, 20, 899, 900])
+def test_equals_brute_force(rows: tuple[np.ndarray, np.ndarray], backend: SearchBackend, k: int) -> None:
+    queries, database = rows
+    found = neighbours.cosine_neighbours(queries, database, k, backend=backend)
+    expected = brute_force(queries, database, k)
+    # float32 may swap two rows whose similarities agree to 1e-6; nothing else may differ.
+    differ = found.indices_QK != expected
+    assert differ.mean() < 1e-3
+    unit = database / np.linalg.norm(database, axis=1, keepdims=True)
+    own = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    exact = np.take_along_axis(own @ unit.T, expected, 1)
+    np.testing.assert_allclose(found.similarities_QK, exact, atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
+def test_chunks_of_the_database_change_nothing(
+    rows: tuple[np.ndarray, np.ndarray], backend: SearchBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries, database = rows
+    whole = neighbours.cosine_neighbours(queries, database, 50, backend=backend)
+    monkeypatch.setattr(neighbours, "_DATABASE_CHUNK_BYTES", 37 * 4 * 24)  # 37 rows, less than k
+    pieces = neighbours.cosine_neighbours(queries, database, 50, backend=backend)
+    np.testing.assert_array_equal(np.sort(whole.indices_QK), np.sort(pieces.indices_QK))
+    np.testing.assert_allclose(whole.similarities_QK, pieces.similarities_QK, atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
+def test_equal_similarities_are_taken_by_index(backend: SearchBackend) -> None:
+    # Axis-aligned rows, so that every similarity is exactly 0 or 1: rows 3, 5, …, 23 equal the query.
+    database = np.zeros((24, 4), dtype=np.float32)
+    database[:, 0] = 1
+    database[3::2] = [0, 1, 0, 0]
+    query = np.array([[0, 2, 0, 0]], dtype=np.float32)
+    found = neighbours.cosine_neighbours(query, database, 4, backend=backend)
+    assert found.indices_QK.tolist() == [[3, 5, 7, 9]]
+    # The tie straddles the k-th place among the zeros as well.
+    found = neighbours.cosine_neighbours(query, database, 14, backend=backend)
+    assert found.indices_QK.tolist() == [[*range(3, 24, 2), 0, 1, 2]]
+    assert found.similarities_QK.tolist() == [[1.0] * 11 + [0.0] * 3]
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
+def test_constant_features_give_the_first_rows(backend: SearchBackend) -> None:
+    same = np.ones((300, 8), dtype=np.float32)
+    found = neighbours.cosine_neighbours(same[:5], same, 10, backend=backend)
+    assert found.indices_QK.tolist() == [list(range(10))] * 5
+
+
+def test_rows_of_zeros_are_similar_to_nothing() -> None:
+    database = np.array([[0, 0], [1, 0], [-1, 0]], dtype=np.float32)
+    found = neighbours.cosine_neighbours(np.array([[3, 0]], dtype=np.float32), database, 3)
+    assert found.indices_QK.tolist() == [[1, 0, 2]]
+    assert found.similarities_QK.tolist() == [[1.0, 0.0, -1.0]]
+
+
+def test_a_power_of_two_changes_no_bit(rows: tuple[np.ndarray, np.ndarray]) -> None:
+    queries, database = rows
+    plain = neighbours.cosine_neighbours(queries, database, 30)
+    for factor in (2.0**-100, 2.0**100):  # squares of these overflow and underflow float32
+        scaled = neighbours.cosine_neighbours(queries * np.float32(factor), database * np.float32(factor), 30)
+        assert (scaled.indices_QK == plain.indices_QK).all()
+        assert (scaled.similarities_QK == plain.similarities_QK).all()
+
+
+def test_bad_requests(rows: tuple[np.ndarray, np.ndarray]) -> None:
+    queries, database = rows
+    with pytest.raises(RequestError, match="k = 901 neighbours asked of 900"):
+        neighbours.cosine_neighbours(queries, database, 901)
+    with pytest.raises(RequestError, match="24 dimensions, the database 12"):
+        neighbours.cosine_neighbours(queries, database[:, :12], 3)
+
+
+def test_two_wheels_are_named_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss_backend, "installed_faiss", lambda: {"faiss-gpu": "1.15.1", "faiss-cpu": "1.14.0"})
+    with pytest.raises(RequestError, match=r"pip uninstall -y faiss-cpu faiss-gpu && pip install faiss-gpu"):
+        faiss_backend.check_installation()
+    monkeypatch.setattr(faiss_backend, "installed_faiss", dict)
+    with pytest.raises(RequestError, match="FAISS is not installed"):
+        faiss_backend.check_installation()
+
+
+def test_the_first_search_notices_two_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    faiss_backend._faiss.cache_clear()
+    monkeypatch.setattr(faiss_backend, "installed_faiss", lambda: {"faiss-gpu": "1.15.1", "faiss-cpu": "1.14.0"})
+    try:
+        with pytest.raises(RequestError, match="overwrite each other"):
+            neighbours.cosine_neighbours(np.ones((1, 2), np.float32), np.ones((3, 2), np.float32), 1)
+    finally:
+        faiss_backend._faiss.cache_clear()
+
+
+def test_a_gpu_that_is_not_there_falls_back_with_a_reason() -> None:
+    faiss_backend.gpu_problem.cache_clear()
+    backend, reason = faiss_backend.resolve_backend("cuda:7")
+    assert backend == SearchBackend("torch", "cuda:7")
+    assert reason is not None
+    assert "FAISS cannot use it" in reason
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
+def test_sets_are_exact_where_float32_cannot_tell_rows_apart(backend: SearchBackend) -> None:
+    """Similarities within 1e-6 of each other: the sets at every boundary are those of float64."""
+    rng = np.random.default_rng(4)
+    queries, database = (1 + 0.02 * rng.standard_normal((count, 768)).astype(np.float32) for count in (40, 3000))
+    ks = (5, 20, 100)
+    exact = brute_force(queries, database, 100)
+    found = neighbours.cosine_neighbours(queries, database, 100, boundaries=ks, backend=backend)
+    for k in ks:
+        assert (np.sort(found.indices_QK[:, :k]) == np.sort(exact[:, :k])).all()
+
+
+def test_float32_alone_would_be_wrong_there() -> None:
+    """The case above is a hard one: the plain product in float32 misses some of the sets."""
+    rng = np.random.default_rng(4)
+    queries, database = (1 + 0.02 * rng.standard_normal((count, 768)).astype(np.float32) for count in (40, 3000))
+    plain = np.argsort(-(neighbours.unit_rows(queries) @ neighbours.unit_rows(database).T), axis=1, kind="stable")[
+        :, :100
+    ]
+    assert (np.sort(plain) != np.sort(brute_force(queries, database, 100))).any()
+
+
+@pytest.mark.parametrize("num_queries", [1, 3, 7, 257])
+@pytest.mark.parametrize("dims", [3, 37, 384])
+def test_equal_rows_have_equal_similarities(num_queries: int, dims: int) -> None:
+    """BLAS rounds by position: a product with one query, or a last piece of few queries, tells equal rows apart."""
+    rng = np.random.default_rng(dims)
+    different, queries = rng.standard_normal((40, dims)), rng.standard_normal((num_queries, dims))
+    which = rng.integers(40, size=103)
+    _, first, back = np.unique(which, return_index=True, return_inverse=True)
+    rows = different[which].astype(np.float32)
+    rows[::2] *= 4  # of equal direction, to the bit
+    pieces = list(neighbours.cosine_similarities(queries.astype(np.float32), rows))
+    assert [piece.start for piece, _ in pieces] == list(range(0, num_queries, 256))
+    found = np.concatenate([similarities for _, similarities in pieces])
+    assert (found == found[:, first[back]]).all()
+    lengths = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
+    np.testing.assert_allclose(found, queries @ rows.T.astype(np.float64) / lengths, atol=1e-6)
