@@ -23,46 +23,20 @@ PACKAGE = Path(massl_bench.__file__).parent
 # What each part may import of the others. Protocols are pure: they know neither models nor datasets nor features, and
 # pretraining knows no protocols.
 ALLOWED = {
-    "printable": "",
-    "errors": "printable",
-    "storage": "",
-    "types": "",
-    "devices": "errors printable",
-    "plugins": "errors printable",
-    "toml_files": "errors printable types",
-    "specs": "errors plugins printable storage toml_files types",
-    "transforms": "types",
-    "metrics": "errors printable types",
-    "search": "errors printable types",
-    "labels": "errors printable types",
-    "checks": "errors printable",
-    "draws": "errors labels metrics printable types",
-    "solvers": "errors printable",
-    "optimizers": "",
-    "crop_boxes": "",
-    "heads": "errors optimizers printable types",
-    "protocols": "checks draws errors heads labels metrics plugins printable search solvers specs types",
-    "datasets": "errors printable specs storage toml_files types",
-    "models": "errors printable specs storage toml_files types",
-    "features": "crop_boxes datasets errors models printable storage transforms types",
-    "results": "errors plugins printable specs storage types",
-    "leaderboard": "errors printable results specs",
-    "planning": "datasets devices errors features models printable protocols results search specs storage types",
-    "runner": "errors features models planning printable protocols results specs types",
-    "api": "datasets devices errors features models printable protocols search specs storage types",
-    "progress": "features",
-    "doctor": "datasets devices errors plugins printable search specs",
-    "pretrain": (
-        "crop_boxes datasets devices errors models optimizers printable specs storage toml_files transforms types"
-    ),
-    "pretraining": "api datasets pretrain specs",
-    "verification": "datasets errors features planning printable results runner specs",
-    "cli": (
-        "datasets devices doctor errors features leaderboard models planning pretrain pretraining progress results "
-        "printable runner specs storage toml_files types verification"
-    ),
+    "core": "",
+    "specs": "core",
+    "metrics": "core",
+    "learners": "core",
+    "protocols": "core specs metrics learners",
+    "datasets": "core specs",
+    "models": "core specs",
+    "features": "core datasets models",
+    "records": "core specs",
+    "pretrain": "core specs datasets models learners",
+    "bench": "core specs learners protocols datasets models features records pretrain",
+    "cli": "core specs datasets models features records pretrain bench",
     "__main__": "cli",
-    "__init__": "api errors printable types",
+    "__init__": "core bench",
 }
 
 
@@ -102,9 +76,55 @@ def test_the_arrows_have_no_circle() -> None:
         done |= ready
 
 
+def imported_files(path: Path) -> set[Path]:
+    """The files of the package that a file imports anywhere in it, lazily or for types too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [module if file_of(module) else node.module for module in modules]
+        found |= {file for name in names if (file := file_of(name)) is not None}
+    return found - {path}
+
+
+def file_of(module: str) -> Path | None:
+    if module.split(".")[0] != PACKAGE.name:
+        return None
+    place = PACKAGE.joinpath(*module.split(".")[1:])
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+
+
+@pytest.mark.xfail(reason="the files of models/")
+def test_the_files_have_no_circle() -> None:
+    waiting = {path: imported_files(path) for path in FILES}
+    while waiting:
+        ready = {path for path, files in waiting.items() if not files & waiting.keys()}
+        assert ready, "a circle among " + ", ".join(sorted(str(path.relative_to(PACKAGE)) for path in waiting))
+        for path in ready:
+            del waiting[path]
+
+
+def test_the_top_level_is_small() -> None:
+    entries = {path.name for path in PACKAGE.iterdir()} - {"__init__.py", "__main__.py", "py.typed", "__pycache__"}
+    assert len(entries - {"registry"}) <= 13, sorted(entries)
+
+
+def test_files_and_functions_fit_the_eye() -> None:
+    for path in FILES:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < 75, f"{path}: {node.name}"
+
+
 def test_faiss_has_one_importer() -> None:
-    importers = {part_of(path) for path in FILES if "import faiss" in path.read_text()}
-    assert importers == {"search"}
+    importers = {path.name for path in FILES if "    import faiss\n" in path.read_text()}
+    assert importers == {"faiss_backend.py"}
 
 
 HEAVY = ("torch", "faiss", "timm", "torchvision", "datasets", "sklearn")

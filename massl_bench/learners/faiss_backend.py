@@ -72,11 +72,13 @@ def check_installation() -> None:
 
 
 def preferred_backend(names: list[str]) -> str:
+    """Returns the wheel to keep where several are installed: the one that also searches on a GPU."""
     return next((name for name in names if "gpu" in name), names[0])
 
 
 @cache
 def import_faiss() -> Any:
+    """Returns the module; raises `RequestError` where its installation is broken."""
     check_installation()
     import faiss
 
