@@ -91,7 +91,7 @@ def imported_files(path: Path) -> set[Path]:
 
 
 def file_of(module: str) -> Path | None:
-    if module.split(".")[0] != PACKAGE.name:
+    if module.split(".", maxsplit=1)[0] != PACKAGE.name:
         return None
     place = PACKAGE.joinpath(*module.split(".")[1:])
     return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
@@ -118,8 +118,10 @@ def test_files_and_functions_fit_the_eye() -> None:
         assert len(text.splitlines()) <= 400, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                # A command's signature is the list of its options: its body counts.
+                start = node.body[0].lineno if node.decorator_list and part_of(path) == "cli" else node.lineno
                 assert node.end_lineno is not None
-                assert node.end_lineno - node.lineno < 75, f"{path}: {node.name}"
+                assert node.end_lineno - start < 75, f"{path}: {node.name}"
 
 
 def test_faiss_has_one_importer() -> None:

@@ -1,4 +1,4 @@
-"""Parameter groups, gradient clipping and the teacher's moving average; LARS is `massl_bench.optimizers`'s.
+"""Parameter groups, gradient clipping and the teacher's moving average; LARS is `massl_bench.learners.lars`'s.
 
 All of it acts on lists of tensors (torch._foreach_*) and never waits for the device.
 """

@@ -114,7 +114,7 @@ def test_hostile_pickles(tmp_path: Path) -> None:
 import json, resource, sys
 from pathlib import Path
 from massl_bench.datasets.published import read_plain_pickle
-from massl_bench.errors import RequestError
+from massl_bench.core.errors import RequestError
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 found = {}
 for path in sorted(Path(sys.argv[1]).iterdir()):

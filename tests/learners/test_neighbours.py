@@ -111,13 +111,13 @@ def test_two_wheels_are_named_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_first_search_notices_two_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
-    faiss_backend._faiss.cache_clear()
+    faiss_backend.import_faiss.cache_clear()
     monkeypatch.setattr(faiss_backend, "installed_faiss", lambda: {"faiss-gpu": "1.15.1", "faiss-cpu": "1.14.0"})
     try:
         with pytest.raises(RequestError, match="overwrite each other"):
             neighbours.cosine_neighbours(np.ones((1, 2), np.float32), np.ones((3, 2), np.float32), 1)
     finally:
-        faiss_backend._faiss.cache_clear()
+        faiss_backend.import_faiss.cache_clear()
 
 
 def test_a_gpu_that_is_not_there_falls_back_with_a_reason() -> None:
