@@ -1,0 +1,101 @@
+"""The solver of a whole grid of strengths, against scikit-learn and against its own optimum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from massl_bench.core.errors import CellError
+from massl_bench.learners.logistic import Stopping, fit, principal_axes
+
+STRENGTHS = np.array([1e-3, 0.1, 10.0])
+EXACT = Stopping(tolerance=1e-6, max_iterations=500)
+
+
+def blobs(count: int, dims: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=count)
+    centres = rng.standard_normal((classes, dims))
+    scales = np.geomspace(0.01, 100, dims)
+    return ((centres[labels] + 2 * rng.standard_normal((count, dims))) * scales).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("dims", [5, 40], ids=["more items than dimensions", "fewer items than dimensions"])
+def test_each_strength_is_scikit_learns_optimum(dims: int) -> None:
+    features, labels = blobs(30, dims, 3)
+    found = fit(features, labels, 3, STRENGTHS, EXACT)
+    assert found.converged_P.all()
+    standardised = (features - features.mean(0, dtype=float)) / features.std(0, dtype=float)
+    for problem, strength in enumerate(STRENGTHS):
+        reference = LogisticRegression(C=strength, solver="newton-cg", tol=1e-12, max_iter=1000)
+        reference.fit(standardised, labels)
+        ours = found.scores(features, problem)
+        # A softmax does not see what is added to all classes, and the free intercepts leave it open.
+        theirs = reference.decision_function(standardised)
+        np.testing.assert_allclose(
+            ours - ours.mean(1, keepdims=True), theirs - theirs.mean(1, keepdims=True), atol=2e-3
+        )
+
+
+def test_several_labels_are_one_against_the_rest_and_difficult_ones_are_left_out() -> None:
+    features, _ = blobs(60, 6, 2, seed=1)
+    rng = np.random.default_rng(2)
+    targets = rng.choice(np.array([-1, 0, 1], dtype=np.int8), size=(60, 2), p=[0.5, 0.1, 0.4])
+    found = fit(features, targets, 2, np.array([1.0]), EXACT)
+    standardised = (features - features.mean(0, dtype=float)) / features.std(0, dtype=float)
+    for each in range(2):
+        counted = targets[:, each] != 0
+        # C is of the summed loss in both, so that items without a weight need no correction.
+        reference = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000)
+        reference.fit(standardised[counted], targets[counted, each] == 1)
+        np.testing.assert_allclose(
+            found.scores(features)[:, each], reference.decision_function(standardised), atol=2e-3
+        )
+
+
+def test_rows_are_fitted_as_if_the_others_were_not_there() -> None:
+    features, labels = blobs(50, 4, 3)
+    rows = np.arange(0, 50, 2)
+    part = fit(features, labels, 3, STRENGTHS, EXACT, rows_n=rows)
+    alone = fit(features[rows], labels[rows], 3, STRENGTHS, EXACT)
+    np.testing.assert_allclose(part.scores(features, 1), alone.scores(features, 1), atol=1e-5)
+
+
+def test_a_grid_gives_what_each_strength_gives_alone() -> None:
+    features, labels = blobs(80, 8, 4)
+    grid = fit(features, labels, 4, STRENGTHS, EXACT)
+    for problem in range(len(STRENGTHS)):
+        alone = fit(features, labels, 4, STRENGTHS[problem : problem + 1], EXACT)
+        np.testing.assert_allclose(grid.scores(features, problem), alone.scores(features), atol=1e-3)
+
+
+def test_an_iteration_limit_is_said() -> None:
+    features, labels = blobs(80, 8, 4)
+    found = fit(features, labels, 4, np.array([1e4]), Stopping(tolerance=1e-12, max_iterations=2))
+    assert found.iterations_P.tolist() == [2]
+    assert not found.converged_P[0]
+
+
+def test_a_constant_dimension_changes_nothing() -> None:
+    features, labels = blobs(40, 4, 3)
+    wider = np.insert(features, 2, 7.0, axis=1)
+    one = fit(features, labels, 3, STRENGTHS, EXACT).scores(features, 1)
+    other = fit(wider, labels, 3, STRENGTHS, EXACT).scores(wider, 1)
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_principal_axes_are_those_of_the_standardised_items() -> None:
+    features, _ = blobs(200, 5, 2)
+    axes = principal_axes(features)
+    coordinates = axes.project(features).numpy().astype(float)
+    np.testing.assert_allclose(coordinates.mean(0), 0, atol=1e-5)
+    covariance = coordinates.T @ coordinates / 200
+    np.testing.assert_allclose(covariance, np.diag(axes.variance_R.numpy()), atol=1e-4)
+    assert axes.variance_R.tolist() == sorted(axes.variance_R.tolist(), reverse=True)
+    np.testing.assert_allclose(axes.variance_R.sum(), 5, rtol=1e-5)  # each standardised dimension has variance 1
+
+
+def test_constant_features_are_refused() -> None:
+    with pytest.raises(CellError, match="all 3 feature dimensions are constant over the 10 training images"):
+        principal_axes(np.ones((10, 3), dtype=np.float32))
