@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _LONGEST_NAME = 150
 
@@ -34,19 +36,42 @@ def canonical_json(value: Any) -> str:
 
 
 def sha256_of(value: Any) -> str:
-    """Returns the hex sha256 of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    """Returns the hex sha256 of the canonical JSON of `value`; names of files that are not UTF-8 may be in it."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file to be read, and never waits: whatever else lies in its place is refused, links being followed.
+
+    Raises:
+        OSError: There is no file, or a directory, a pipe, a socket or a device.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for somebody to write to it; for a regular file it changes nothing.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"not a regular file but {_kind_of_file(mode)}", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _kind_of_file(mode: int) -> str:
+    kinds = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
 
 
 def sha256_file(path: Path) -> str:
-    """Returns the hex sha256 of a file's content."""
-    with path.open("rb") as file:
+    """Returns the hex sha256 of a file's content; raises `OSError` for what is not a regular file."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def what_it_is(path: Path) -> str:
     """Returns what a file seems to be by its first bytes, for a message about a file that is not what it should be."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         first = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
     if not first:
         return "empty"
@@ -54,10 +79,14 @@ def what_it_is(path: Path) -> str:
     return next(known, f"a file that begins with {first[:16].decode('latin-1')!a}")
 
 
-def stat_signature(path: Path) -> tuple[int, int]:
-    """Returns (size, modification time in ns): what must be unchanged for a remembered hash to be trusted."""
+def stat_signature(path: Path) -> tuple[int, int, int, int]:
+    """Returns what must be unchanged for a remembered hash to be trusted: size, times and inode.
+
+    The time of modification can be set, and is by what unpacks archives; that of the last change of the inode is set by
+    the file system alone.
+    """
     status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def file_safe(name: str) -> str:
@@ -141,6 +170,7 @@ def read_memo(directory: Path, name: str) -> dict[str, Any] | None:
 def write_memo(directory: Path, name: str, value: dict[str, Any]) -> None:
     """Remembers `value` under `name`; a full or read-only disk loses nothing but time."""
     try:
-        write_atomic(directory / f"{name}.json", canonical_json(value))
+        # In ASCII: names of files need not be UTF-8.
+        write_atomic(directory / f"{name}.json", json.dumps(value, sort_keys=True, allow_nan=False))
     except OSError:
         return

@@ -247,6 +247,6 @@ def _files_unchanged(files: object) -> bool:
     if not isinstance(files, Sequence):
         return False
     try:
-        return all((size, modified) == stat_signature(Path(path)) for path, size, modified in files)
+        return all(tuple(signature) == stat_signature(Path(path)) for path, *signature in files)
     except (OSError, TypeError, ValueError):
         return False
