@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,15 @@ from massl_bench.core.files import (
     atomic_directory,
     atomic_file,
     canonical_json,
+    open_regular,
+    read_memo,
     remove_directory,
     sha256_file,
     sha256_of,
+    stat_signature,
     what_it_is,
     write_atomic,
+    write_memo,
 )
 
 
@@ -101,3 +107,38 @@ def test_a_directory_is_gone_at_once(tmp_path: Path) -> None:
 def test_what_a_file_is_in_words(tmp_path: Path, content: bytes, what: str) -> None:
     (tmp_path / "x").write_bytes(content)
     assert what_it_is(tmp_path / "x") == what
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        for name, why in {"pipe": "a pipe", "zeros": "a device", ".": "a directory"}.items():
+            with pytest.raises(OSError, match=f"not a regular file but {why}"):
+                open_regular(tmp_path / name)
+        with pytest.raises(OSError, match="socket"):
+            sha256_file(tmp_path / "socket")
+    (tmp_path / "file").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to("file")
+    with open_regular(tmp_path / "link") as file:
+        assert file.read() == b"abc"
+
+
+def test_equal_size_and_time_do_not_hide_another_content(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    os.utime(path, (0, 0))
+    before = stat_signature(path)
+    (tmp_path / "new").write_bytes(b"two")
+    os.utime(tmp_path / "new", (0, 0))
+    (tmp_path / "new").replace(path)
+    assert stat_signature(path)[:2] == before[:2]
+    assert stat_signature(path) != before
+
+
+def test_names_that_are_not_utf_8_are_hashed_and_remembered(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    assert sha256_of([name]) != sha256_of(["caf\\xe9"])
+    write_memo(tmp_path, "memo", {"name": name})
+    assert read_memo(tmp_path, "memo") == {"name": name}
