@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -68,37 +68,63 @@ def micro_average_precision(
         rng: draws the resamples.
     """
     count = len(own_Q)
-    true_P = np.flatnonzero(has_original_Q)[np.argsort(own_Q[has_original_Q], kind="stable")]
-    thresholds_T, first_T, true_T = np.unique(own_Q[true_P], return_index=True, return_counts=True)
+    true_P = np.flatnonzero(has_original_Q)[np.argsort(-own_Q[has_original_Q], kind="stable")]
+    _, first_T, true_T = np.unique(-own_Q[true_P], return_index=True, return_counts=True)
+    thresholds_T = own_Q[true_P[first_T]]  # the highest first
     num_thresholds = len(thresholds_T)
     # How often each resample holds each query. Single precision is enough for the resamples, and twice as fast.
     weights_RQ = rng.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float32)
     at_least_T = np.zeros(num_thresholds, dtype=np.int64)
     at_least_RT = np.zeros((resamples, num_thresholds), dtype=np.float32)
-    for chosen, scores_qN in all_scores:
-        # How many thresholds each score reaches; a score that reaches i of them counts for the lowest i.
-        reached_qN = np.searchsorted(thresholds_T, scores_qN, side="right")
-        reached_qN += (num_thresholds + 1) * np.arange(len(scores_qN))[:, None]
-        pairs = np.bincount(reached_qN.ravel(), minlength=len(scores_qN) * (num_thresholds + 1))
-        pairs_qT = _from_the_right(pairs.reshape(len(scores_qN), -1))[:, 1:]
-        at_least_T += pairs_qT.sum(axis=0)
-        at_least_RT += weights_RQ[:, chosen] @ pairs_qT.astype(np.float32)
+    for chosen, scores_qN in _in_blocks(all_scores, num_thresholds):
+        # The first threshold that each score reaches; it reaches all after it, too.
+        first_qN = num_thresholds - np.searchsorted(thresholds_T[::-1], scores_qN, side="right")
+        first_qN += (num_thresholds + 1) * np.arange(len(scores_qN))[:, None]
+        pairs = np.bincount(first_qN.ravel(), minlength=len(scores_qN) * (num_thresholds + 1))
+        pairs_qT = np.cumsum(pairs.reshape(len(scores_qN), -1)[:, :-1], axis=1, dtype=np.float32)
+        at_least_T += pairs_qT.sum(axis=0, dtype=np.float64).astype(np.int64)
+        at_least_RT += weights_RQ[:, chosen] @ pairs_qT
     value = float(_micro_areas(true_T, at_least_T))
     true_RT = np.add.reduceat(weights_RQ[:, true_P], first_T, axis=1)
     draws = _micro_areas(true_RT, at_least_RT)[true_RT.any(axis=1)].astype(np.float64)
     return Score(value=value, ci95=centred_interval(value, draws) if len(draws) else None)
 
 
+_MICRO_BLOCK = 1 << 24
+"""Pairs of a query with a threshold, or with a row, that are counted at a time: few large matrix products."""
+
+
+def _in_blocks(
+    all_scores: Iterable[tuple[slice, NDArray[np.float32]]], num_thresholds: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yields (queries [q], their scores [q, N]), put together or cut from what comes to blocks of one size."""
+    waiting: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+    size = 0
+    for chosen, scores_qN in all_scores:
+        size = max(1, _MICRO_BLOCK // max(num_thresholds + 1, scores_qN.shape[1]))
+        waiting.append((np.arange(chosen.start, chosen.start + len(scores_qN)), scores_qN))
+        if sum(len(rows_q) for rows_q, _ in waiting) >= size:
+            yield from _cut(waiting, size)
+            waiting = []
+    if waiting:
+        yield from _cut(waiting, size)
+
+
+def _cut(
+    parts: list[tuple[NDArray[np.int64], NDArray[np.float32]]], size: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    rows_q, scores_qN = (np.concatenate(each) for each in zip(*parts, strict=True))
+    for start in range(0, len(rows_q), size):
+        yield rows_q[start : start + size], scores_qN[start : start + size]
+
+
 def _micro_areas(true_xT: NDArray[Any], at_least_xT: NDArray[Any]) -> NDArray[Any]:
-    """Returns the AP of the true pairs at each threshold, given how many pairs of any kind reach it."""
-    precision_xT = _from_the_right(true_xT) / np.maximum(at_least_xT, 1)
-    area_x: NDArray[Any] = (true_xT * precision_xT).sum(axis=-1) / np.maximum(true_xT.sum(axis=-1), 1)
+    """Returns the AP of the true pairs at each threshold, the highest first, of all pairs that reach each."""
+    precision_xT = np.cumsum(true_xT, axis=-1) / np.maximum(at_least_xT, 1)
+    # Summed from the lowest threshold on: the order is a part of the last digits.
+    parts_xT = np.ascontiguousarray((true_xT * precision_xT)[..., ::-1])
+    area_x: NDArray[Any] = parts_xT.sum(axis=-1) / np.maximum(true_xT.sum(axis=-1), 1)
     return area_x
-
-
-def _from_the_right(counts_xT: NDArray[Any]) -> NDArray[Any]:
-    """Returns the sums over each entry of the last axis and all after it."""
-    return np.cumsum(counts_xT[..., ::-1], axis=-1)[..., ::-1]
 
 
 def mean_score(values_Q: NDArray[np.float64], *, left_out: int, resamples: int, rng: np.random.Generator) -> Score:
