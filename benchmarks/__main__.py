@@ -70,8 +70,8 @@ def page(files: list[Path]) -> str:
     lines = [
         "# Performance",
         "",
-        "Written by `python -m benchmarks page`; every figure is from one run, the calls taking turns. `× ours` above 1:",
-        "this project is faster.",
+        "Written by `python -m benchmarks page`; every figure is from one run, in which the calls took turns.",
+        "`× ours` above 1: this project is faster.",
     ]
     for file in files:
         record = json.loads(file.read_text(encoding="utf-8"))

@@ -6,10 +6,8 @@ MaSSL, DINO and DeiT) unless `--arch` says otherwise; what the file says of itse
 
 from __future__ import annotations
 
-import argparse
 import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +17,19 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from massl_bench.core.errors import RequestError, one_line, unknown_name
-from massl_bench.core.files import sha256_file, what_it_is
+from massl_bench.core.files import sha256_file
 from massl_bench.core.settings import DEFAULT_PREPROCESSING
 from massl_bench.models.encoder import Encoder, num_parameters
 from massl_bench.models.metadata import read_metadata
 from massl_bench.models.model import ModelCard
+from massl_bench.models.reading import LazyTensor, load, load_all, open_checkpoint, state_dict
 from massl_bench.models.resnet import SmallImageResNet
 from massl_bench.models.timm_models import pooling_of, token_dim
 from massl_bench.models.vit import MasslVisionTransformer, is_plain, num_token_blocks, special_vit
 
 Tensors = dict[str, Tensor]
+Shaped = Tensor | LazyTensor
+"""What has a shape; its values may still lie in its file."""
 
 _HEAD_WIDTH = 64
 """Width of an attention head in every ViT of MaSSL, DINO and DeiT."""
@@ -43,7 +44,7 @@ _DEFAULT_ORIGIN = "the default (a checkpoint has none of its own)"
 class Backbone:
     """The tensors of a backbone, found in a checkpoint."""
 
-    tensors: Tensors
+    tensors: dict[str, LazyTensor]
     layout: str
     """Where they were found, for people."""
 
@@ -62,12 +63,12 @@ def build_checkpoint(file: Path, reference: str, arch: str | None = None, checkp
             exactly those of the architecture.
     """
     where = f"model {reference}"
-    backbone = find_backbone(read_checkpoint(file), where, checkpoint_key)
+    backbone = find_backbone(open_checkpoint(file).content, where, checkpoint_key)
     own = read_metadata(file)
     if arch is None and own is not None:
         arch = own.arch
     network, architecture, pooling = build_network(backbone.tensors, arch, where)
-    load_exactly(network, backbone.tensors, where)
+    load_exactly(network, load(backbone.tensors, where), where)
     sha256 = sha256_file(file)
     card = ModelCard(
         name=f"{file.stem}-{sha256[:8]}",
@@ -89,49 +90,24 @@ def build_checkpoint(file: Path, reference: str, arch: str | None = None, checkp
 
 
 def read_checkpoint(file: Path) -> Any:
-    """Returns the content of a checkpoint: tensors and plain containers, and `argparse.Namespace` as trainers write it.
+    """Returns the whole content of a checkpoint with the values of its tensors; stand-ins for what is not plain.
 
     Raises:
-        RequestError: The file is not a checkpoint, or it contains anything else; nothing of it was executed.
+        RequestError: As `open_checkpoint`.
     """
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of the file's format: it is said below where it matters
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:  # a cut file is an OSError to torch too
-        raise RequestError(f"{file}: cannot be read: {error.strerror or one_line(error)}") from None
-    except Exception as error:  # damaged bytes raise nearly anything
-        hidden = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
-        if hidden:
-            raise RequestError(
-                f"{file}: refused: it would run {hidden.group(1)} when loaded, and only tensors and plain values are "
-                "read; nothing was executed; save it again as a state dict, or as safetensors"
-            ) from None
-        # The library's own text may advise to load the file unsafely: it is not passed on.
-        kind = "a safetensors file" if file.suffix == ".safetensors" else "a checkpoint of torch"
-        raise RequestError(f"{file}: not {kind}, or a damaged one: it is {what_it_is(file)}") from None
+    return load_all(open_checkpoint(file).content)
 
 
 def read_tensors(file: Path) -> Tensors:
     """Returns a file's state dict: a plain one, or the one under a trainer's usual key."""
-    content = read_checkpoint(file)
-    tensors = state_dict(content)
+    content = open_checkpoint(file).content
+    tensors = state_dict(content, str(file))
     if tensors is None and isinstance(content, Mapping):
-        tensors = next((found for key in _CONTAINERS if (found := state_dict(content.get(key))) is not None), None)
+        found = (state_dict(content.get(key), f"{file}: key {key}") for key in _CONTAINERS)
+        tensors = next((each for each in found if each is not None), None)
     if tensors is None:
         raise RequestError(f"{file}: no state dict in it; found {_summary(content)}")
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
-def state_dict(value: Any) -> Tensors | None:
-    """Returns `value` as a state dict, or None where it is not one."""
-    if isinstance(value, Mapping) and value and all(isinstance(item, Tensor) for item in value.values()):
-        return dict(value)
-    return None
+    return {name.removeprefix("module."): tensor for name, tensor in load(tensors, str(file)).items()}
 
 
 def _summary(content: Any) -> str:
@@ -150,7 +126,7 @@ def find_backbone(content: Any, where: str, checkpoint_key: str | None = None) -
     Raises:
         RequestError: No such tensors; the text names what was found.
     """
-    plain = state_dict(content)
+    plain = state_dict(content, where)
     candidates: dict[str, Any] = {"": plain} if plain is not None else {}
     if isinstance(content, Mapping) and plain is None:
         candidates = {key: content[key] for key in _CONTAINERS if key in content}
@@ -159,7 +135,7 @@ def find_backbone(content: Any, where: str, checkpoint_key: str | None = None) -
                 raise RequestError(f"{where}: no key {checkpoint_key!r}; found {_summary(content)}")
             candidates = {checkpoint_key: content[checkpoint_key]}
     for key, value in candidates.items():
-        tensors = state_dict(value)
+        tensors = state_dict(value, f"{where}: key {key}" if key else where)
         if tensors is None:
             continue
         stripped = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
@@ -180,7 +156,7 @@ def find_backbone(content: Any, where: str, checkpoint_key: str | None = None) -
     )
 
 
-def build_network(tensors: Tensors, arch: str | None, where: str) -> tuple[Any, str, str]:
+def build_network(tensors: Mapping[str, Shaped], arch: str | None, where: str) -> tuple[Any, str, str]:
     """Returns (network with random weights, architecture, pooling) for the shapes of a backbone's tensors."""
     if arch is not None:
         import timm
@@ -205,11 +181,13 @@ def build_network(tensors: Tensors, arch: str | None, where: str) -> tuple[Any, 
     )
 
 
-def _build_vit(tensors: Tensors, num_heads: int | None, where: str) -> tuple[MasslVisionTransformer, str, str]:
+def _build_vit(
+    tensors: Mapping[str, Shaped], num_heads: int | None, where: str
+) -> tuple[MasslVisionTransformer, str, str]:
     try:
         width, _, patch, patch_width = tensors["patch_embed.proj.weight"].shape
         num_tokens = tensors["pos_embed"].shape[1] - 1
-        depth = 1 + max(int(m[1]) for name in tensors if (m := re.match(r"blocks\.(\d+)\.", name)))
+        depth = _count(tensors, "blocks", where)
         hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0]
         qkv_bias = any(name.endswith("attn.qkv.bias") for name in tensors)
     except (KeyError, ValueError, IndexError) as error:
@@ -241,7 +219,16 @@ def _build_vit(tensors: Tensors, num_heads: int | None, where: str) -> tuple[Mas
     return network, name, "class token after the final norm"
 
 
-def _build_special_vit(tensors: Tensors, arch: str, model: VisionTransformer) -> tuple[Any, str, str]:
+def _count(names: Iterable[str], prefix: str, where: str) -> int:
+    """Returns how many blocks `prefix.0.…`, `prefix.1.…` there are; a missing one is an error."""
+    found = {match[1] for name in names if (match := re.match(rf"{prefix}\.([0-9]+)\.", name))}
+    missing = next((number for number in range(len(found)) if str(number) not in found), None)
+    if missing is not None or not found:
+        raise RequestError(f"{where}: {len(found)} blocks {prefix}, and {prefix}.{missing or 0} is not among them")
+    return len(found)
+
+
+def _build_special_vit(tensors: Mapping[str, Shaped], arch: str, model: VisionTransformer) -> tuple[Any, str, str]:
     """Returns timm's own network for the sizes of the tensors; `model` is the same at timm's sizes, without values."""
     patch = tensors["patch_embed.proj.weight"].shape[-1]
     side = model.patch_embed.img_size[0]
@@ -251,14 +238,11 @@ def _build_special_vit(tensors: Tensors, arch: str, model: VisionTransformer) ->
     return special_vit(arch, img_size=side, patch_size=patch), arch, pooling_of(model)
 
 
-def _build_resnet(tensors: Tensors, where: str) -> tuple[Any, str, str]:
+def _build_resnet(tensors: Mapping[str, Shaped], where: str) -> tuple[Any, str, str]:
     import timm
 
     bottleneck = "layer1.0.conv3.weight" in tensors
-    depths = tuple(
-        1 + max(int(m[1]) for name in tensors if (m := re.match(rf"layer{stage}\.(\d+)\.", name)))
-        for stage in range(1, 5)
-    )
+    depths = tuple(_count(tensors, f"layer{stage}", where) for stage in range(1, 5))
     stem = tensors["conv1.weight"].shape if "conv1.weight" in tensors else ()
     if stem[2:] == (3, 3):
         widths = [int(tensors[f"layer{stage}.0.conv1.weight"].shape[0]) for stage in range(1, 5)]
@@ -296,7 +280,7 @@ def load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], where: str) 
     network.load_state_dict({**tensors, **counters}, strict=True)
 
 
-def mismatches(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+def mismatches(wanted: Mapping[str, Tensor], tensors: Mapping[str, Shaped]) -> list[str]:
     """Returns in which names and shapes `tensors` differ from the `wanted` ones, in words; nothing where they fit."""
     # Older checkpoints lack batch norm's counter, which no forward pass in evaluation reads.
     missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]

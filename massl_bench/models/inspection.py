@@ -5,25 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from massl_bench.core.errors import MasslBenchError
 from massl_bench.core.files import sha256_file
-from massl_bench.models.checkpoints import (
-    build_network,
-    find_backbone,
-    mismatches,
-    not_finite,
-    read_checkpoint,
-    state_dict,
-)
+from massl_bench.models.checkpoints import build_network, find_backbone, mismatches, not_finite
 from massl_bench.models.metadata import WeightsMetadata, read_metadata
+from massl_bench.models.reading import LazyTensor, load, open_checkpoint, shown, state_dict
+from massl_bench.models.reading.describing import described
 
-_LONGEST_VALUE = 80
+_MOST_VALUES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +83,12 @@ def inspect_checkpoint(file: Path, arch: str | None = None, checkpoint_key: str 
     Raises:
         RequestError: The file cannot be read, or would execute something.
     """
-    content = read_checkpoint(file)
-    plain = state_dict(content)
+    content = open_checkpoint(file).content
+    plain = state_dict(content, str(file))
     if plain is not None or not isinstance(content, Mapping):
         parts = [_part("", content)]
     else:
-        parts = [_part(_plain(key), value) for key, value in content.items()]
+        parts = [_part(shown(key), value) for key, value in islice(content.items(), _MOST_VALUES)]
     metadata = read_metadata(file)
     if arch is None and metadata is not None:
         arch = metadata.arch
@@ -117,29 +112,38 @@ def _recognise(content: Any, arch: str | None, checkpoint_key: str | None) -> Re
             network, architecture, _ = build_network(backbone.tensors, arch, "the file")
     except MasslBenchError as error:
         return Recognition(found=backbone.layout, problem=str(error))
-    problem = "; ".join(mismatches(network.state_dict(), backbone.tensors)) or not_finite(backbone.tensors)
+    problem: str | None = "; ".join(mismatches(network.state_dict(), backbone.tensors))
+    try:
+        problem = problem or not_finite(load(backbone.tensors, "the file"))
+    except MasslBenchError as error:
+        problem = str(error)
     return Recognition(found=backbone.layout, architecture=architecture, problem=problem)
 
 
 def _part(key: str, value: Any) -> Part:
-    tensors = state_dict(value)
+    try:
+        tensors, problem = state_dict(value, f"key {key}" if key else "the file"), ""
+    except MasslBenchError as error:
+        tensors, problem = None, f", {error}"
     if tensors is not None:
         return Part(key=key, kind="state dict", groups=_groups(tensors))
-    if isinstance(value, Tensor):
+    if isinstance(value, LazyTensor):
         return Part(key=key, kind="tensor", groups=_groups({key: value}))
     kind = type(value).__name__
     inside = list(_tensors_in(value, set()))
     if inside:
-        keys = f", keys {', '.join(map(_plain, list(value)[:8]))}" if isinstance(value, Mapping) else ""
-        return Part(key=key, kind=kind, text=f"{len(inside)} tensors, {_count(inside):,} values{keys}")
+        keys = f", keys {', '.join(map(shown, list(value)[:8]))}" if isinstance(value, Mapping) else ""
+        return Part(key=key, kind=kind, text=f"{len(inside)} tensors, {_count(inside):,} values{keys}{problem}")
     named = vars(value) if isinstance(value, argparse.Namespace) else value
     if isinstance(named, Mapping):
-        return Part(key=key, kind=kind, values={_plain(name): _text(each) for name, each in named.items()})
-    return Part(key=key, kind=kind, text=_text(value))
+        values = {shown(name): described(each) for name, each in islice(named.items(), _MOST_VALUES)}
+        more = f"{len(named):,} entries" if len(named) > _MOST_VALUES else ""
+        return Part(key=key, kind=kind, values=values, text=more)
+    return Part(key=key, kind=kind, text=described(value))
 
 
-def _groups(tensors: Mapping[str, Tensor]) -> tuple[TensorGroup, ...]:
-    by_prefix: dict[str, dict[str, Tensor]] = {}
+def _groups(tensors: Mapping[str, LazyTensor]) -> tuple[TensorGroup, ...]:
+    by_prefix: dict[str, dict[str, LazyTensor]] = {}
     for name, tensor in tensors.items():
         wrapped = "module." if name.startswith("module.") else ""
         prefix = wrapped + name.removeprefix(wrapped).partition(".")[0]
@@ -147,20 +151,20 @@ def _groups(tensors: Mapping[str, Tensor]) -> tuple[TensorGroup, ...]:
     return tuple(_group(prefix, members) for prefix, members in by_prefix.items())
 
 
-def _group(prefix: str, members: Mapping[str, Tensor]) -> TensorGroup:
+def _group(prefix: str, members: Mapping[str, LazyTensor]) -> TensorGroup:
     largest = max(members, key=lambda name: members[name].numel())
     return TensorGroup(
-        prefix=_plain(prefix),
+        prefix=shown(prefix),
         num_tensors=len(members),
         dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in members.values()})),
         num_values=_count(members.values()),
-        largest=f"{_plain(largest)} {list(members[largest].shape)}",
+        largest=f"{shown(largest)} {list(members[largest].shape)}",
     )
 
 
-def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
+def _tensors_in(value: Any, seen: set[int]) -> Iterator[LazyTensor]:
     """Yields the tensors inside nested containers, each container once: a file may hold one that holds itself."""
-    if isinstance(value, Tensor):
+    if isinstance(value, LazyTensor):
         yield value
     elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
         seen.add(id(value))
@@ -168,15 +172,5 @@ def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
             yield from _tensors_in(item, seen)
 
 
-def _count(tensors: Iterable[Tensor]) -> int:
+def _count(tensors: Iterable[LazyTensor]) -> int:
     return sum(tensor.numel() for tensor in tensors)
-
-
-def _text(value: Any) -> str:
-    text = _plain(repr(value))
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
-
-
-def _plain(text: object) -> str:
-    """Returns a text of the file without characters that a terminal would act on."""
-    return "".join(letter if letter.isprintable() else "�" for letter in str(text))

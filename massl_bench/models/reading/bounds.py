@@ -1,0 +1,109 @@
+"""What any pickle is held to: its length, the depth of its containers, the keys of its dictionaries; and two errors."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from massl_bench.models.reading.tensors import StandIn
+
+MAX_DEPTH = 200
+"""Of containers in containers; Python's own pickler stops at a few hundred."""
+_LONGEST_LINE = 1 << 16
+
+_LARGEST_KEY = 1 << 60
+"""Larger numbers can be made to have one and the same hash."""
+
+
+class RefusedError(Exception):
+    """The pickle is whole, and it is one that must not be believed; the text says why."""
+
+
+class DamagedError(Exception):
+    """The bytes are no pickle of a trainer."""
+
+
+class Stream:
+    """Bytes as `pickletools` reads them, never more than there are."""
+
+    def __init__(self, content: Any, start: int = 0) -> None:
+        self._content, self._at, self._end = content, start, len(content)
+
+    def tell(self) -> int:
+        """Returns the position of the next byte."""
+        return self._at
+
+    def read(self, count: int) -> bytes:
+        """Returns the next bytes, fewer at the end."""
+        start = self._at
+        self._at = min(start + max(count, 0), self._end)
+        return bytes(self._content[start : self._at])
+
+    def readline(self) -> bytes:
+        """Returns the bytes up to and with the next line feed."""
+        found = self._content.find(b"\n", self._at, self._at + _LONGEST_LINE)
+        if found < 0:
+            raise DamagedError("a name without an end")
+        return self.read(found + 1 - self._at)
+
+
+def would_run(name: str) -> str:
+    """Returns what is said of a file that names code."""
+    return (
+        f"it would run {shown(name)} when loaded, and only tensors and plain values are read; nothing was executed; "
+        "save it again as a state dict, or as safetensors"
+    )
+
+
+def shown(text: object, longest: int = 80) -> str:
+    """Returns a text of a file without what a terminal would act on, and cut."""
+    plain = "".join(letter if letter.isprintable() else "�" for letter in str(text)[: longest + 1])
+    return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
+
+
+def checked_key(key: Any) -> Any:
+    """Returns a key of a dictionary or a set, one whose hash is quick and cannot be chosen to collide."""
+    if isinstance(key, tuple):
+        if len(key) > 16 or any(isinstance(part, tuple) for part in key):
+            raise RefusedError("a key made of many parts, which no checkpoint has")
+        return tuple(map(checked_key, key))
+    if isinstance(key, int | float) and not -_LARGEST_KEY < key < _LARGEST_KEY:
+        raise RefusedError("a key that is a number of more than 60 bits, which no checkpoint has")
+    return key
+
+
+def children(value: Any) -> list[Any]:
+    """Returns what lies directly inside a value."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, argparse.Namespace):
+        return list(vars(value).values())
+    if isinstance(value, StandIn):
+        return [value.args, value.state, value.items]
+    return []
+
+
+def check_depth(value: Any) -> None:
+    """Raises `RefusedError` where containers lie deeper in each other than any checkpoint's, by whichever way."""
+    heights: dict[int, int] = {}
+    path: list[tuple[Any, list[Any]]] = [(value, children(value))]
+    open_now = {id(value)}
+    while path:
+        owner, left = path[-1]
+        if left:
+            child = left.pop()
+            if id(child) in heights or id(child) in open_now:
+                continue
+            inside = children(child)
+            if inside:
+                path.append((child, inside))
+                open_now.add(id(child))
+            continue
+        path.pop()
+        open_now.discard(id(owner))
+        height = 1 + max((heights.get(id(child), 0) for child in children(owner)), default=0)
+        heights[id(owner)] = height
+        if height > MAX_DEPTH or len(path) > 10 * MAX_DEPTH:
+            raise RefusedError(f"containers lie in each other more than {MAX_DEPTH} deep, which no checkpoint's do")
