@@ -167,7 +167,7 @@ def test_inspect_names_what_would_be_refused(run_cli: Cli, tmp_path: Path) -> No
     endless: dict[str, Any] = {"epoch": 3, "name\x1b[31m": "x" * 200}
     endless["self"] = endless
     nothing = inspected(endless)
-    assert "name�[31m: str, '" + "x" * 78 + "…" in nothing.out
+    assert "name\\x1b[31m: str, '" + "x" * 78 + "…" in nothing.out
     assert "backbone: none found" in nothing.out
 
 

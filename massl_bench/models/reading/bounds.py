@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from massl_bench.core.printable import printable
 from massl_bench.models.reading.tensors import StandIn
 
 MAX_DEPTH = 200
@@ -56,8 +57,8 @@ def would_run(name: str) -> str:
 
 
 def shown(text: object, longest: int = 80) -> str:
-    """Returns a text of a file without what a terminal would act on, and cut."""
-    plain = "".join(letter if letter.isprintable() else "�" for letter in str(text)[: longest + 1])
+    """Returns a text of a file in one line, fit for a terminal, and cut."""
+    plain = printable(str(text)[: longest + 1])
     return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
 
 
@@ -89,21 +90,20 @@ def check_depth(value: Any) -> None:
     """Raises `RefusedError` where containers lie deeper in each other than any checkpoint's, by whichever way."""
     heights: dict[int, int] = {}
     path: list[tuple[Any, list[Any]]] = [(value, children(value))]
-    open_now = {id(value)}
+    on_path = {id(value)}
     while path:
         owner, left = path[-1]
         if left:
             child = left.pop()
-            if id(child) in heights or id(child) in open_now:
-                continue
-            inside = children(child)
+            inside = [] if id(child) in heights or id(child) in on_path else children(child)
             if inside:
                 path.append((child, inside))
-                open_now.add(id(child))
-            continue
-        path.pop()
-        open_now.discard(id(owner))
-        height = 1 + max((heights.get(id(child), 0) for child in children(owner)), default=0)
-        heights[id(owner)] = height
-        if height > MAX_DEPTH or len(path) > 10 * MAX_DEPTH:
+                on_path.add(id(child))
+            height = len(path)
+        else:
+            path.pop()
+            on_path.discard(id(owner))
+            height = 1 + max((heights.get(id(child), 0) for child in children(owner)), default=0)
+            heights[id(owner)] = height
+        if height > MAX_DEPTH:
             raise RefusedError(f"containers lie in each other more than {MAX_DEPTH} deep, which no checkpoint's do")

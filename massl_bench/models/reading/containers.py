@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from massl_bench.core.errors import RequestError
+from massl_bench.core.files import open_regular
 from massl_bench.models.reading.bounds import DamagedError, RefusedError, Stream, shown
 from massl_bench.models.reading.machine import Machine
 from massl_bench.models.reading.tensors import LazyTensor, Source, StandIn, Storage, read_into
@@ -96,8 +97,8 @@ def read_content(path: Path) -> Content:
         RequestError: It is none, is damaged, or asks for code; the text is one line.
         OSError: It cannot be read.
     """
-    source = Source.of(path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        source = Source.of(path)
         first = file.read(512)
     if first.startswith(b"PK\x03\x04"):
         return _read_zip(source)
@@ -160,7 +161,7 @@ def zip_members(source: Source) -> dict[str, Storage]:
     path = source.path
     members: dict[str, Storage] = {}
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _check_directory(file, source.num_bytes)
             with zipfile.ZipFile(file) as archive:
                 for info in archive.infolist():
@@ -264,7 +265,7 @@ def _script_tensors(value: Any) -> dict[str, LazyTensor]:
 def _read_legacy(source: Source) -> Content:
     import mmap
 
-    with source.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with open_regular(source.path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         at = 0
 
         def pickled(world: _World) -> tuple[Any, Machine]:
@@ -335,7 +336,7 @@ def safetensors_header(source: Source) -> tuple[dict[str, Any], int]:
 
     from safetensors import SafetensorError, safe_open
 
-    with source.path.open("rb") as file:
+    with open_regular(source.path) as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > _LARGEST_DIRECTORY:
             raise RefusedError(f"its header has {length:,} bytes, more than any checkpoint's")

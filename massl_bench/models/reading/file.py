@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,13 +49,11 @@ def open_checkpoint(file: Path) -> CheckpointFile:
         RequestError: It is no checkpoint, is damaged, or asks for code; the text is one line.
     """
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise RequestError(f"{file}: cannot be read: it is no file")
         content = read_content(file)
         metadata = _metadata(file) if content.container == "safetensors" else {}
     except RequestError:
         raise
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+    except OSError as error:
         raise RequestError(f"{file}: cannot be read: {error.strerror or one_line(error)}") from None
     except RefusedError as error:
         raise RequestError(f"{file}: refused: {error}") from None

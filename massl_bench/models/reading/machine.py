@@ -206,7 +206,7 @@ class Machine:
         # The attributes of a dictionary (a state dict's versions) or of a parameter (weight decay or not) are left.
 
 
-def _attribute(owner: Any = None, name: Any = None, *_: Any) -> StandIn:
+def _attribute(owner: Any = None, name: Any = None, *rest: Any) -> StandIn:
     if not isinstance(owner, StandIn) or not isinstance(name, str):
         raise RefusedError(would_run("builtins.getattr"))
     place, _, last = owner.name.rpartition(".")
