@@ -68,7 +68,7 @@ def jpeg(image: Image.Image, quality: int, subsampling: str) -> Image.Image:
     """
     content = io.BytesIO()
     image.save(content, format="JPEG", quality=quality, subsampling=subsampling)
-    with Image.open(content) as decoded:
+    with Image.open(content, formats=("JPEG",)) as decoded:
         return decoded.convert("RGB")
 
 

@@ -24,7 +24,8 @@ from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import CopyTruth, GroundTruth
 from massl_bench.datasets.alterations import StrongAlteration, alter_strongly, crop, jpeg
 from massl_bench.datasets.dataset import Dataset
-from massl_bench.datasets.splits import DerivedImage, EncodedImage, ImageSplit, SubsetSplit, decode_rgb
+from massl_bench.datasets.images.decoding import Decoding, DerivedImage, EncodedImage, decode_rgb
+from massl_bench.datasets.splits import ImageSplit, SubsetSplit
 from massl_bench.specs.dataset import DatasetSpec
 from massl_bench.specs.registry import Registry
 from massl_bench.specs.toml import read_toml
@@ -77,20 +78,21 @@ class _Copy(DerivedImage):
     """One copy, not made yet."""
 
     image: EncodedImage
+    decoding: Decoding
     name: str
     block: str
     copies: CopiesSpec
 
     @override
     def render(self) -> Image.Image:
-        return self.copies.alter(decode_rgb(self.image), self.name, self.block)
+        return self.copies.alter(decode_rgb(self.image, self.decoding), self.name, self.block)
 
 
 class CopySplit(ImageSplit):
     """All copies of some images, image after image."""
 
     def __init__(self, originals: ImageSplit, copies: CopiesSpec) -> None:
-        self._originals, self._copies = originals, copies
+        self._originals, self._copies, self.decoding = originals, copies, originals.decoding
         self.labels = self.class_names = None
 
     @override
@@ -103,7 +105,7 @@ class CopySplit(ImageSplit):
         rows = [index // len(blocks) for index in indices]
         images = zip(indices, rows, self._originals.encoded(rows), strict=True)
         return [
-            _Copy(image, self._originals.locate(row), blocks[index % len(blocks)], self._copies)
+            _Copy(image, self.decoding, self._originals.name(row), blocks[index % len(blocks)], self._copies)
             for index, row, image in images
         ]
 
@@ -111,6 +113,11 @@ class CopySplit(ImageSplit):
     def locate(self, index: int) -> str:
         row, block = divmod(index, len(self._copies.blocks))
         return f"{self._originals.locate(row)} as {self._copies.blocks[block]}"
+
+    @override
+    def name(self, index: int) -> str:
+        row, block = divmod(index, len(self._copies.blocks))
+        return f"{self._originals.name(row)} as {self._copies.blocks[block]}"
 
     @property
     def truth(self) -> CopyTruth:
@@ -199,7 +206,7 @@ def with_copies(images: Dataset, name: str, registry: Registry, spec: DatasetSpe
 def divide(images: ImageSplit, copies: CopiesSpec) -> dict[str, ImageSplit]:
     """Returns the splits by role, each in the order of `images`; which image has which role is drawn by its name."""
     sizes = _sizes(len(images), copies)
-    drawn = sorted(range(len(images)), key=lambda row: sha256_of([copies.seed, images.locate(row)]))
+    drawn = sorted(range(len(images)), key=lambda row: sha256_of([copies.seed, images.name(row)]))
     splits: dict[str, ImageSplit] = {}
     for role in ("originals", "whitening", "distractors"):
         if role in sizes:

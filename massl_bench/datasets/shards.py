@@ -22,8 +22,9 @@ from typing_extensions import override
 
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.files import read_memo, sha256_of, stat_signature, write_memo
+from massl_bench.datasets.images.decoding import EncodedImage
 from massl_bench.datasets.layouts import Layout
-from massl_bench.datasets.splits import EncodedImage, ImageSplit
+from massl_bench.datasets.splits import ImageSplit
 from massl_bench.datasets.tables import label_indices
 
 _IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})

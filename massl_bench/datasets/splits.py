@@ -6,7 +6,7 @@ when they are first read.
 
 from __future__ import annotations
 
-import io
+import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -19,49 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import override
 
-from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.errors import RequestError
+from massl_bench.core.printable import printable
 from massl_bench.core.settings import Preprocessing
+from massl_bench.datasets.images.decoding import STORED, Decoding, EncodedImage, Unreadable, decode_rgb
 
 _CHECKED_TOGETHER = 256
 
 Labels = NDArray[np.int64] | NDArray[np.int8]
 """Class indices, int64 [N]; or int8 [N, C] with 1 present, 0 only difficult, −1 absent."""
-
-
-class DerivedImage(ABC):
-    """An image that is made of another one, each time that it is decoded."""
-
-    @abstractmethod
-    def render(self) -> Image.Image:
-        """Returns the image in RGB; raises what PIL raises where the other one is damaged."""
-
-
-EncodedImage = bytes | Path | NDArray[np.uint8] | DerivedImage
-"""A file's content, a file, pixels [H, W, 3], or what is made of one of them."""
-
-
-def decode_rgb(encoded: EncodedImage) -> Image.Image:
-    """Returns the image in RGB, decoded completely; transparency is left out.
-
-    Of 16-bit values the high byte is taken, as PIL does for colours (it clips grey ones).
-
-    Raises:
-        ValueError: The pixels have 32 bits, of which nothing says what is white.
-        Exception: What PIL raises for a damaged image, which can be anything.
-    """
-    if isinstance(encoded, DerivedImage):
-        return encoded.render()
-    if isinstance(encoded, np.ndarray):
-        return Image.fromarray(encoded)
-    with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
-        if image.mode == "P" and "transparency" in image.info:
-            return image.convert("RGBA").convert("RGB")  # the same pixels; directly, PIL warns
-        # The formats whose grey values have 16 bits at most, wherever PIL gives them as 32.
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-        if image.mode in ("I", "F"):
-            raise ValueError("32-bit pixels have no defined range; save it with 8 or 16 bits")
-        return image.convert("RGB")
 
 
 class ImageSplit(ABC):
@@ -71,11 +37,13 @@ class ImageSplit(ABC):
         labels: int64 [N] class indices; int8 [N, C] with 1 present, 0 only difficult, −1 absent; or None.
         class_names: the names that the source itself carries, in label order, or None.
         boxes: float64 [N, 4], left, top, right and bottom of what each image is about, in pixels; or None.
+        decoding: how the images are decoded.
     """
 
     labels: Labels | None
     class_names: tuple[str, ...] | None
     boxes: NDArray[np.float64] | None = None
+    decoding: Decoding = STORED
 
     @abstractmethod
     def __len__(self) -> int:
@@ -89,6 +57,14 @@ class ImageSplit(ABC):
     def locate(self, index: int) -> str:
         """Returns where an item lies, for people: the file, and the row where a file holds many."""
 
+    def name(self, index: int) -> str:
+        """Returns what tells an item from the others, as its place of storage has it: not always fit to be printed."""
+        return self.locate(index)
+
+    def decode(self, encoded: EncodedImage) -> Image.Image:
+        """Returns one of the encoded images in RGB; raises what `decode_rgb` raises."""
+        return decode_rgb(encoded, self.decoding)
+
     def for_any_order(self, cache_dir: Path) -> ImageSplit:
         """Returns the same items, quick to read in any order; a converted copy may be kept in `cache_dir`.
 
@@ -98,8 +74,10 @@ class ImageSplit(ABC):
         return self
 
     def ids(self, count: int) -> NDArray[np.bytes_]:
-        """Returns the locations of the first `count` items as UTF-8 bytes [count]."""
-        return np.array([self.locate(index).encode() for index in range(count)], dtype=np.bytes_)
+        """Returns the names of the first `count` items as bytes [count]: UTF-8, where they are that on the disk."""
+        return np.array(
+            [self.name(index).encode("utf-8", "surrogateescape") for index in range(count)], dtype=np.bytes_
+        )
 
 
 def check_boxes(split: ImageSplit, preprocessing: Preprocessing) -> None:
@@ -112,13 +90,13 @@ def check_boxes(split: ImageSplit, preprocessing: Preprocessing) -> None:
 
 
 def corrupt_images(split: ImageSplit, progress: Callable[[int], None] = lambda _: None) -> list[str]:
-    """Decodes every image of a split; returns where the damaged ones lie, with the reason."""
+    """Decodes every image of a split; returns where those lie that cannot be, with the reason."""
 
     def problem(encoded: EncodedImage) -> str | None:
         try:
-            decode_rgb(encoded)
+            split.decode(encoded)
         except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
-            return one_line(error)
+            return Unreadable.of(error).what
         return None
 
     problems = []
@@ -126,7 +104,7 @@ def corrupt_images(split: ImageSplit, progress: Callable[[int], None] = lambda _
         for start in range(0, len(split), _CHECKED_TOGETHER):
             indices = range(start, min(start + _CHECKED_TOGETHER, len(split)))
             found = zip(indices, pool.map(problem, split.encoded(indices)), strict=True)
-            problems += [f"{split.locate(index)}: corrupt image: {text}" for index, text in found if text is not None]
+            problems += [f"{split.locate(index)}: {text}" for index, text in found if text is not None]
             progress(len(indices))
     return problems
 
@@ -180,20 +158,34 @@ class FileSplit(ImageSplit):
 
     @override
     def locate(self, index: int) -> str:
+        return printable(self._files[index])
+
+    @override
+    def name(self, index: int) -> str:
         return self._files[index]
 
 
 class SubsetSplit(ImageSplit):
-    """Some items of another split without labels.
+    """Some items of another split.
 
     Args:
         whole: the other split.
         rows: which of its items, in their order here.
+        labelled: whether labels and boxes are taken along.
     """
 
-    def __init__(self, whole: ImageSplit, rows: Sequence[int]) -> None:
-        self._whole, self._rows = whole, list(rows)
+    def __init__(self, whole: ImageSplit, rows: Sequence[int], *, labelled: bool = False) -> None:
+        self._whole, self._rows, self.decoding = whole, [int(row) for row in rows], whole.decoding
         self.labels = self.class_names = None
+        if labelled:
+            self.class_names = whole.class_names
+            self.labels = whole.labels[self._rows] if whole.labels is not None else None
+            self.boxes = whole.boxes[self._rows] if whole.boxes is not None else None
+
+    @property
+    def rows(self) -> list[int]:
+        """Which items of the whole these are."""
+        return self._rows
 
     @override
     def __len__(self) -> int:
@@ -207,6 +199,17 @@ class SubsetSplit(ImageSplit):
     def locate(self, index: int) -> str:
         return self._whole.locate(self._rows[index])
 
+    @override
+    def name(self, index: int) -> str:
+        return self._whole.name(self._rows[index])
+
+    @override
+    def for_any_order(self, cache_dir: Path) -> ImageSplit:
+        # The labels are those of the rows already; the whole may be a part of a table that is read in order.
+        ready = copy.copy(self)
+        ready._whole = self._whole.for_any_order(cache_dir)
+        return ready
+
 
 class JoinedSplit(ImageSplit):
     """Several splits, one after the other: `train + val`.
@@ -217,7 +220,7 @@ class JoinedSplit(ImageSplit):
     """
 
     def __init__(self, parts: Sequence[ImageSplit]) -> None:
-        self._parts = list(parts)
+        self._parts, self.decoding = list(parts), parts[0].decoding
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
         self.class_names = parts[0].class_names
         if any(part.class_names != self.class_names for part in parts):
@@ -252,9 +255,16 @@ class JoinedSplit(ImageSplit):
 
     @override
     def for_any_order(self, cache_dir: Path) -> ImageSplit:
-        return JoinedSplit([part.for_any_order(cache_dir) for part in self._parts])
+        joined = JoinedSplit([part.for_any_order(cache_dir) for part in self._parts])
+        joined.decoding = self.decoding
+        return joined
 
     @override
     def locate(self, index: int) -> str:
         number = self._part(index)
         return self._parts[number].locate(index - int(self._starts[number]))
+
+    @override
+    def name(self, index: int) -> str:
+        number = self._part(index)
+        return self._parts[number].name(index - int(self._starts[number]))

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from massl_bench.core.errors import RequestError, one_line
-from massl_bench.datasets.splits import EncodedImage, ImageSplit
+from massl_bench.datasets.images.decoding import EncodedImage
+from massl_bench.datasets.splits import ImageSplit
 
 
 class ParquetSplit(ImageSplit):

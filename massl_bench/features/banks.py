@@ -12,7 +12,7 @@ import numpy as np
 from massl_bench.core.errors import CellError
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.values import FeatureBank
-from massl_bench.datasets import Dataset
+from massl_bench.datasets import Dataset, ImageSplit
 from massl_bench.features.cache import BankKey, FeatureCache
 from massl_bench.features.options import ExtractionOptions
 from massl_bench.models import ModelCard
@@ -66,6 +66,14 @@ def bank_key(
     )
 
 
+def _orientation(count: int, split: ImageSplit) -> str:
+    """Returns what is done with images that have an EXIF orientation."""
+    what = f"{count:,} {'image has' if count == 1 else 'images have'} an EXIF orientation"
+    if split.decoding.upright:
+        return f"{what} and {'is' if count == 1 else 'are'} turned upright, as viewers do"
+    return f"{what} and {'is' if count == 1 else 'are'} read as stored, as the published evaluations do"
+
+
 def load_or_extract(
     cache: FeatureCache,
     key: BankKey,
@@ -102,9 +110,12 @@ def load_or_extract(
     count = len(split) if key.limit is None else min(key.limit, len(split))
     with cache.writer(key, loaded.card.embed_dim, model=loaded.card.name, dataset=dataset.name) as writer:
         with reporting.progress(f"{loaded.card.name} on {dataset.name}/{key.split}", count) as progress:
-            kept, skipped = extract(
+            found = extract(
                 loaded, split, key.preprocessing, options, writer=writer, limit=key.limit, progress=progress
             )
+        kept, skipped = found.kept, found.skipped
+        if found.num_oriented:
+            reporting.say(f"{dataset.name}/{key.split}: {_orientation(found.num_oriented, split)}")
         first = dataset.validation_from(key.split)
         # Counted among the images that were kept; --limit may end before it, or all of it be corrupt.
         validation_from = int(np.searchsorted(kept, first)) if first is not None else None

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from massl_bench.core.errors import CellError, one_line
 from massl_bench.core.settings import Precision, Preprocessing
-from massl_bench.datasets import EncodedImage, ImageSplit, check_boxes, decode_rgb
+from massl_bench.datasets import ORIENTED, EncodedImage, ImageSplit, Unreadable, check_boxes
 from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.features.cache import BankWriter
 from massl_bench.features.options import ExtractionOptions
@@ -44,7 +45,9 @@ class Batch:
     groups: list[tuple[list[int], Tensor]]
     """(places in `kept`, uint8 [G, 3, H, W])"""
     kept: list[int]
-    problems: list[tuple[int, str]] = field(default_factory=list)
+    problems: list[tuple[int, Unreadable]] = field(default_factory=list)
+    oriented: int = 0
+    """How many of the files say that they have to be turned."""
 
     def in_order(self, features_BD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns the features of the groups, one group after the other, in the order of `kept`."""
@@ -71,6 +74,7 @@ class PreparedImages(Dataset[Any]):
         self._trials = [1, 1, max_threads, max_threads] if max_threads > 1 else []
         self._seconds_per_image: dict[int, float] = {}
         self._pool = ThreadPoolExecutor(max_threads) if max_threads > 1 else None
+        self._oriented: list[None] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None, "_trials": [], "_seconds_per_image": {}}
@@ -81,10 +85,17 @@ class PreparedImages(Dataset[Any]):
 
     def pixels(self, encoded: EncodedImage, key: Any) -> NDArray[np.uint8]:
         """Returns what the encoder sees of an item, uint8 [3, H, W]; raises what PIL raises for a damaged image."""
-        image = decode_rgb(encoded)
+        image = self.decoded(encoded)
         if self._preprocessing.query_box:
             image = image.crop(self._box(self.item(key)))
         return apply_preprocessing(image, self._preprocessing)
+
+    def decoded(self, encoded: EncodedImage) -> Image.Image:
+        """Returns an image of the split in RGB; counts those whose files say that they have to be turned."""
+        image = self._split.decode(encoded)
+        if image.info.get(ORIENTED):
+            self._oriented.append(None)  # threads append at once, and none is lost
+        return image
 
     def __getitems__(self, keys: list[Any]) -> Batch:
         indices = [self.item(key) for key in keys]
@@ -94,14 +105,16 @@ class PreparedImages(Dataset[Any]):
         if side is not None:
             pixels = np.empty((len(indices), 3, side, side), dtype=np.uint8)
 
-        def prepare(rows: range) -> dict[int, str]:
+        self._oriented.clear()
+
+        def prepare(rows: range) -> dict[int, Unreadable]:
             """Fills some rows; returns why others could not be decoded."""
             reasons = {}
             for row in rows:
                 try:
                     pixels[row] = self.pixels(encoded[row], keys[row])
                 except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
-                    reasons[row] = one_line(error)
+                    reasons[row] = Unreadable.of(error)
             return reasons
 
         if self._trials:
@@ -120,6 +133,7 @@ class PreparedImages(Dataset[Any]):
             _grouped(pixels, kept_rows),
             [indices[row] for row in kept_rows],
             [(indices[row], why) for row, why in sorted(reasons.items())],
+            len(self._oriented),
         )
 
     def _box(self, index: int) -> tuple[float, float, float, float]:
@@ -142,6 +156,18 @@ def _grouped(pixels: _Pixels, rows: list[int]) -> list[tuple[list[int], Tensor]]
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extracted:
+    """What became of the images of a split."""
+
+    kept: list[int]
+    """The items that were written."""
+    skipped: list[str]
+    """Those left out as corrupt, and why."""
+    num_oriented: int
+    """How many files have an EXIF orientation that is not upright."""
+
+
 def extract(
     encoder: Encoder,
     split: ImageSplit,
@@ -151,7 +177,7 @@ def extract(
     writer: BankWriter,
     limit: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
-) -> tuple[list[int], list[str]]:
+) -> Extracted:
     """Writes the features of a split, in its order.
 
     Args:
@@ -164,7 +190,7 @@ def extract(
         progress: called with the number of images done since the last call.
 
     Returns:
-        (indices of the items that were written, descriptions of those skipped as corrupt).
+        What was written, and what was not.
 
     Raises:
         CellError: An image cannot be decoded (and is not to be skipped), or a feature is not finite (both name the
@@ -178,13 +204,16 @@ def extract(
     loader = load_images(images, batches, len(batches), options, encoder.device)
     kept: list[int] = []
     skipped: list[str] = []
+    num_oriented = 0
     with numerics(options.precision, encoder.device.type):
         for batch, features in _one_behind(encoder, loader, preprocessing.scales):
             for index, problem in batch.problems:
-                where = f"{split.locate(index)}: corrupt image: {problem}"
-                if not options.skip_corrupt:
-                    raise CellError(f"{where}; repair or remove it, or count it out with --skip-corrupt")
+                where = f"{split.locate(index)}: {problem.what}"
+                if not (problem.damaged and options.skip_corrupt):
+                    skip = ", or count it out with --skip-corrupt" if problem.damaged else ""
+                    raise CellError(f"{where}; {problem.remedy}{skip}")
                 skipped.append(where)
+            num_oriented += batch.oriented
             features_BD = batch.in_order(features.cpu().numpy())
             finite_B = np.isfinite(features_BD).all(axis=1)
             if not finite_B.all():
@@ -198,7 +227,7 @@ def extract(
             progress(len(batch.kept) + len(batch.problems))
     if not kept:
         raise CellError(f"no image could be decoded; the first: {skipped[0]}")
-    return kept, skipped
+    return Extracted(kept=kept, skipped=skipped, num_oriented=num_oriented)
 
 
 def images_at_a_time(options: ExtractionOptions, device: torch.device) -> int:

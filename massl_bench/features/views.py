@@ -20,7 +20,7 @@ from typing_extensions import override
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.values import ViewBatch, ViewPlan
-from massl_bench.datasets import EncodedImage, ImageSplit, decode_rgb
+from massl_bench.datasets import EncodedImage, ImageSplit
 from massl_bench.datasets.images.crops import UNIFORMS, crop_boxes
 from massl_bench.datasets.images.preprocess import cut_view
 from massl_bench.features.banks import Reporting
@@ -107,10 +107,8 @@ class EncodedViews:
         """Returns the features of one piece, float32 [b, D]."""
         if batch.problems:
             index, problem = batch.problems[0]
-            raise CellError(
-                f"{self._split.locate(index)}: corrupt image: {problem}; repair or remove it: --skip-corrupt does not "
-                "apply to images that are trained on"
-            )
+            skip = ": --skip-corrupt does not apply to images that are trained on" if problem.damaged else ""
+            raise CellError(f"{self._split.locate(index)}: {problem.what}; {problem.remedy}{skip}")
         # Only around the encoder: the protocol's own arithmetic is not the features'.
         with numerics(self._options.precision, self._encoder.device.type):
             ((_, pixels_b3SS),) = batch.groups  # all views are of one size
@@ -137,7 +135,7 @@ class AugmentedImages(PreparedImages):
 
     @override
     def pixels(self, encoded: EncodedImage, key: _Key) -> NDArray[np.uint8]:
-        image, augmentation, side = decode_rgb(encoded), self._augmentation, self._preprocessing.crop
+        image, augmentation, side = self.decoded(encoded), self._augmentation, self._preprocessing.crop
         assert side is not None  # only tasks without augmentation leave images uncropped
         uniform_U = np.random.default_rng([self._seed, _VIEWS, *key]).random(UNIFORMS + 1)
         scale_12 = np.array([augmentation.crop_scale])

@@ -8,7 +8,6 @@ Shapes: B images, V views of one size, N = V·B crops (view-major), S side of a 
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from massl_bench.core.errors import one_line
-from massl_bench.datasets import EncodedImage, ImageSplit, decode_rgb
+from massl_bench.datasets import EncodedImage, ImageSplit, Unreadable, open_image
 from massl_bench.datasets.images.crops import UNIFORMS, crop_boxes
+from massl_bench.datasets.images.decoding import turn_of
 from massl_bench.pretrain.config import ViewsConfig
 from massl_bench.pretrain.seeds import seeded_generator
 from massl_bench.pretrain.views import Photometric, draw_photometric
@@ -84,9 +82,9 @@ class MultiCropImages(Dataset[Any]):
         pixels = [torch.empty(len(request.indices), 3, size, size, dtype=torch.uint8) for size in sizes]
         for row, encoded in enumerate(self._split.encoded(request.indices)):
             try:
-                _cut(encoded, self._views, uniform_VB[:, row], [view[row] for view in pixels])
+                _cut(self._split, encoded, self._views, uniform_VB[:, row], [view[row] for view in pixels])
             except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
-                return HostBatch([], f"{self._split.locate(request.indices[row])}: corrupt image: {one_line(error)}")
+                return HostBatch([], f"{self._split.locate(request.indices[row])}: {Unreadable.of(error).what}")
         groups = []
         for size in dict.fromkeys(sizes):
             members = [view for view, each in enumerate(sizes) if each == size]
@@ -99,13 +97,19 @@ class MultiCropImages(Dataset[Any]):
         return HostBatch(groups)
 
 
-def _cut(encoded: EncodedImage, views: ViewsConfig, uniform_VU: NDArray[np.float64], out: Sequence[Tensor]) -> None:
+def _cut(
+    split: ImageSplit,
+    encoded: EncodedImage,
+    views: ViewsConfig,
+    uniform_VU: NDArray[np.float64],
+    out: Sequence[Tensor],
+) -> None:
     """Fills one image's views, each uint8 [3, S, S]."""
     scales_V2 = np.array([crop.scale for crop in views.crops])
     if isinstance(encoded, (bytes, Path)):
-        pixels_HW3, boxes_V4 = _decode(encoded, views, scales_V2, uniform_VU)
+        pixels_HW3, boxes_V4 = _decode(split, encoded, views, scales_V2, uniform_VU)
     else:
-        pixels_HW3 = encoded if isinstance(encoded, np.ndarray) else np.asarray(decode_rgb(encoded))
+        pixels_HW3 = encoded if isinstance(encoded, np.ndarray) else np.asarray(split.decode(encoded))
         boxes_V4 = crop_boxes(pixels_HW3.shape[1], pixels_HW3.shape[0], scales_V2, views.ratio, uniform_VU)
     image_3HW = torch.from_numpy(np.array(pixels_HW3)).permute(2, 0, 1)
     for view, (left, top, width, height) in zip(out, boxes_V4.tolist(), strict=True):
@@ -116,20 +120,28 @@ def _cut(encoded: EncodedImage, views: ViewsConfig, uniform_VU: NDArray[np.float
 
 
 def _decode(
-    encoded: bytes | Path, views: ViewsConfig, scales_V2: NDArray[np.float64], uniform_VU: NDArray[np.float64]
+    split: ImageSplit,
+    encoded: bytes | Path,
+    views: ViewsConfig,
+    scales_V2: NDArray[np.float64],
+    uniform_VU: NDArray[np.float64],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Returns the pixels [H, W, 3] of a file and the boxes in them, decoded at reduced size where that loses nothing.
 
     A JPEG decoder can leave out high frequencies and return the image at a half, a quarter or an eighth; it is asked to
     as long as every crop is still at least as large as its view.
     """
-    with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+    with open_image(encoded, split.decoding) as image:
+        if split.decoding.upright and turn_of(image) is not None:
+            upright_HW3 = np.asarray(split.decode(encoded))
+            sides = upright_HW3.shape[1], upright_HW3.shape[0]
+            return upright_HW3, crop_boxes(*sides, scales_V2, views.ratio, uniform_VU)
         width, height = image.size
         boxes_V4 = crop_boxes(width, height, scales_V2, views.ratio, uniform_VU)
         sizes_V = np.array([crop.size for crop in views.crops])
         smallest = float((boxes_V4[:, 2:].min(1) / sizes_V).min())
         if image.format != "JPEG" or smallest < 2:
-            return np.asarray(decode_rgb(encoded)), boxes_V4
+            return np.asarray(split.decode(encoded)), boxes_V4
         reduction = 1 << min(3, int(math.log2(smallest)))
         image.draft("RGB", (math.ceil(width / reduction), math.ceil(height / reduction)))
         pixels_HW3 = np.asarray(image.convert("RGB"))

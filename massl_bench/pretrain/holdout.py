@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from massl_bench.core.errors import RequestError
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.values import FeatureBank
-from massl_bench.datasets import ImageSplit, decode_rgb
+from massl_bench.datasets import ImageSplit
 from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.pretrain.seeds import seeded_generator
 
@@ -73,7 +73,7 @@ class Holdout:
         features: list[Tensor] = []
         for start in range(0, len(rows), _BATCH):
             encoded = self.split.encoded(rows[start : start + _BATCH].tolist())
-            pixels = np.stack([apply_preprocessing(decode_rgb(image), self.preprocessing) for image in encoded])
+            pixels = np.stack([apply_preprocessing(self.split.decode(image), self.preprocessing) for image in encoded])
             images = torch.from_numpy(pixels).to(device).float().div_(255).sub_(mean).div_(std)
             features.append(backbone(images).float().cpu())
         return torch.cat(features).numpy()

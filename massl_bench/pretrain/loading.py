@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from massl_bench.core.errors import CellError, RequestError, one_line
-from massl_bench.datasets import ImageSplit, decode_rgb
+from massl_bench.core.errors import CellError, RequestError
+from massl_bench.datasets import ImageSplit, Unreadable
 from massl_bench.pretrain.backbones import patch_side
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.crops import BatchRequest, HostBatch, MultiCropImages
@@ -132,9 +132,9 @@ def check_images(split: ImageSplit, config: PretrainConfig, where: str) -> None:
     patch = patch_side(config.backbone)
     for index in range(min(_PROBED, len(split))):
         try:
-            size = decode_rgb(split.encoded([index])[0]).size
+            size = split.decode(split.encoded([index])[0]).size
         except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
-            raise RequestError(f"{where}: {split.locate(index)}: cannot be read: {one_line(error)}") from None
+            raise RequestError(f"{where}: {split.locate(index)}: {Unreadable.of(error).what}") from None
         if min(size) < patch:
             raise RequestError(
                 f"{where}: {split.locate(index)}: {size[0]} × {size[1]} pixels, smaller than a patch of {patch}"

@@ -165,7 +165,7 @@ def test_datasets_that_cannot_be_used(run_cli, tmp_path):
     (folder / "a.jpg").write_bytes(b"no image")
     answer = run_cli(*arguments(dataset=f"folder:{folder}"))
     assert answer.code == 2
-    assert "a.jpg: cannot be read: cannot identify image file" in answer.error
+    assert "a.jpg: corrupt image: no image of a format that is read here" in answer.error
     assert not Path("weights").exists()
 
 

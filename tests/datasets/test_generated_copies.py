@@ -23,7 +23,8 @@ from massl_bench.core.values import CopyTruth
 from massl_bench.datasets import CopiesDataset, ImageSplit, corrupt_images, decode_rgb, open_dataset, with_copies
 from massl_bench.datasets.alterations import StrongAlteration, crop, jpeg
 from massl_bench.datasets.copies import CopiesSpec, divide
-from massl_bench.datasets.splits import EncodedImage, FileSplit
+from massl_bench.datasets.images.decoding import EncodedImage
+from massl_bench.datasets.splits import FileSplit
 from massl_bench.specs.registry import Registry
 from massl_bench.specs.toml import read_toml
 from tests.datasets.test_layouts import options
