@@ -22,7 +22,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.measure import Bar, Comparison, peak_mb
+from benchmarks.measure import take_turns as measured
 from massl_bench.pretrain import massl_objective
+
+SUMMARY = "MaSSL's objective with its gradient, against the published formulation and its own matrix products"
 
 STUDENT_TEMP, TEACHER_TEMP = 0.1, 0.07
 
@@ -108,6 +112,40 @@ def matrix_products(inputs: Inputs) -> Callable[[], None]:
             torch.mm(teacher_GD, block_SD.T, out=targets_GS)
 
     return run
+
+
+def run(quick: bool) -> list[Comparison]:
+    """Returns the comparisons at the published size, and at a smaller memory that the published formulation fits."""
+    images, block = (4, 256) if quick else (64, 16_384)
+    sizes = (1_024, 2_048) if quick else (32_768, 131_072)
+    options = argparse.Namespace(images=images, views=12, dim=256, block=block)
+    found = []
+    for memory_size in sizes:
+        inputs = make_inputs(options, memory_size)
+        calls: dict[str, Callable[[], object]] = {
+            "ours": partial(ours, inputs),
+            "its matrix products": matrix_products(inputs),
+        }
+        bars = [Bar(call="its matrix products", ratio=1.2)]
+        notes = []
+        if memory_size == sizes[0]:
+            calls["published formulation"] = partial(plain, inputs)
+            bars.append(Bar(call="published formulation", ratio=8, kind="faster"))
+            (loss, grad_ND), (plain_loss, plain_grad_ND) = ours(inputs), plain(inputs)
+            error = float((grad_ND - plain_grad_ND).norm() / plain_grad_ND.norm())
+            notes.append(
+                f"loss {float(loss):.6f}, published {float(plain_loss):.6f}; relative gradient error {error:.1e}"
+            )
+        found.append(
+            Comparison(
+                what=f"B {images}, V 12, D 256, K {memory_size:,}, blocks of {block:,}",
+                times=measured(calls, 1 if quick else 3),
+                bars=tuple(bars),
+                peak_mb={name: peak_mb(call) for name, call in calls.items() if name != "its matrix products"},
+                notes=tuple(notes),
+            )
+        )
+    return found
 
 
 def take_turns(functions: list[Callable[[], object]], repeats: int) -> list[list[float]]:

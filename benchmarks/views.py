@@ -1,33 +1,25 @@
-"""Images a second through multi-crop views on one core, against the straightforward per-image pipeline.
-
-    python benchmarks/views.py PHOTO.jpg
-    python benchmarks/views.py PHOTO.jpg --images 64 --rounds 5
-
-The photo is resized to 500 × 375 and coded as JPEG. Views are those of `massl-vits16-800ep`: 2 × 224 and 10 × 96. The
-rounds of both pipelines alternate, and what is measured is the processor time of one thread: other work on the machine
-does not count. The median of the rounds is reported.
-"""
+"""Multi-crop views on one core, against the straightforward per-image pipeline."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import random
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision import transforms
 
+from benchmarks.measure import Bar, Comparison, take_turns
 from massl_bench.datasets import EncodedImage
 from massl_bench.datasets.splits import ImageSplit
 from massl_bench.pretrain.config import CropConfig, ViewsConfig, load_config
 from massl_bench.pretrain.crops import BatchRequest, HostBatch, MultiCropImages
 from massl_bench.pretrain.views import photometric_views
+
+SUMMARY = "multi-crop views, against the published per-image pipeline"
 
 
 class OnePhoto(ImageSplit):
@@ -73,50 +65,53 @@ def reference_view(crop: CropConfig, views: ViewsConfig) -> Callable[[Image.Imag
     return view
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photo", type=Path)
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-
+def synthetic_photo() -> bytes:
+    """Returns a JPEG of 500 × 375 with the frequencies of a soft photograph."""
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.open(options.photo).convert("RGB").resize((500, 375), Image.Resampling.BICUBIC).save(
-        buffer, "JPEG", quality=90
-    )
-    photo = buffer.getvalue()
+    Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def run(quick: bool) -> list[Comparison]:
+    """Returns the comparison of a batch of views on one thread, with the host's part of ours apart."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [_compare(2 if quick else 16, 1 if quick else 5)]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compare(images: int, rounds: int) -> Comparison:
+    photo = synthetic_photo()
     views = load_config("massl-vits16-800ep").views
     ours = MultiCropImages(OnePhoto(photo), views, seed=0, rank=0)
     references = [reference_view(crop, views) for crop in views.crops]
+    steps = iter(range(1 << 30))
 
     def reference() -> list[Tensor]:
         batch = []
-        for _ in range(options.images):
+        for _ in range(images):
             image = Image.open(io.BytesIO(photo)).convert("RGB")
             batch.append([view(image) for view in references])
         return [torch.stack(view) for view in zip(*batch, strict=True)]
 
-    steps = iter(range(1 << 30))
-
     def host() -> HostBatch:
-        return ours[BatchRequest(next(steps), 0, range(options.images))]
+        return ours[BatchRequest(next(steps), 0, range(images))]
 
-    def device(batch: HostBatch) -> list[Tensor]:
-        return [photometric_views(group.pixels, group.photometric, views) for group in batch.groups]
+    def both() -> list[Tensor]:
+        return [photometric_views(group.pixels, group.photometric, views) for group in host().groups]
 
-    seconds: dict[str, list[float]] = {"reference": [], "host": [], "all": []}
-    for round_number in range(options.rounds + 1):
-        for name, work in (("reference", reference), ("host", host), ("all", lambda: device(host()))):
-            start = time.process_time()
-            work()
-            if round_number:  # the first only warms up
-                seconds[name].append(time.process_time() - start)
-    rates = {name: options.images / statistics.median(times) for name, times in seconds.items()}
-    for name, rate in rates.items():
-        print(f"{name:10}{rate:8.1f} images/s{rate / rates['reference']:8.2f} x{1e3 / rate:8.2f} ms an image")
-    print(f"photo {options.photo.name}, {len(photo)} bytes as JPEG; torch {torch.__version__}")
-
-
-if __name__ == "__main__":
-    main()
+    calls = {"ours": both, "its part on the host": host, "published per-image pipeline": reference}
+    times = take_turns(calls, rounds)
+    host_ratio = times["published per-image pipeline"].median / times["its part on the host"].median
+    return Comparison(
+        what=f"{images} images, 2 × 224 and 10 × 96 views, one thread",
+        times=times,
+        bars=(Bar(call="published per-image pipeline", ratio=2.5, kind="faster"),),
+        notes=(
+            f"{images / times['ours'].median:.1f} images/s; the host's part alone {host_ratio:.1f} × as fast as the "
+            "published pipeline (bar 9)",
+        ),
+    )

@@ -1,0 +1,63 @@
+"""Extraction of features, against the network's forward passes on ready tensors and decoding over the cores."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import massl_bench as mb
+from benchmarks.measure import Comparison, take_turns
+from massl_bench.datasets import decode_rgb
+from massl_bench.datasets.images.preprocess import apply_preprocessing
+from massl_bench.datasets.splits import FileSplit
+from massl_bench.features.extraction import extract
+from massl_bench.features.options import ExtractionOptions
+
+SUMMARY = "features of JPEG photographs, against forward passes on ready tensors plus decoding"
+
+
+class _Discard:
+    """Takes features and keeps none."""
+
+    def append(self, features: np.ndarray) -> None: ...
+
+
+def run(quick: bool) -> list[Comparison]:
+    """Returns a comparison for a ViT and a ResNet at 224 from 500 × 375 photographs."""
+    with tempfile.TemporaryDirectory() as folder:
+        count = 16 if quick else 256
+        noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        for number in range(count):
+            image = Image.fromarray(np.roll(noise, number, axis=0)).resize((500, 375), Image.Resampling.BICUBIC)
+            image.save(Path(folder, f"{number}.jpg"), quality=90)
+        split = FileSplit(Path(folder), [f"{number}.jpg" for number in range(count)], None, None)
+        models = ["random:resnet18"] if quick else ["random:resnet50", "random:vit_small_patch16_224"]
+        return [_of(model, split, count) for model in models]
+
+
+def _of(model: str, split: FileSplit, count: int) -> Comparison:
+    encoder = mb.load_encoder(model)
+    preprocessing = encoder.card.preprocessing
+    prepared = np.stack([apply_preprocessing(decode_rgb(e), preprocessing) for e in split.encoded(range(count))])
+    ready = [encoder.normalise(batch) for batch in torch.from_numpy(prepared).split(32)]
+
+    def decoding() -> None:
+        for encoded in split.encoded(range(count)):
+            apply_preprocessing(decode_rgb(encoded), preprocessing)
+
+    calls = {
+        "ours": lambda: extract(encoder, split, preprocessing, ExtractionOptions(), writer=_Discard()),
+        "forward on ready tensors": lambda: [encoder(images) for images in ready],
+        "decoding, one core": decoding,
+    }
+    times = take_turns(calls, 2)
+    parts = times["forward on ready tensors"].median + times["decoding, one core"].median / (os.cpu_count() or 1)
+    ratio = times["ours"].median / parts
+    kept = "kept" if ratio <= 1.15 else "MISSED"
+    note = f"{kept}: {ratio:.2f} × (forward + decoding / cores), bar 1.15; {count / times['ours'].median:.1f} images/s"
+    return Comparison(what=f"{model}, {count} photographs of 500 × 375 at 224", times=times, notes=(note,))
