@@ -31,10 +31,11 @@ ALLOWED = {
     "datasets": "core specs",
     "models": "core specs",
     "features": "core datasets models",
-    "records": "core specs",
+    "records": "core specs metrics",
+    "report": "core specs metrics records",
     "pretrain": "core specs datasets models learners",
     "bench": "core specs learners protocols datasets models features records pretrain",
-    "cli": "core specs datasets models features records pretrain bench",
+    "cli": "core specs datasets models features records report pretrain bench",
     "__main__": "cli",
     "__init__": "core bench",
 }
@@ -143,6 +144,7 @@ HEAVY = ("torch", "faiss", "timm", "torchvision", "datasets", "sklearn")
         (["list", "datasets"], (*HEAVY, "numpy")),
         (["info", "knn"], (*HEAVY, "numpy")),
         (["leaderboard"], HEAVY),
+        (["leaderboard", "--format", "html"], HEAVY),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

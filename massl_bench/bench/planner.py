@@ -18,7 +18,7 @@ from massl_bench.datasets import CopiesDataset, Dataset, check_boxes, open_datas
 from massl_bench.features import Reporting
 from massl_bench.learners import faiss_backend
 from massl_bench.models import Model, ModelOptions, open_model
-from massl_bench.records.record import check_results_dir
+from massl_bench.records.record import ModelFacts, check_results_dir
 from massl_bench.specs.registry import Registry
 from massl_bench.specs.task import TaskSpec
 
@@ -109,6 +109,22 @@ class Planner(Cells):
         if self.request.name is not None:
             model = replace(model, card=model.card.model_copy(update={"name": self.request.name}))
         return model
+
+    def model_facts(self, cell: PlannedCell) -> ModelFacts:
+        """Returns what is known of how a cell's model was trained, from its manifest, and its size."""
+        if cell.model is None:
+            return ModelFacts()
+        card = cell.model.card
+        manifests = self._registry.manifests
+        training = self._registry.manifest(card.reference).training if card.reference in manifests else {}
+        config = training.get("config")
+        told = {key: config.get(key) for key in ("method", "epochs")} if isinstance(config, dict) else {}
+        method, epochs = told.get("method"), told.get("epochs")
+        return ModelFacts(
+            method=method if isinstance(method, str) else None,
+            epochs=epochs if isinstance(epochs, int) else None,
+            num_parameters=card.num_parameters,
+        )
 
     def open_dataset(self, reference: str, *, fetch: bool = False) -> Dataset | MasslBenchError:
         """Returns the dataset, or the reason why it is not there; each is looked for once."""

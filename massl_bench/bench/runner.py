@@ -187,6 +187,7 @@ class Runner:
             model_reference=card.reference if card is not None else str(self._planner.request.features_file),
             ground_truth_file=str(truth) if (truth := self._planner.request.ground_truth) is not None else None,
             request=_requested_options(self._planner.request),
+            model_facts=self._planner.model_facts(cell),
             model_licence=card.licence if card is not None else "unknown",
             weights_origin=card.weights_origin if card is not None else "features that were handed in",
             preprocessing_origin=card.preprocessing_origin + override if card is not None else "unknown",

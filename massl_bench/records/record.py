@@ -116,6 +116,14 @@ class RequestedOptions(StrictModel):
     """Source names by role."""
 
 
+class ModelFacts(StrictModel):
+    """What tables sort and filter models by; known of some models only, and no part of what is measured."""
+
+    method: str | None = None
+    epochs: int | None = None
+    num_parameters: int | None = None
+
+
 class ResultRecord(StrictModel):
     """One cell: one model, one task, one dataset."""
 
@@ -139,6 +147,8 @@ class ResultRecord(StrictModel):
     ground_truth_file: str | None = None
     """What `--ground-truth` gave beside features of database and queries."""
     request: RequestedOptions = RequestedOptions()
+    """Empty in records from before there was this key."""
+    model_facts: ModelFacts = ModelFacts()
     """Empty in records from before there was this key."""
     model_licence: str
     weights_origin: str

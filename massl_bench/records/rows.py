@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from massl_bench.core.errors import RequestError
@@ -24,7 +25,7 @@ class Row:
     record: ResultRecord
     metric: str
 
-    @property
+    @cached_property
     def cell(self) -> tuple[str, str]:
         """(task, dataset)."""
         return self.record.identity.task.name, self.record.identity.dataset.name
@@ -34,7 +35,7 @@ class Row:
         """The metric that is shown."""
         return self.record.metrics[self.metric]
 
-    @property
+    @cached_property
     def model(self) -> str:
         """What tells models apart: the sha256 of their weights; of features that were handed in, the name.
 
@@ -72,6 +73,7 @@ def collect(results_dir: Path, registry: Registry, suite: str | None = None) -> 
     Raises:
         RequestError: The suite is unknown, or a file of the registry is broken.
     """
+    tasks = _Tasks(registry)
     spec = registry.suite(suite) if suite is not None else None
     wanted, headlines = (spec.pairs, spec.headlines) if spec is not None else (None, {})
     candidates: dict[tuple[str, tuple[str, str]], Row] = {}
@@ -88,7 +90,7 @@ def collect(results_dir: Path, registry: Registry, suite: str | None = None) -> 
             row = _row(path, record, headlines)
             if wanted is not None and row.cell not in wanted:
                 continue
-            reason = _why_apart(row.record, registry)
+            reason = _why_apart(row.record, tasks)
             if reason is None and row.metric not in row.record.metrics:
                 reason = f"without the metric {row.metric} that suite {suite} shows of {' on '.join(row.cell)}"
             if reason is not None:
@@ -110,21 +112,37 @@ def _row(path: Path, record: ResultRecord, headlines: Mapping[tuple[str, str], s
     return Row(path=path, record=record, metric=metric)
 
 
-def _why_apart(record: ResultRecord, registry: Registry) -> str | None:
+class _Tasks(dict[str, tuple[int, str] | str]):
+    """(version, hash) of the current task of each name, or why there is none; each file is read once."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__()
+        self._registry = registry
+
+    def __missing__(self, name: str) -> tuple[int, str] | str:
+        try:
+            current = self._registry.task(name)
+            self[name] = current.version, current.spec_hash
+        except RequestError as error:
+            if name in self._registry.tasks:
+                raise  # a broken task file is never passed over
+            self[name] = str(error)
+        return self[name]
+
+
+def _why_apart(record: ResultRecord, tasks: _Tasks) -> str | None:
     """Returns why a record does not enter a table, or None where it does."""
     if record.departures:
         return f"departs from its task: {', '.join(record.departures)}"
     if not record.complete:
         return "partial"
     task = record.identity.task
-    try:
-        current = registry.task(task.name)
-    except RequestError as error:
-        if task.name in registry.tasks:
-            raise  # a broken task file is never passed over
-        return f"stale: {error}"
-    if task.version != current.version:
-        return f"stale: version {task.version} of {task.name}, the current one is {current.version}"
-    if task.spec_sha256 != current.spec_hash:
+    current = tasks[task.name]
+    if isinstance(current, str):
+        return f"stale: {current}"
+    version, spec_hash = current
+    if task.version != version:
+        return f"stale: version {task.version} of {task.name}, the current one is {version}"
+    if task.spec_sha256 != spec_hash:
         return f"stale: measured with other numbers than {task.name} version {task.version} has here"
     return None

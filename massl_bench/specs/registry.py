@@ -11,6 +11,7 @@ from massl_bench.core.values import DatasetKind
 from massl_bench.specs.dataset import DatasetSpec
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.plugins import registry_roots
+from massl_bench.specs.published import PublishedSpec
 from massl_bench.specs.suite import SuiteSpec
 from massl_bench.specs.task import TaskSpec
 from massl_bench.specs.toml import Spec, read_toml
@@ -82,6 +83,11 @@ class Registry:
         return self._files("tasks/copies")
 
     @cached_property
+    def published(self) -> dict[str, Path]:
+        """The files of published values, by name."""
+        return self._files("tasks/published")
+
+    @cached_property
     def manifests(self) -> dict[str, Path]:
         """The manifests of models by name."""
         return self._files("weights", self._weights_dir)
@@ -101,6 +107,10 @@ class Registry:
     def suite(self, name: str) -> SuiteSpec:
         """Returns one suite; raises as `task`."""
         return self._load("suite", name, self.suites, SuiteSpec)
+
+    def published_values(self, name: str) -> PublishedSpec:
+        """Returns what one source states; raises as `task`."""
+        return self._load("source of published values", name, self.published, PublishedSpec)
 
     def manifest(self, name: str) -> ManifestSpec:
         """Returns one manifest; raises as `task`."""

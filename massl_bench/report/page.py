@@ -1,0 +1,216 @@
+"""The page of a leaderboard: one HTML file, the same bytes for the same records on any machine."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from massl_bench.records.published import FAR, Claim, LedgerLine, claims, ledger
+from massl_bench.records.ranking import ColumnRanks
+from massl_bench.records.rows import Leaderboard, Row
+from massl_bench.report import html
+from massl_bench.report.board import Column, ModelLine, PublishedLine, Section, interval_text, sections
+from massl_bench.report.details import Details, json_text
+from massl_bench.specs.registry import Registry
+
+
+def leaderboard_page(board: Leaderboard, registry: Registry, *, href: str | None = None, title: str = "") -> str:
+    """Returns the page.
+
+    Args:
+        board: the records.
+        registry: the suites, and the published values.
+        href: what stands before a record's path in a link to its file; None: no links.
+        title: of the page; the suite's name where it is empty.
+
+    Raises:
+        RequestError: A file of the registry is broken.
+    """
+    known = claims(registry)
+    details = Details(href)
+    numbers = {id(claim): number for number, claim in enumerate(known)}
+    found = sections(board, registry, known)
+    tables = [_Table(section, details, numbers, number) for number, section in enumerate(found)]
+    start = next((n for n, table in enumerate(tables) if any(line.standing for line in table.section.lines)), 0)
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for path, reason in board.apart:
+        kinds.setdefault(_kind(reason), []).append((path.as_posix(), reason))
+    lines = [line for line in ledger(known, board.rows) if line.record is not None]
+    parts = {
+        "tables": json_text([table.script() for table in tables]),
+        "claims": json_text([_claim(claim) for claim in known]),
+        **details.json(),
+    }
+    return html.render(
+        "leaderboard.html",
+        title=title or (f"Suite {board.suite}" if board.suite is not None else "Leaderboard"),
+        tables=tables,
+        start=start,
+        apart=sorted(kinds.items()),
+        different=_different(board, tables),
+        ledger=[_ledger_line(line) for line in lines],
+        num_claims=len(known),
+        far=FAR,
+        data="{" + ",".join(f'"{name}":{text}' for name, text in parts.items()) + "}",
+    )
+
+
+_Cell = tuple[int, float, str, str, int | None, str]
+"""Number of the record, value, what is shown, interval, rank, class of the style."""
+
+
+class _Table:
+    """One section, as the template reads it."""
+
+    def __init__(self, section: Section, details: Details, claims: Mapping[int, int], number: int) -> None:
+        self.section = section
+        self._claims = claims
+        self.id = f"s{number}"
+        self.label = section.name or "All results"
+        self.columns = [_column(column) for column in section.columns]
+        self.ours = [self._line(line, details) for line in section.lines]
+        self.published = [self._published(line) for line in section.published]
+        self.methods = sorted({line["method"] for line in (*self.ours, *self.published) if line["method"]})
+        self.architectures = sorted({line["architecture"] for line in (*self.ours, *self.published)})
+        self.precisions = sorted({line.precision for line in section.lines})
+        self.with_ranks = bool(section.name)
+        self.width = 7 + 3 * self.with_ranks + len(self.columns)
+
+    def script(self) -> dict[str, Any]:
+        """Returns what the page's script needs beyond the table itself."""
+        index = {line.model: number for number, line in enumerate(self.section.lines)}
+        return {
+            "models": [line.name for line in self.section.lines],
+            "columns": [
+                {
+                    "name": f"{column.task} {column.dataset} {column.metric}",
+                    "scale": column.scale,
+                    **_pairs(column.ranks, index),
+                }
+                for column in self.section.columns
+            ],
+        }
+
+    def _line(self, line: ModelLine, details: Details) -> dict[str, Any]:
+        return {
+            "name": line.name,
+            "method": line.facts.method or "",
+            "epochs": line.facts.epochs,
+            "size": line.facts.num_parameters,
+            "architecture": line.architecture,
+            "precision": line.precision,
+            "mean": f"{100 * line.mean:.2f}" if line.mean is not None else None,
+            "present": line.present,
+            "standing": line.standing,
+            "cells": [_cell(line, column, details) for column in self.section.columns],
+        }
+
+    def _published(self, line: PublishedLine) -> dict[str, Any]:
+        row, source = line.claim.row, line.claim.source
+        values = [line.values.get((column.task, column.dataset)) for column in self.section.columns]
+        return {
+            "name": " ".join(filter(None, (row.method, row.views))),
+            "method": row.method,
+            "epochs": row.epochs,
+            "architecture": row.architecture,
+            "source": f"{source.source}, read {source.read}",
+            "cells": [
+                {"number": self._claims[id(claim)], "value": claim.value.value, "text": f"{claim.value.value:.1f}"}
+                if claim is not None
+                else None
+                for claim in values
+            ],
+        }
+
+
+def _column(column: Column) -> dict[str, Any]:
+    return {
+        "task": column.task,
+        "dataset": column.dataset,
+        "metric": column.metric,
+        "mixed": column.mixed,
+        "averaged": column.averaged,
+        "paired": column.ranks is not None and column.ranks.paired,
+    }
+
+
+def _cell(line: ModelLine, column: Column, details: Details) -> _Cell | None:
+    row: Row | None = line.rows.get((column.task, column.dataset))
+    if row is None:
+        return None
+    shown = row.shown
+    rank = column.ranks.rank_of[line.model] if column.ranks is not None else None
+    best = "best" if rank == 1 and column.ranks is not None and len(column.ranks.models) > 1 else ""
+    text = f"{column.scale * shown.value:.2f}"
+    return details.number(row), round(shown.value, 6), text, interval_text(shown, column.scale), rank, best
+
+
+def _pairs(ranks: ColumnRanks | None, index: Mapping[str, int]) -> dict[str, Any]:
+    """Returns which models of a column are told apart: one bit a pair, rows of the upper triangle, base64."""
+    if ranks is None or len(ranks.models) < 2:
+        return {"order": [], "bits": "", "paired": False}
+    upper = np.triu_indices(len(ranks.models), 1)
+    bits = np.packbits((ranks.better_MM | ranks.better_MM.T)[upper])
+    return {
+        "order": [index[model] for model in ranks.models],
+        "bits": base64.b64encode(bits.tobytes()).decode(),
+        "paired": ranks.paired,
+    }
+
+
+def _kind(reason: str) -> str:
+    """Returns the heading under which a record that does not enter is listed."""
+    for start, kind in (("departs", "Departing from their task"), ("partial", "Partial"), ("stale", "Stale")):
+        if reason.startswith(start):
+            return kind
+    return "Not readable" if reason.startswith("unreadable") else "Other"
+
+
+def _different(board: Leaderboard, tables: Sequence[_Table]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Returns the columns whose records saw different copies of the data, with the models of each copy."""
+    mixed = {(c["task"], c["dataset"]) for table in tables for c in table.columns if c["mixed"]}
+    found = []
+    for cell in sorted(mixed):
+        copies: dict[str, list[str]] = {}
+        for row in board.rows:
+            if row.cell == cell and not row.model.startswith("features "):
+                copies.setdefault(row.record.identity.dataset.fingerprint, []).append(row.record.identity.model.name)
+        found.append((" ".join(cell), [(copy[:8], ", ".join(names)) for copy, names in sorted(copies.items())]))
+    return found
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    return {
+        "cell": f"{claim.value.task} {claim.value.dataset} {claim.value.metric}",
+        "weights": " ".join(filter(None, (claim.row.method, claim.row.architecture, claim.row.views))),
+        "epochs": claim.row.epochs,
+        "value": claim.value.value,
+        "source": claim.source.source,
+        "revision": claim.source.revision,
+        "read": claim.source.read,
+        "note": claim.note,
+        "measure": [
+            f"massl-bench run --task {claim.value.task} --dataset {claim.value.dataset} --model {model}"
+            for model in claim.row.models
+        ],
+    }
+
+
+def _ledger_line(line: LedgerLine) -> dict[str, Any]:
+    assert line.record is not None
+    claim, low_high = line.claim, line.interval
+    return {
+        "model": line.record.identity.model.name,
+        "weights": f"{claim.row.method} {claim.row.architecture}",
+        "cell": f"{claim.value.task} {claim.value.dataset} {claim.value.metric}",
+        "published": f"{claim.value.value:.1f}",
+        "ours": f"{line.ours:.2f}",
+        "interval": f"{low_high[0]:.2f}–{low_high[1]:.2f}" if low_high is not None else "",
+        "gap": f"{line.gap:+.2f}",
+        "verdict": line.verdict,
+        "note": claim.note or "",
+        "source": claim.source.source,
+    }

@@ -1,0 +1,323 @@
+"use strict";
+(() => {
+  const $ = (selector, root = document) => root.querySelector(selector);
+  const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+  let parsed = null;
+  const data = () => (parsed ??= JSON.parse($("#data").textContent));
+
+  // Elements. Every text goes through textContent: nothing that a record says becomes markup.
+  function el(tag, attributes = {}, ...children) {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (name === "class") node.className = value;
+      else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else node.setAttribute(name, value);
+    }
+    for (const child of children) if (child !== null && child !== undefined && child !== "") node.append(child);
+    return node;
+  }
+  function svg(tag, attributes = {}, text = null) {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    if (text !== null) node.textContent = text;
+    return node;
+  }
+
+  // Light and dark.
+  const root = document.documentElement;
+  const remembered = (() => { try { return localStorage.getItem("massl-bench-theme"); } catch { return null; } })();
+  if (remembered === "dark" || remembered === "light") root.dataset.theme = remembered;
+  $("#theme")?.addEventListener("click", () => {
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    try { localStorage.setItem("massl-bench-theme", root.dataset.theme); } catch { /* a page without storage */ }
+  });
+
+  // Suites, one at a time.
+  const tabs = $$('[role="tab"]');
+  function choose(tab, focus) {
+    for (const other of tabs) {
+      const chosen = other === tab;
+      other.setAttribute("aria-selected", String(chosen));
+      other.tabIndex = chosen ? 0 : -1;
+      document.getElementById(other.getAttribute("aria-controls")).hidden = !chosen;
+    }
+    if (focus) tab.focus();
+  }
+  if (tabs.length) {
+    $(".tabs").hidden = false;
+    choose(tabs.find((tab) => tab.getAttribute("aria-selected") === "true") ?? tabs[0], false);
+    tabs.forEach((tab, place) => {
+      tab.addEventListener("click", () => choose(tab, false));
+      tab.addEventListener("keydown", (event) => {
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (step) { choose(tabs[(place + step + tabs.length) % tabs.length], true); event.preventDefault(); }
+      });
+    });
+  }
+
+  // Tables: sorting, filters, one stop of the tabulator with arrow keys inside.
+  const value = (cell) => (cell.dataset.v === undefined ? null : Number(cell.dataset.v));
+  function sort(table, head, direction) {
+    const column = head.cellIndex;
+    const text = $("button", head).dataset.sort === "text";
+    const of = (row) => (text ? row.cells[column].textContent.trim().toLowerCase() || null : value(row.cells[column]));
+    for (const body of table.tBodies) {
+      const rows = [...body.rows].filter((row) => !row.classList.contains("title"));
+      rows.forEach((row, place) => { row.dataset.order ??= String(place); });
+      const keyed = rows.map((row) => [direction === 0 ? Number(row.dataset.order) : of(row), Number(row.dataset.order), row]);
+      keyed.sort(([a, i], [b, j]) => {
+        if (a === null || b === null) return (a === null) - (b === null) || i - j;
+        const order = a < b ? -1 : a > b ? 1 : 0;
+        return (direction < 0 ? -order : order) || i - j;
+      });
+      body.append(...keyed.map(([, , row]) => row));
+    }
+    for (const other of $$("th[aria-sort]", table)) other.removeAttribute("aria-sort");
+    if (direction) head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
+  }
+  function prepare(table) {
+    for (const button of $$("thead button", table)) {
+      const head = button.closest("th");
+      const first = button.dataset.sort === "text" || button.dataset.first === "up" ? 1 : -1;
+      button.addEventListener("click", () => {
+        const now = { ascending: 1, descending: -1 }[head.getAttribute("aria-sort")] ?? 0;
+        sort(table, head, now === 0 ? first : now === first ? -first : 0);
+      });
+    }
+    const inside = "button, input";
+    table.addEventListener("focusin", (event) => {
+      for (const old of $$('[tabindex="0"]', table)) old.tabIndex = -1;
+      if (event.target.matches(inside)) event.target.tabIndex = 0;
+    });
+    table.addEventListener("keydown", (event) => {
+      const from = event.target.closest("th, td");
+      const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0], Home: [0, -1e9], End: [0, 1e9] }[event.key];
+      if (!from || !step) return;
+      const rows = $$("tr:not([hidden]):not(.title)", table).filter((row) => $(inside, row));
+      const wanted = walk(rows, rows.indexOf(from.parentElement), from.cellIndex, step, inside);
+      if (wanted) { wanted.focus(); event.preventDefault(); }
+    });
+  }
+  function walk(rows, row, column, [down, right], inside) {
+    const usable = (cell) => { const found = cell && $(inside, cell); return found && found.offsetParent !== null ? found : null; };
+    if (Math.abs(right) > 1) {
+      const cells = [...rows[row].cells];
+      return (right > 0 ? cells.reverse() : cells).map(usable).find(Boolean);
+    }
+    for (let r = row + down, c = column + right; rows[r] && c >= 0 && c < rows[r].cells.length; r += down, c += right) {
+      const found = usable(rows[r].cells[c]);
+      if (found) return found;
+    }
+    return null;
+  }
+
+  function filter(form, table) {
+    const asked = Object.fromEntries(new FormData(form));
+    const number = (name) => (asked[name] ? Number(asked[name]) : null);
+    const between = (text, scale, low, high) => {
+      if (low === null && high === null) return true;
+      if (text === undefined) return false;
+      const found = Number(text) / scale;
+      return (low === null || found >= low) && (high === null || found <= high);
+    };
+    const name = (asked.name ?? "").trim().toLowerCase();
+    let shown = 0, all = 0;
+    for (const row of $$("tbody tr:not(.title)", table)) {
+      const ours = row.parentElement.classList.contains("ours");
+      const fits = ["method", "architecture", "precision"].every((key) => !asked[key] || row.dataset[key] === asked[key])
+        && (!name || row.cells[0].textContent.toLowerCase().includes(name))
+        && between(row.dataset.size, 1e6, number("size-low"), number("size-high"))
+        && between(row.dataset.epochs, 1, number("epochs-low"), number("epochs-high"));
+      row.hidden = !fits || (!ours && !form.elements.published?.checked);
+      if (ours) { all += 1; shown += fits; }
+    }
+    const title = $("tr.title", table);
+    if (title) title.hidden = !form.elements.published.checked;
+    $("output", form).textContent = `${shown} of ${all} models`;
+  }
+  for (const table of $$("table[data-section]")) {
+    const form = table.closest("section").querySelector("form");
+    const boxes = $$("td.tick input", table);
+    const button = $(".compare", form);
+    form.hidden = false;
+    $("details", form).open = matchMedia("(min-width: 701px)").matches;
+    prepare(table);
+    form.addEventListener("input", () => filter(form, table));
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("reset", () => setTimeout(() => {
+      filter(form, table);
+      for (const box of boxes) box.checked = false;
+      button.disabled = true;
+    }));
+    table.addEventListener("change", () => { button.disabled = boxes.filter((box) => box.checked).length < 2; });
+    button.addEventListener("click", () => compare(table, boxes.filter((box) => box.checked).map((box) => box.closest("tr"))));
+    table.addEventListener("click", (event) => {
+      const from = event.target.closest("button[data-r], button[data-p]");
+      if (from?.dataset.r !== undefined) record(data().records[Number(from.dataset.r)]);
+      else if (from) published(data().claims[Number(from.dataset.p)]);
+    });
+    filter(form, table);
+  }
+
+  // The dialog.
+  const dialog = $("#dialog");
+  $("#close")?.addEventListener("click", () => dialog.close());
+  dialog?.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  function open(title, ...content) {
+    $("#dialog-title").textContent = title;
+    const body = $("#dialog-body");
+    body.replaceChildren(...content.filter(Boolean));
+    dialog.showModal();
+    body.scrollTop = 0;
+    $("#close").focus();
+  }
+  function pairs(values) {
+    const list = el("dl");
+    for (const [name, content] of Object.entries(values)) {
+      if (content === null || content === undefined || content === "") continue;
+      const plain = typeof content === "object" && !(content instanceof Node) ? JSON.stringify(content) : content;
+      list.append(el("dt", {}, name), el("dd", {}, plain instanceof Node ? plain : String(plain)));
+    }
+    return list;
+  }
+  function copyable(text) {
+    const button = el("button", { type: "button", class: "quiet" }, "Copy");
+    button.addEventListener("click", async () => {
+      try { await navigator.clipboard.writeText(text); button.textContent = "Copied"; }
+      catch {
+        getSelection().selectAllChildren(code);
+        button.textContent = document.execCommand("copy") ? "Copied" : "Press Ctrl-C";
+      }
+      setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    });
+    const code = el("code", {}, text);
+    return el("div", { class: "command" }, code, button);
+  }
+  const fixed = (number, scale) => (number * scale).toFixed(2);
+  function interval([, low, high], scale) {
+    return low === null || low === undefined ? "" : `${fixed(low, scale)}–${fixed(high, scale)}`;
+  }
+
+  function record(found) {
+    const { shared } = data();
+    const head = found.metrics[found.headline];
+    const scale = found.scale;
+    const place = (name) => name.replace(/\d+/g, (digits) => digits.padStart(6, "0"));
+    const rows = Object.entries(found.metrics).sort(([a], [b]) => (place(a) < place(b) ? -1 : 1)).map(([name, metric]) => el("tr", {},
+      el("th", { scope: "row" }, name), el("td", { class: "number" }, fixed(metric[0], scale)),
+      el("td", { class: "number" }, interval(metric, scale)),
+      el("td", { class: "number" }, metric[3] === undefined || metric[3] === null ? "" : `± ${fixed(metric[3], scale)} over ${metric[4]?.length ?? "?"} draws`)));
+    const details = head[5] ?? {};
+    open(`${found.model} · ${found.task} · ${found.dataset}`,
+      el("p", {}, el("span", { class: "big" }, fixed(head[0], scale)), ` ${found.headline} `,
+        el("span", { class: "summary" }, interval(head, scale) && `95 % interval ${interval(head, scale)}`)),
+      pictures(found),
+      el("h3", {}, "Every metric"),
+      el("div", { class: "scroll" }, el("table", { class: "plain" },
+        el("thead", {}, el("tr", {}, ...["Metric", "Value", "95 % interval", "Deviation"].map((name) => el("th", { scope: "col" }, name)))),
+        el("tbody", {}, ...rows))),
+      ...classes(found),
+      el("h3", {}, "How it was measured"),
+      pairs({ ...shared[found.parameters], "selected on": found["selected on"], ...details }),
+      el("h3", {}, "The model"), pairs(shared[found.weights]),
+      el("h3", {}, "The data"), pairs(shared[found.data]),
+      el("h3", {}, "The machine"), pairs({ ...shared[found.environment], ...Object.fromEntries(Object.entries(found.seconds).map(([k, v]) => [`seconds, ${k}`, v])),
+        ...Object.fromEntries(Object.entries(found.memory).map(([k, v]) => [`peak memory of the ${k}, MB`, v])), measured: found.created }),
+      el("h3", {}, "The same again"),
+      found.command ? copyable(found.command) : el("p", { class: "note" }, "A name holds characters that no terminal should see: no command is given."),
+      copyable(`massl-bench verify ${quoted(found.path)}`),
+      el("p", {}, "Record: ", found.href ? el("a", { href: found.href }, found.path) : el("span", { class: "path" }, found.path)));
+  }
+  function classes(found) {
+    if (!found.classes) return [];
+    const { names, accuracy, worst } = found.classes;
+    const rows = accuracy.map((part, place) => [names[place], part[0], part[1]]);
+    rows.sort((a, b) => a[1] - b[1]);
+    return [el("h3", {}, worst ? `Classes, the ${rows.length} that come out worst and best` : "Classes"),
+      el("div", { class: "scroll" }, el("table", { class: "plain" },
+        el("thead", {}, el("tr", {}, ...["Class", "Right, %", "Items"].map((name) => el("th", { scope: "col" }, name)))),
+        el("tbody", {}, ...rows.map(([name, part, count]) => el("tr", {}, el("th", { scope: "row" }, String(name)),
+          el("td", { class: "number" }, (100 * part).toFixed(1)), el("td", { class: "number" }, String(count)))))))];
+  }
+  function pictures(found) {
+    const curves = {};
+    for (const [name, metric] of Object.entries(found.metrics)) {
+      const [metricName, at] = name.split("@");
+      const x = Number((at ?? "").replace(/^[a-z]+/i, ""));
+      if (at && at !== "full" && Number.isFinite(x) && x > 0) (curves[metricName] ??= []).push([x, metric]);
+    }
+    const first = found.headline.split("@")[0];
+    const drawn = Object.entries(curves).sort(([a], [b]) => (b === first) - (a === first)).filter(([, points]) => points.length > 1)
+      .map(([name, points]) => figure(`${name} over ${/@s/.test(found.headline) ? "images a class" : "k"}`, points.sort((a, b) => a[0] - b[0]), found.scale));
+    const strengths = Object.entries(found.selection ?? {}).map(([x, y]) => [Number(x), [y]]).sort((a, b) => a[0] - b[0]);
+    if (strengths.length > 1) drawn.push(figure("selection over the strength C", strengths, found.scale));
+    return drawn.length ? el("div", { class: "pictures" }, ...drawn) : null;
+  }
+  function figure(caption, points, scale) {
+    const [width, height, left, bottom] = [360, 190, 46, 26];
+    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": caption });
+    const ys = points.flatMap(([, metric]) => metric.slice(0, 3).filter((y) => typeof y === "number"));
+    const [low, high] = [Math.min(...ys), Math.max(...ys)];
+    const pad = (high - low || Math.abs(high) || 1) * 0.08;
+    const xs = points.map(([x]) => Math.log(x));
+    const px = (x) => left + 8 + ((Math.log(x) - xs[0]) / (xs[xs.length - 1] - xs[0] || 1)) * (width - left - 26);
+    const py = (y) => 10 + ((high + pad - y) / (high - low + 2 * pad)) * (height - bottom - 14);
+    picture.append(svg("path", { class: "axis", d: `M${left} 6V${height - bottom}H${width - 6}`, fill: "none" }));
+    for (const y of [low, (low + high) / 2, high]) picture.append(svg("text", { x: left - 5, y: py(y) + 4, "text-anchor": "end" }, fixed(y, scale)));
+    let last = -1e9;
+    points.forEach(([x, metric]) => {
+      if (px(x) - last > 34) { picture.append(svg("text", { x: px(x), y: height - 8, "text-anchor": "middle" }, x >= 1 ? String(x) : x.toExponential(0))); last = px(x); }
+      if (typeof metric[1] === "number") picture.append(svg("path", { class: "bars", d: `M${px(x)} ${py(metric[1])}V${py(metric[2])}` }));
+      picture.append(svg("circle", { class: "dot", cx: px(x), cy: py(metric[0]), r: 3 }));
+    });
+    picture.append(svg("path", { class: "curve", d: points.map(([x, metric], place) => `${place ? "L" : "M"}${px(x)} ${py(metric[0])}`).join("") }));
+    return el("figure", {}, picture, el("figcaption", {}, caption));
+  }
+
+  function published(claim) {
+    open(`${claim.weights} · ${claim.cell}`,
+      el("p", {}, el("span", { class: "big" }, claim.value.toFixed(1)), " published"),
+      pairs({ source: claim.source, revision: claim.revision, read: claim.read, epochs: claim.epochs, "known to differ": claim.note }),
+      claim.measure.length ? el("h3", {}, "Measure it here") : null, ...claim.measure.map(copyable));
+  }
+
+  function compare(table, rows) {
+    const section = data().tables[Number(table.dataset.section)];
+    const chosen = rows.map((row) => Number(row.dataset.model));
+    const offset = rows[0].cells.length - section.columns.length;
+    const names = chosen.map((place) => section.models[place]);
+    const body = section.columns.map((column, place) => {
+      const values = rows.map((row) => value(row.cells[offset + place]));
+      if (values.every((one) => one === null)) return null;
+      const cells = values.map((one, n) => {
+        if (one === null) return el("td", { class: "none" }, "–");
+        const cell = el("td", { class: "number" }, fixed(one, column.scale));
+        if (n > 0 && values[0] !== null) {
+          const different = told(column, chosen[0], chosen[n]);
+          const gap = (one - values[0]) * column.scale;
+          cell.append(el("small", { class: different ? (gap > 0 ? "up" : "down") : "" },
+            `${gap >= 0 ? "+" : "−"}${Math.abs(gap).toFixed(2)}, ${different === null ? "not tested" : different ? "different" : "not told apart"}`));
+        }
+        return cell;
+      });
+      return el("tr", {}, el("th", { scope: "row" }, column.name), ...cells);
+    });
+    open(`${names.length} models, against ${names[0]}`,
+      el("p", { class: "note" }, "Told apart at 5 %, all pairs of a column together (Holm). p-values and intervals of the differences:"),
+      copyable(`massl-bench compare ${rows.map((row) => quoted(section.models[Number(row.dataset.model)])).join(" ")}`),
+      el("div", { class: "scroll" }, el("table", { class: "plain" },
+        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Cell"), ...names.map((name) => el("th", { scope: "col" }, name)))),
+        el("tbody", {}, ...body.filter(Boolean)))));
+  }
+  const quoted = (name) => (/^[\w@%+=:,./-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\"'\"'")}'`);
+  function told(column, one, other) {
+    const count = column.order.length;
+    let [i, j] = [column.order.indexOf(one), column.order.indexOf(other)];
+    if (i < 0 || j < 0) return null;
+    if (i > j) [i, j] = [j, i];
+    const place = i * count - (i * (i + 1)) / 2 + (j - i - 1);
+    column.bytes ??= atob(column.bits);
+    return Boolean((column.bytes.charCodeAt(place >> 3) >> (7 - (place & 7))) & 1);
+  }
+})();

@@ -1,0 +1,167 @@
+"""The page of a leaderboard: what stands in it, and that nothing of a name becomes markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from massl_bench.records.record import Identity
+from massl_bench.records.rows import collect
+from massl_bench.report.page import leaderboard_page
+from massl_bench.specs.registry import Registry
+from tests.conftest import Answer
+from tests.records.test_tables import suite_of_two
+from tests.report.made import HOSTILE, many, record, write
+
+
+class Parsed(HTMLParser):
+    """Tags, attributes and texts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def page(results: Path, registry: Registry | None = None, suite: str | None = None) -> str:
+    registry = registry or Registry()
+    return leaderboard_page(collect(results, registry, suite), registry, href="")
+
+
+def data_of(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert found is not None
+    content: dict[str, Any] = json.loads(found[1])
+    return content
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    cells = [("knn", "cifar10"), ("linear", "cifar10"), ("spectrum", "cifar10")]
+    one = many(tmp_path / "one", ["a", "b", "c"], cells)
+    other = tmp_path / "elsewhere" / "two"
+    shutil.copytree(one, other)
+    assert page(one) == page(other)
+
+
+def test_a_suite(tmp_path: Path) -> None:
+    """Two columns; c lacks one. a and b overlap in the first, and a is better in the second."""
+    registry = suite_of_two(tmp_path, ("knn", "cifar10"), ("linear", "cifar10"))
+    values = {"a": (0.70, 0.80), "b": (0.69, 0.60)}
+    records = [record(model, "knn", "cifar10", pair[0]) for model, pair in values.items()]
+    records += [record(model, "linear", "cifar10", pair[1]) for model, pair in values.items()]
+    write(Path("results"), [*records, record("c", "knn", "cifar10", 0.5)])
+    text = page(Path("results"), registry, "two")
+    body = Parsed(text).text
+    assert "75.00 1.00 1.5 place 1 (1–1)" in body
+    assert "64.50 1.50 0.5 place 2 (1–2)" in body
+    assert "no mean: 1/2 – – 50.00 49.00–51.00 3." in body
+    best = re.findall(r'class="best">([\d.]+)<', text)
+    assert sorted(best) == ["69.00", "70.00", "80.00"]
+    pairs = data_of(text)["tables"][0]["columns"][0]
+    assert pairs["order"] == [0, 1, 2]
+    assert base64.b64decode(pairs["bits"])[0] >> 5 == 0b011  # a-b undecided, a-c and b-c different
+    assert pairs["paired"] is False
+
+
+def test_a_cell_opens_all_that_its_record_says(tmp_path: Path) -> None:
+    write(Path("results"), [record("my model", "knn", "cifar10", 0.7)])
+    found = data_of(page(Path("results")))
+    (entry,) = found["records"]
+    assert entry["metrics"]["top1@20"] == [0.7, 0.69, 0.71]
+    assert found["shared"][entry["parameters"]]["temperature"] == 0.07
+    assert found["shared"][entry["environment"]]["torch"]
+    assert entry["command"] == "massl-bench run --task knn --dataset cifar10 --model 'my model'"
+    assert entry["href"] == entry["path"] == "m000/knn/cifar10.json"
+
+
+def test_what_does_not_enter_is_listed_with_its_reason(tmp_path: Path) -> None:
+    part = record("p", "knn", "cifar10", 0.5, complete=False)
+    departing = record("d", "knn", "cifar10", 0.5, departures=["--set knn.k=20"])
+    write(Path("results"), [part, departing, record("a", "knn", "cifar10", 0.7)])
+    body = Parsed(page(Path("results"))).text
+    assert "Partial (1) m000/knn/cifar10.json : partial" in body
+    assert "Departing from their task (1) m001/knn/cifar10.json : departs from its task: --set knn.k=20" in body
+
+
+def test_published_values_stand_apart_with_their_source(tmp_path: Path) -> None:
+    write(Path("results"), [record("timm:vit_small_patch16_224.dino", "knn", "imagenet-1k", 0.60)])
+    text = page(Path("results"))
+    published = text[text.index('<tbody class="published">') :]
+    published = published[: published.index("</tbody>")]
+    assert "facebookresearch/dino, README.md, read 2026-" in published
+    assert ">74.5</button>" in published
+    assert 'class="best"' not in published
+    assert "set-up likely wrong" in Parsed(text).text
+
+
+def test_copies_of_the_data_are_not_ranked(tmp_path: Path) -> None:
+    other = record("b", "knn", "cifar10", 0.5)
+    other["identity"]["dataset"]["fingerprint"] = "e" * 64
+    other["identity_sha256"] = Identity.model_validate(other["identity"]).digest
+    write(Path("results"), [record("a", "knn", "cifar10", 0.7), other])
+    text = page(Path("results"))
+    assert 'class="best"' not in text
+    assert "eeeeeeee ( b )" in Parsed(text).text
+
+
+def test_names_stay_text(tmp_path: Path) -> None:
+    cells = [("knn", "cifar10"), ("linear", "cifar10")]
+    text = page(many(Path("results"), HOSTILE, cells))
+    plain = Parsed(page(many(tmp_path / "tame", [f"m{number}" for number in range(len(HOSTILE))], cells)))
+    parsed = Parsed(text)
+    assert [tag for tag, _ in parsed.tags] == [tag for tag, _ in plain.tags]
+    assert not [name for _, attributes in parsed.tags for name in attributes if name.startswith("on")]
+    for character in ("\x1b", "\u202e", "\r"):
+        assert character not in text
+    found = data_of(text)
+    names = {entry["model"] for entry in found["records"]}
+    assert "<img src=x onerror=alert(1)>" in names
+    assert r"\x1b[31mred\x1b[0m\nsecond line" in names
+    commands = {entry["model"]: entry["command"] for entry in found["records"]}
+    assert commands[r"\x1b[31mred\x1b[0m\nsecond line"] is None
+    assert commands["'; rm -rf ~; echo '"].endswith("""--model ''"'"'; rm -rf ~; echo '"'"''""")
+
+
+def test_the_policy_allows_the_pages_own_script_alone(tmp_path: Path) -> None:
+    text = page(many(Path("results"), ["a"], [("knn", "cifar10")]))
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
+    style = re.findall(r"<style>(.*?)</style>", text, re.S)
+    for part in (*scripts, *style):
+        assert base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() in policy[1].replace("&#43;", "+")
+    assert len(scripts) == len(style) == 1
+    assert "default-src 'none'" in policy[1].replace("&#39;", "'")
+    assert not re.search(r'(src|href)="(https?:)?//', text)
+
+
+def test_the_command(run_cli: Any) -> None:
+    write(Path("results"), [record("a", "knn", "cifar10", 0.7)])
+    command = ("leaderboard", "--format", "html", "--out", "site/board.html")
+    answer: Answer = run_cli(*command)
+    assert answer.code == 0
+    assert data_of(Path("site/board.html").read_text())["records"][0]["href"] == "../results/m000/knn/cifar10.json"
+    assert run_cli(*command, "--check").code == 0
+    write(Path("results"), [record("a", "knn", "cifar10", 0.6)])
+    assert "is stale" in run_cli(*command, "--check").error
+
+
+def test_no_record_yet(tmp_path: Path) -> None:
+    assert "No complete record" in page(tmp_path)
