@@ -16,8 +16,8 @@ from benchmarks.measure import Bar, Comparison, take_turns
 from massl_bench.datasets import EncodedImage
 from massl_bench.datasets.splits import ImageSplit
 from massl_bench.pretrain.config import CropConfig, ViewsConfig, load_config
-from massl_bench.pretrain.crops import BatchRequest, HostBatch, MultiCropImages
-from massl_bench.pretrain.views import photometric_views
+from massl_bench.pretrain.data.crops import BatchRequest, HostBatch, MultiCropImages
+from massl_bench.pretrain.data.views import photometric_views
 
 SUMMARY = "multi-crop views, against the published per-image pipeline"
 

@@ -13,7 +13,7 @@ from massl_bench.specs.registry import Registry
 
 if TYPE_CHECKING:
     from massl_bench.pretrain.config import PretrainConfig
-    from massl_bench.pretrain.trainer import OnlineEvaluation, Trained
+    from massl_bench.pretrain.loop.trainer import OnlineEvaluation, Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,10 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
         RequestError: The data or an earlier run do not fit the configuration; before any work.
         CellError: The training stopped, or something could not be written.
     """
-    from massl_bench.pretrain.collectives import after_first_rank
+    from massl_bench.pretrain.distributed import after_first_rank
     from massl_bench.pretrain.export import check_names, export_weights
-    from massl_bench.pretrain.state import initial_network
-    from massl_bench.pretrain.trainer import TrainingJob, train
+    from massl_bench.pretrain.loop.state import initial_network
+    from massl_bench.pretrain.loop.trainer import TrainingJob, train
 
     config = request.config
     check_names(request.models, request.weights_dir)
@@ -95,7 +95,7 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
 
 def _training_images(request: PretrainRequest, registry: Registry) -> tuple[ImageSplit, str]:
     """Returns the images that are trained on, checked, and the fingerprint of their dataset."""
-    from massl_bench.pretrain.loading import check_images
+    from massl_bench.pretrain.data.loading import check_images
 
     dataset = open_dataset(request.dataset, registry, request.data, fetch=True)
     split = dataset.split("train" if "train" in dataset.sources else next(iter(dataset.sources)))
@@ -107,8 +107,8 @@ def _training_images(request: PretrainRequest, registry: Registry) -> tuple[Imag
 def _online_evaluation(config: PretrainConfig, split: ImageSplit) -> OnlineEvaluation | None:
     """Returns the k-NN accuracy on held out training images as a function of the backbone, where there are labels."""
     from massl_bench.bench.api import evaluate
+    from massl_bench.pretrain.data.holdout import Holdout
     from massl_bench.pretrain.export import evaluation_preprocessing
-    from massl_bench.pretrain.holdout import Holdout
 
     if split.labels is None or split.labels.ndim != 1 or not config.run.knn_every:
         return None

@@ -73,7 +73,7 @@ def pretrain(
     from massl_bench.core.files import file_safe
     from massl_bench.datasets import DataOptions
     from massl_bench.pretrain.config import load_config
-    from massl_bench.pretrain.trackers import require_wandb
+    from massl_bench.pretrain.loop.trackers import require_wandb
     from massl_bench.records.record import check_results_dir
 
     if method not in ("massl", "carp"):
@@ -162,7 +162,7 @@ def _process_group(device: str) -> Iterator[tuple[int, str]]:
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
-    from massl_bench.pretrain.collectives import store_of_this_start
+    from massl_bench.pretrain.distributed import store_of_this_start
 
     if on_gpu:
         torch.cuda.set_device(rank_device)

@@ -1,25 +1,17 @@
-"""The configuration of a pretraining: presets in TOML, changes from the command line, one strict type.
+"""The configuration of a pretraining: one strict type.
 
 Nothing here has a published number as its default: those stand in `presets/*.toml`. None means "not used".
 """
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from massl_bench.core.errors import RequestError, unknown_name
-from massl_bench.core.strict import Listed, StrictModel, first_problem
-from massl_bench.pretrain.memory import check_memory_size
-from massl_bench.specs.toml import parse_setting
+from massl_bench.core.strict import Listed, StrictModel
 
-PRESETS = Path(__file__).parent / "presets"
-
-Method = Literal["massl", "carp"]
 Pair = Listed[tuple[float, float]]
 Triple = Listed[tuple[float, float, float]]
 Stages = Listed[tuple[int, int, int, int]]
@@ -139,28 +131,8 @@ class ViewsConfig(StrictModel):
         return self
 
 
-class MasslConfig(StrictModel):
-    """The numbers of MaSSL's objective."""
-
-    memory_size: int = Field(ge=1)
-    block_size: int = Field(ge=1)
-    student_temp: float = Field(gt=0)
-    teacher_temp_start: float = Field(gt=0)
-    teacher_temp: float = Field(gt=0)
-    teacher_temp_warmup_epochs: int = Field(ge=0)
-    koleo_weight: float = Field(ge=0)
-    """Of the KoLeo term on the student's global outputs; 0 leaves it out."""
-
-
-class CarpConfig(StrictModel):
-    """The numbers of CARP's objective."""
-
-    num_prototypes: int = Field(ge=1)
-    block_size: int = Field(ge=1)
-
-
-class OptimiserConfig(StrictModel):
-    """The optimiser and its schedules."""
+class OptimizerConfig(StrictModel):
+    """The optimizer and its schedules."""
 
     name: Literal["adamw", "sgd", "lars"]
     lr: float = Field(gt=0, le=1e6)
@@ -217,122 +189,46 @@ class RunConfig(StrictModel):
 
 
 class PretrainConfig(StrictModel):
-    """Everything that decides what a pretraining computes."""
+    """Everything that decides what a pretraining computes.
 
-    method: Method
+    Outside, in files and in what `model_dump` returns, the section `parameters` has the method's name.
+    """
+
+    method: str
+    """The module of `massl_bench.pretrain.methods`, or of a plugin."""
     summary: str
     seed: int = Field(ge=0)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    """Global batch: images of one optimiser step on all ranks together."""
+    """Global batch: images of one optimizer step on all ranks together."""
     ema_momentum: float = Field(ge=0, le=1)
     """The teacher's at the start; a cosine takes it to 1."""
     backbone: BackboneConfig
     head: HeadConfig
     views: ViewsConfig
-    massl: MasslConfig | None = None
-    carp: CarpConfig | None = None
-    optimiser: OptimiserConfig
+    parameters: SerializeAsAny[StrictModel]
+    """Of the method, as its module defines them."""
+    optimiser: OptimizerConfig
     compute: ComputeConfig
     run: RunConfig
 
     @model_validator(mode="after")
     def _fits_together(self) -> PretrainConfig:
-        other: Method = "carp" if self.method == "massl" else "massl"
-        if getattr(self, self.method) is None:
-            raise ValueError(f"{self.method}: is missing, and the method needs it")
-        if getattr(self, other) is not None:
-            raise ValueError(f"{other}: is not used by the method {self.method}")
         for crop in self.views.crops:
             if self.backbone.patch_size is not None and crop.size % self.backbone.patch_size:
                 raise ValueError(
                     f"views: {crop.size} pixels are not a multiple of the patch size {self.backbone.patch_size}"
                 )
-        if self.massl is not None:
-            check_memory_size(self.massl.memory_size, self.batch_size)
-            _check_blocks("massl", "memory_size", self.massl.memory_size, self.massl.block_size)
-            num_views = len(self.views.crops)
-            if num_views > self.massl.memory_size:
-                raise ValueError(f"massl.memory_size: {self.massl.memory_size}, fewer than the {num_views} views")
-            warmup = self.massl.teacher_temp_warmup_epochs
-            if warmup > self.epochs:
-                raise ValueError(f"massl.teacher_temp_warmup_epochs: {warmup}, more than epochs = {self.epochs}")
-        if self.carp is not None:
-            _check_blocks("carp", "num_prototypes", self.carp.num_prototypes, self.carp.block_size)
         if self.optimiser.warmup_epochs > self.epochs:
             raise ValueError(
                 f"optimiser.warmup_epochs: {self.optimiser.warmup_epochs}, more than epochs = {self.epochs}"
             )
         return self
 
-
-def _check_blocks(section: str, what: str, size: int, block_size: int) -> None:
-    if block_size > size:
-        raise ValueError(f"{section}.block_size: {block_size}, larger than {what} = {size}; allowed: 1 to {size}")
-    if size % block_size:
-        below, above = size // block_size * block_size, (size // block_size + 1) * block_size
-        raise ValueError(
-            f"{section}.{what}: {size}, not a multiple of block_size {block_size}; nearest: {below} and {above}"
-        )
-
-
-def load_config(preset: str, settings: Sequence[str] = (), method: str | None = None) -> PretrainConfig:
-    """Returns a preset with the changes of `--set key=value`, checked.
-
-    Args:
-        preset: a name among `presets/*.toml`.
-        settings: changes as `section.key=value` with values as in TOML; words and lists need no quotes or brackets.
-        method: what the user asked for; must be the preset's.
-
-    Raises:
-        RequestError: An unknown preset or key (with near names), a wrong value, or numbers that do not fit together.
-    """
-    files = {path.stem: path for path in PRESETS.glob("*.toml")}
-    if preset not in files:
-        raise unknown_name("preset", preset, files)
-    content = tomllib.loads(files[preset].read_text(encoding="utf-8"))
-    if method is not None and method != content["method"]:
-        raise RequestError(f"--method {method}: preset {preset} is of the method {content['method']}")
-    for setting in settings:
-        _apply(content, setting)
-    try:
-        return PretrainConfig.model_validate(content)
-    except ValidationError as error:
-        problem = first_problem(error)
-        if problem == "batch_size: is missing":
-            problem += ": the publication does not tell it; give --set batch_size=N"
-        raise RequestError(f"preset {preset}{' with --set' if settings else ''}: {problem}") from None
-
-
-def _apply(content: dict[str, Any], setting: str) -> None:
-    """Writes one `--set` into a preset's content."""
-    key, equals, text = setting.partition("=")
-    known = _keys(PretrainConfig)
-    if not (equals and text):
-        raise RequestError(f"--set {setting}: expected key=value, as in optimiser.lr=0.001")
-    if key not in known:
-        raise unknown_name("configuration key", key, known)
-    value = parse_setting(text)
-    *sections, name = key.split(".")
-    for section in sections:
-        content = content.setdefault(section, {})
-    if value == "none":
-        content.pop(name, None)  # back to "not used", which TOML cannot write
-    else:
-        content[name] = value
-
-
-def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Returns the dotted keys of a configuration that hold values."""
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        parts = getattr(field.annotation, "__args__", (field.annotation,))
-        sections = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
-        if sections:
-            keys += _keys(sections[0], f"{prefix}{name}.")
-        else:
-            keys.append(f"{prefix}{name}")
-    return keys
+    @model_serializer(mode="wrap")
+    def _under_its_method(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {self.method if key == "parameters" else key: value for key, value in content.items()}
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

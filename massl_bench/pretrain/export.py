@@ -17,8 +17,8 @@ from massl_bench.models.checkpoints import build_network, load_exactly
 from massl_bench.models.manifests import check_name
 from massl_bench.models.metadata import WeightsMetadata, save_weights
 from massl_bench.pretrain.backbones import manifest_arch
-from massl_bench.pretrain.checkpoint import CheckpointFolder, official_checkpoint, training_checkpoint
 from massl_bench.pretrain.config import PretrainConfig
+from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, official_checkpoint, training_checkpoint
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.toml import to_toml
 

@@ -27,19 +27,19 @@ def rankme(features: Tensor) -> float:
 
 
 @torch.no_grad()
-def assignment_entropy(logits: Tensor) -> tuple[float, float]:
+def assignment_entropies(logits: Tensor) -> dict[str, float]:
     """How a batch is spread over a block: entropies as shares of log S, their largest value.
 
     Args:
         logits: of N rows over one block of S members, divided by the temperature, [N, S].
 
     Returns:
-        The entropy of the mean assignment (1: members are used alike, 0: all images choose one member) and the mean
-        entropy of an assignment (1: no image prefers any member).
+        `entropy_of_mean`, that of the mean assignment (1: members are used alike, 0: all images choose one member), and
+        `mean_entropy`, the mean one of an assignment (1: no image prefers any member).
     """
     assignments_NS = logits.float().softmax(1)
     mean_S = assignments_NS.mean(0)
     largest = math.log(logits.shape[1]) or 1.0
     of_mean = torch.special.entr(mean_S).sum() / largest
     mean_of = torch.special.entr(assignments_NS).sum(1).mean() / largest
-    return float(of_mean), float(mean_of)
+    return {"entropy_of_mean": float(of_mean), "mean_entropy": float(mean_of)}

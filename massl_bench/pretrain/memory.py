@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from massl_bench.pretrain.collectives import gather_rows, require_same_on_all_ranks
+from massl_bench.pretrain.distributed import gather_rows, require_same_on_all_ranks
 from massl_bench.pretrain.transfer import to_device
 
 

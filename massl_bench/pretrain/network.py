@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from massl_bench.pretrain.config import HeadConfig
+
 
 class Projector(nn.Module):
     """Three-layer perceptron with GELU: `mlp.0`, `mlp.2`, `mlp.4`, or `mlp.{0,1,3,4,6}` with BatchNorm.
@@ -40,6 +42,17 @@ class Projector(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
+
+    @classmethod
+    def of(cls, config: HeadConfig, in_dim: int, *, unit_norm: bool) -> Projector:
+        """Make the one that a configuration describes; the arguments are those of the constructor."""
+        return cls(
+            in_dim,
+            hidden_dim=config.hidden_dim,
+            out_dim=config.out_dim,
+            batch_norm=config.batch_norm,
+            unit_norm=unit_norm,
+        )
 
     def forward(self, features_ND: Tensor) -> Tensor:
         """Map features [N, in_dim] to projections [N, out_dim]."""

@@ -6,15 +6,13 @@ generator's state in the checkpoint.
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
 
 import numpy as np
 import torch
 
-Purpose = Literal["weights", "memory", "permutation", "order", "views", "drop_path", "holdout"]
-
-# Numbers, as a hash of strings differs between processes; a new purpose takes a new number.
-_PURPOSES: dict[Purpose, int] = {
+# The first purposes have small numbers; a later one has its name's hash.
+_PURPOSES = {
     "weights": 0,
     "memory": 1,
     "permutation": 2,
@@ -25,12 +23,15 @@ _PURPOSES: dict[Purpose, int] = {
 }
 
 
-def derived_seed(seed: int, purpose: Purpose, *place: int) -> int:
+def derived_seed(seed: int, purpose: str, *place: int) -> int:
     """Returns a seed in [0, 2^63) for one purpose at one place (step, rank, epoch, …)."""
-    words = np.random.SeedSequence([seed, _PURPOSES[purpose], *place]).generate_state(1, np.uint64)
+    number = _PURPOSES.get(purpose)
+    if number is None:
+        number = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+    words = np.random.SeedSequence([seed, number, *place]).generate_state(1, np.uint64)
     return int(words[0]) >> 1
 
 
-def seeded_generator(seed: int, purpose: Purpose, *place: int) -> torch.Generator:
+def seeded_generator(seed: int, purpose: str, *place: int) -> torch.Generator:
     """Returns a generator on the CPU, started at `derived_seed`."""
     return torch.Generator().manual_seed(derived_seed(seed, purpose, *place))

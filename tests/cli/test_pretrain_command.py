@@ -16,9 +16,9 @@ import massl_bench as mb
 from massl_bench import cli
 from massl_bench.core.files import sha256_file
 from massl_bench.models.checkpoints import read_tensors
-from massl_bench.pretrain import trainer
-from massl_bench.pretrain.checkpoint import CheckpointFolder
-from massl_bench.pretrain.log import read_log
+from massl_bench.pretrain.loop import trainer
+from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
+from massl_bench.pretrain.loop.log import read_log
 from massl_bench.records.record import read_record
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.toml import read_toml

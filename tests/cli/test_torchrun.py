@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from massl_bench.models.checkpoints import read_tensors
-from massl_bench.pretrain.checkpoint import CheckpointFolder
-from massl_bench.pretrain.log import read_log
+from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
+from massl_bench.pretrain.loop.log import read_log
 
 SETTINGS = [
     *("batch_size=128", "epochs=1", "backbone.depth=1", "massl.teacher_temp_warmup_epochs=1"),
@@ -76,7 +76,7 @@ def test_sigterm_to_torchrun_leaves_a_checkpoint(tmp_path: Path) -> None:
 
 def main() -> None:
     from massl_bench import cli
-    from massl_bench.pretrain import trainer
+    from massl_bench.pretrain.loop import trainer
 
     update, steps = trainer.update_teacher, []
     first_start = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"

@@ -9,8 +9,8 @@ import numpy as np
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.splits import ArraySplit
 from massl_bench.pretrain.config import PretrainConfig, load_config
-from massl_bench.pretrain.log import read_log
-from massl_bench.pretrain.trainer import Trained, TrainingJob, train
+from massl_bench.pretrain.loop.log import read_log
+from massl_bench.pretrain.loop.trainer import Trained, TrainingJob, train
 
 BATCH = 32
 WHOLE_IMAGES = [

@@ -13,7 +13,7 @@ from massl_bench.models.vit import MasslVisionTransformer
 from massl_bench.pretrain.backbones import build_backbone, manifest_arch
 from massl_bench.pretrain.config import BackboneConfig, load_config
 from massl_bench.pretrain.export import export_weights
-from massl_bench.pretrain.state import initial_network
+from massl_bench.pretrain.loop.state import initial_network
 
 PATCH, SIDE, LOCAL = 4, 16, 8
 

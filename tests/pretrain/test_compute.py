@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from massl_bench.pretrain import trainer
-from massl_bench.pretrain.checkpoint import CheckpointFolder
 from massl_bench.pretrain.config import load_config
-from massl_bench.pretrain.state import initial_network
+from massl_bench.pretrain.loop import trainer
+from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
+from massl_bench.pretrain.loop.state import initial_network
 from tests.pretrain.runs import A_HUNDRED_STEPS, WHOLE_IMAGES, carp_of, falls, losses, run
 
 STEPS = 12

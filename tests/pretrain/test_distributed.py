@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from massl_bench.core.errors import CellError, MissingDataError
 from massl_bench.pretrain import MemoryBank, Projector, Prototypes, carp_objective, massl_objective
-from massl_bench.pretrain.collectives import after_first_rank, store_of_this_start
+from massl_bench.pretrain.distributed import after_first_rank, store_of_this_start
 
 IMAGES, VIEWS, FEATURES, STEPS = 8, 4, 6, 3
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from massl_bench.pretrain import carp_objective, massl_objective, trainer
-from massl_bench.pretrain.checkpoint import CheckpointFolder
 from massl_bench.pretrain.config import load_config
-from massl_bench.pretrain.crops import BatchRequest, MultiCropImages
-from massl_bench.pretrain.state import initial_state, permuted_members, rates_at
+from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages
+from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
+from massl_bench.pretrain.loop.state import initial_state, permuted_members, rates_at
 from tests.pretrain.runs import A_HUNDRED_STEPS, BATCH, WHOLE_IMAGES, carp_of, digits, falls, losses, run
 
 pytestmark = [

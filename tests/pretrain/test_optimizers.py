@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from massl_bench.pretrain.optimizers import (
+from massl_bench.pretrain.loop.optimizers import (
     LARS,
     clip_each_gradient,
     parameter_groups,

@@ -13,10 +13,10 @@ import torch
 from massl_bench.core.errors import RequestError
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.splits import ArraySplit
-from massl_bench.pretrain import checkpoint as checkpoint_module
 from massl_bench.pretrain.config import load_config
-from massl_bench.pretrain.log import read_log
-from massl_bench.pretrain.trainer import TrainingJob, train
+from massl_bench.pretrain.loop import checkpoint as checkpoint_module
+from massl_bench.pretrain.loop.log import read_log
+from massl_bench.pretrain.loop.trainer import TrainingJob, train
 
 STEPS, BATCH = 42, 16  # one epoch
 SETTINGS = [

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from massl_bench.pretrain.checkpoint import CheckpointFolder
-from massl_bench.pretrain.log import read_log
+from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
+from massl_bench.pretrain.loop.log import read_log
 
 SETTINGS = [
     *("batch_size=16", "epochs=20", "backbone.depth=1", "massl.teacher_temp_warmup_epochs=1"),

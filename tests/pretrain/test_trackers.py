@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from massl_bench.core.errors import CellError, RequestError
-from massl_bench.pretrain import trackers
 from massl_bench.pretrain.config import PretrainConfig, load_config
-from massl_bench.pretrain.log import TrainingLog, read_log
+from massl_bench.pretrain.loop import trackers
+from massl_bench.pretrain.loop.log import TrainingLog, read_log
 
 needs_tensorboard = pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None,
@@ -146,7 +146,7 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_an_evaluation_is_not_training_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("massl_bench.pretrain.log.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("massl_bench.pretrain.loop.log.time.monotonic", lambda: now[0])
     config = load_config("tiny-digits", [])
     with TrainingLog(tmp_path, config, num_steps=10, first_step=0, active=True) as log:
         now[0] += 2

@@ -21,16 +21,16 @@ from massl_bench.datasets.published import READERS
 from massl_bench.datasets.shards import find_shards
 from massl_bench.datasets.splits import ArraySplit
 from massl_bench.models.checkpoints import build_checkpoint, read_checkpoint
-from massl_bench.pretrain import checkpoint as checkpoint_module
-from massl_bench.pretrain import trainer
-from massl_bench.pretrain.checkpoint import CheckpointFolder, write_whole
-from massl_bench.pretrain.checkpoint import official_checkpoint as in_the_official_layout
 from massl_bench.pretrain.config import load_config
+from massl_bench.pretrain.data.loading import StepRequests, check_images, divide
 from massl_bench.pretrain.indicators import assignment_entropy, rankme
-from massl_bench.pretrain.loading import StepRequests, check_images, divide
-from massl_bench.pretrain.log import read_log
-from massl_bench.pretrain.state import initial_state, rates_at
-from massl_bench.pretrain.trainer import TrainingJob, train
+from massl_bench.pretrain.loop import checkpoint as checkpoint_module
+from massl_bench.pretrain.loop import trainer
+from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, write_whole
+from massl_bench.pretrain.loop.checkpoint import official_checkpoint as in_the_official_layout
+from massl_bench.pretrain.loop.log import read_log
+from massl_bench.pretrain.loop.state import initial_state, rates_at
+from massl_bench.pretrain.loop.trainer import TrainingJob, train
 from tests.datasets.copies import write_tar
 
 SMALL = [

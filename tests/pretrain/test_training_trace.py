@@ -8,7 +8,12 @@ import torch
 
 from massl_bench.models.vit import MasslVisionTransformer
 from massl_bench.pretrain import MemoryBank, MultiCropNetwork, Projector, massl_objective
-from massl_bench.pretrain.optimizers import clip_each_gradient, parameter_groups, set_hyperparameters, update_teacher
+from massl_bench.pretrain.loop.optimizers import (
+    clip_each_gradient,
+    parameter_groups,
+    set_hyperparameters,
+    update_teacher,
+)
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from torchvision.transforms import functional as reference
 
 from massl_bench.datasets.splits import ArraySplit
 from massl_bench.pretrain.config import load_config
-from massl_bench.pretrain.crops import BatchRequest, MultiCropImages, crop_boxes
+from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages, crop_boxes
+from massl_bench.pretrain.data.views import Photometric, draw_photometric, gaussian_blur, photometric_views, shift_hue
 from massl_bench.pretrain.seeds import seeded_generator
-from massl_bench.pretrain.views import Photometric, draw_photometric, gaussian_blur, photometric_views, shift_hue
 
 VIEWS = load_config("massl-vits16-800ep").views
 PLAIN = VIEWS.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})

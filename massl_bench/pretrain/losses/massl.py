@@ -1,7 +1,7 @@
-"""The objectives of MaSSL and CARP, and the KoLeo regulariser.
+"""The objective of MaSSL.
 
 Shapes: V views of B images, N = V·B student rows, G = 2·B teacher rows, R = N + G rows of both, D dimensions, K memory
-rows or prototypes, S rows of a block, P = K / S blocks, T columns of a tile. Rows are view-major: all images of view 0,
+rows, S of a block, P = K / S blocks, T columns of a tile. Rows are view-major: all images of view 0,
 then all of view 1, and so on; views 0 and 1 are the global ones, and the only ones that the teacher sees.
 
 Everything here computes in float32, also under autocast; float64 inputs stay float64.
@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-from massl_bench.pretrain.collectives import mean_over_ranks
+from massl_bench.pretrain.losses.rows import check_blocks, check_views
 
 # Bytes of a tile's logits. Small tiles stay in a CPU's cache between the two products and the exponential between them,
 # but every operation ends with the threads waiting for each other, which costs more where cores are shared.
@@ -65,10 +64,10 @@ def massl_objective(
     Raises:
         ValueError: Shapes that do not match, a block larger than the memory or not dividing it, a temperature <= 0.
     """
-    _check_views(student, teacher, "student", "teacher")
+    check_views(student, teacher, "student", "teacher")
     if memory.ndim != 2 or memory.shape[1] != student.shape[1]:
         raise ValueError(f"memory: shape {list(memory.shape)}; allowed: [K, {student.shape[1]}], as student rows are")
-    _check_blocks("memory", memory.shape[0], permutation, block_size)
+    check_blocks("memory", memory.shape[0], permutation, block_size)
     for name, temperature in (("student_temp", student_temp), ("teacher_temp", teacher_temp)):
         if not temperature > 0:
             raise ValueError(f"{name}: {temperature}; allowed: a number > 0")
@@ -191,109 +190,3 @@ def _expect_memory(
         mean_RD.addcdiv_(weighted_RD, sum_R1, value=1 / num_blocks)
         log_sum_R.add_((sum_R1.log_() + max_R1).squeeze(1), alpha=1 / num_blocks)
     return mean_RD, log_sum_R
-
-
-def koleo_loss(student_global: Tensor) -> Tensor:
-    """Negative mean log distance of each row to its nearest neighbour, which spreads the rows out.
-
-    The Kozachenko-Leonenko estimator as in DINOv2 (arXiv 2304.07193, section 4), on unit rows and within a view: the
-    mean of both global views' losses. Neighbours are sought among this rank's images.
-
-    Args:
-        student_global: Unit rows of the two global student views [2·B, D], view-major, B >= 2.
-
-    Returns:
-        The scalar loss.
-
-    Raises:
-        ValueError: Not two views of at least two images.
-    """
-    if student_global.ndim != 2 or student_global.shape[0] % 2 or student_global.shape[0] < 4:
-        raise ValueError(f"student_global: shape {list(student_global.shape)}; allowed: [2·B, D] with B >= 2")
-    epsilon = 1e-8  # Identical rows have distance |eps · 1| and a finite loss.
-    with torch.autocast(student_global.device.type, enabled=False):
-        rows_ND = student_global.to(torch.promote_types(student_global.dtype, torch.float32))
-        rows_2BD = rows_ND.reshape(2, -1, rows_ND.shape[1])
-        with torch.no_grad():
-            # Unit rows: the nearest neighbour is the one of the largest inner product, itself left out.
-            similarity_2BB = rows_2BD @ rows_2BD.mT
-            similarity_2BB.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
-            nearest_2B1 = similarity_2BB.argmax(2, keepdim=True)
-        neighbour_2BD = rows_2BD.gather(1, nearest_2B1.expand_as(rows_2BD))
-        distance_2B = functional.pairwise_distance(rows_2BD, neighbour_2BD, eps=epsilon)
-        return -(distance_2B + epsilon).log().mean()
-
-
-def carp_objective(
-    student_logits: Tensor, teacher_logits: Tensor, permutation: Tensor, *, block_size: int
-) -> tuple[Tensor, Tensor]:
-    """Consistency and entropy of assignments over random partitions of the prototypes.
-
-    The objective of CARP (arXiv 2310.12692). The permuted prototypes are cut into blocks; an assignment is the softmax
-    within a block, without temperature. Consistency is -log<p_i, p_j>, averaged over blocks, images and pairs of
-    student view i and teacher view j != i. Entropy is log(S) + Σ p̄ log p̄, averaged over blocks, with p̄ the mean
-    assignment of all student and teacher rows together: zero where the prototypes are used alike. The loss is their
-    sum. Inner products are clamped to [eps, 1 - eps] and p̄ from below by eps, the spacing of the dtype.
-
-    In a process group p̄ covers all ranks and `entropy` is the same everywhere; `consistency` is of this rank's images.
-    Both are then right where gradients are averaged over ranks (DistributedDataParallel).
-
-    Args:
-        student_logits: [V·B, K], view-major, V >= 2. Half precision is computed in float32.
-        teacher_logits: [2·B, K], view-major. Detached.
-        permutation: int64 [K]: the prototypes in the order in which blocks are cut; the same on every rank.
-        block_size: Prototypes of a block; divides K.
-
-    Returns:
-        The scalars `consistency` and `entropy`.
-
-    Raises:
-        ValueError: Shapes that do not match, a block larger than the prototypes or not dividing them.
-    """
-    _check_views(student_logits, teacher_logits, "student_logits", "teacher_logits")
-    _check_blocks("prototypes", student_logits.shape[1], permutation, block_size)
-    num_images = teacher_logits.shape[0] // 2
-    dtype = torch.promote_types(student_logits.dtype, torch.float32)
-    epsilon = torch.finfo(dtype).eps
-    with torch.autocast(student_logits.device.type, enabled=False):
-        permutation = permutation.to(student_logits.device)
-        blocks = (permutation.shape[0] // block_size, block_size)
-        student_VBPS, teacher_2BPS = (
-            logits_NK.to(dtype).index_select(1, permutation).view(-1, num_images, *blocks).softmax(3)
-            for logits_NK in (student_logits, teacher_logits.detach())
-        )
-        agreement_V2BP = torch.einsum("vbps,jbps->vjbp", student_VBPS, teacher_2BPS).clamp(epsilon, 1 - epsilon)
-        # A global view is not compared with the teacher's output for the same view: 2·V - 2 pairs.
-        is_pair_V2 = 1 - torch.eye(student_VBPS.shape[0], 2, dtype=dtype, device=student_logits.device)
-        consistency = -(agreement_V2BP.log().mean((2, 3)) * is_pair_V2).sum() / (2 * student_VBPS.shape[0] - 2)
-
-        num_rows = student_logits.shape[0] + teacher_logits.shape[0]
-        mean_PS = mean_over_ranks((student_VBPS.sum((0, 1)) + teacher_2BPS.sum((0, 1))) / num_rows).clamp(min=epsilon)
-        entropy = math.log(block_size) + (mean_PS * mean_PS.log()).sum(1).mean()
-    return consistency, entropy
-
-
-def _check_views(student: Tensor, teacher: Tensor, student_name: str, teacher_name: str) -> None:
-    """Raise ValueError unless the rows are [V·B, X] and [2·B, X] with V >= 2."""
-    if teacher.ndim != 2 or teacher.shape[0] < 2 or teacher.shape[0] % 2:
-        raise ValueError(f"{teacher_name}: shape {list(teacher.shape)}; allowed: [2·B, D], two views of B images")
-    num_images, dim = teacher.shape[0] // 2, teacher.shape[1]
-    whole_views = student.shape[0] >= 2 * num_images and student.shape[0] % num_images == 0
-    if student.ndim != 2 or student.shape[1] != dim or not whole_views:
-        raise ValueError(
-            f"{student_name}: shape {list(student.shape)}; allowed: [V·{num_images}, {dim}] with V >= 2 views, "
-            f"as {teacher_name} {list(teacher.shape)} has {num_images} images"
-        )
-
-
-def _check_blocks(what: str, num_rows: int, permutation: Tensor, block_size: int) -> None:
-    """Raise ValueError unless blocks of `block_size` cut the permuted rows evenly."""
-    if permutation.shape != (num_rows,) or permutation.dtype != torch.int64:
-        found = f"{permutation.dtype} {list(permutation.shape)}"
-        raise ValueError(f"permutation: {found}; allowed: torch.int64 [{num_rows}], the indices of the {what}")
-    if not 1 <= block_size <= num_rows:
-        raise ValueError(f"block_size: {block_size}; allowed: 1 to {num_rows}, the size of the {what}")
-    if num_rows % block_size:
-        below, above = num_rows // block_size * block_size, (num_rows // block_size + 1) * block_size
-        nearest = f"nearest: {below} and {above}"
-        raise ValueError(f"{what}: {num_rows} rows, not a multiple of block_size {block_size}; {nearest}")

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.learners.lars import LARS
 from massl_bench.pretrain.backbones import build_network
-from massl_bench.pretrain.checkpoint import FORMAT, Checkpoint
-from massl_bench.pretrain.collectives import world_size
 from massl_bench.pretrain.config import PretrainConfig
+from massl_bench.pretrain.distributed import world_size
+from massl_bench.pretrain.loop.checkpoint import FORMAT, Checkpoint
+from massl_bench.pretrain.loop.optimizers import parameter_groups
 from massl_bench.pretrain.memory import MemoryBank
 from massl_bench.pretrain.network import MultiCropNetwork
-from massl_bench.pretrain.optimizers import parameter_groups
 from massl_bench.pretrain.schedules import cosine, linear_then_constant
 from massl_bench.pretrain.seeds import derived_seed, seeded_generator
 from massl_bench.pretrain.transfer import to_device

@@ -16,7 +16,7 @@ from massl_bench.core.errors import CellError, RequestError
 from massl_bench.datasets import ImageSplit, Unreadable
 from massl_bench.pretrain.backbones import patch_side
 from massl_bench.pretrain.config import PretrainConfig
-from massl_bench.pretrain.crops import BatchRequest, HostBatch, MultiCropImages
+from massl_bench.pretrain.data.crops import BatchRequest, HostBatch, MultiCropImages
 from massl_bench.pretrain.seeds import seeded_generator
 
 _PROBED = 16

@@ -21,18 +21,25 @@ from torch.nn.parallel import DistributedDataParallel
 
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.datasets import ImageSplit
-from massl_bench.pretrain.checkpoint import CheckpointFolder, check_same_run, write_whole
-from massl_bench.pretrain.collectives import after_first_rank, any_rank, mean_numbers, rank_of_process, world_size
 from massl_bench.pretrain.config import PretrainConfig
-from massl_bench.pretrain.crops import HostBatch, MultiCropImages
+from massl_bench.pretrain.data.crops import HostBatch, MultiCropImages
+from massl_bench.pretrain.data.loading import Shares, StepRequests, divide, load_batches
+from massl_bench.pretrain.data.views import photometric_views
+from massl_bench.pretrain.distributed import after_first_rank, any_rank, mean_numbers, rank_of_process, world_size
 from massl_bench.pretrain.indicators import assignment_entropy, rankme
-from massl_bench.pretrain.loading import Shares, StepRequests, divide, load_batches
-from massl_bench.pretrain.log import TrainingLog
+from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, check_same_run, write_whole
+from massl_bench.pretrain.loop.log import TrainingLog
+from massl_bench.pretrain.loop.optimizers import clip_each_gradient, set_hyperparameters, update_teacher
+from massl_bench.pretrain.loop.state import (
+    Rates,
+    TrainingState,
+    broken_tensors,
+    initial_state,
+    permuted_members,
+    rates_at,
+)
 from massl_bench.pretrain.objectives import carp_objective, koleo_loss, massl_objective
-from massl_bench.pretrain.optimizers import clip_each_gradient, set_hyperparameters, update_teacher
 from massl_bench.pretrain.seeds import derived_seed
-from massl_bench.pretrain.state import Rates, TrainingState, broken_tensors, initial_state, permuted_members, rates_at
-from massl_bench.pretrain.views import photometric_views
 
 OnlineEvaluation = Callable[[nn.Module], float]
 """Maps the teacher's backbone, in evaluation mode, to an accuracy; draws from no global generator."""

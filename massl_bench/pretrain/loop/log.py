@@ -16,9 +16,9 @@ from typing import Any, Self
 
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.files import write_atomic
-from massl_bench.pretrain.checkpoint import advice_after
 from massl_bench.pretrain.config import PretrainConfig
-from massl_bench.pretrain.trackers import Tracker, open_trackers
+from massl_bench.pretrain.loop.checkpoint import advice_after
+from massl_bench.pretrain.loop.trackers import Tracker, open_trackers
 
 _NAME = "log.jsonl"
 

@@ -25,8 +25,8 @@ from massl_bench.datasets import EncodedImage, ImageSplit, Unreadable, open_imag
 from massl_bench.datasets.images.crops import UNIFORMS, crop_boxes
 from massl_bench.datasets.images.decoding import turn_of
 from massl_bench.pretrain.config import ViewsConfig
+from massl_bench.pretrain.data.views import Photometric, draw_photometric
 from massl_bench.pretrain.seeds import seeded_generator
-from massl_bench.pretrain.views import Photometric, draw_photometric
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,32 @@
+"""The presets: configurations by name, one TOML file each. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from massl_bench.core.errors import RequestError, unknown_name
+
+PRESETS = Path(__file__).parent
+
+
+def preset_files() -> dict[str, Path]:
+    """Returns the files of the presets by name."""
+    return {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}
+
+
+def preset_file(preset: str) -> Path:
+    """Returns the file of a preset: of that name here, or a TOML file of the user's.
+
+    Raises:
+        RequestError: There is none; the text has near names.
+    """
+    files = preset_files()
+    if preset in files:
+        return files[preset]
+    if preset.endswith(".toml"):
+        if not (path := Path(preset)).is_file():
+            raise RequestError(
+                f"--preset {preset}: no such file; give one, or a name that massl-bench list presets shows"
+            )
+        return path
+    raise unknown_name("preset", preset, files, "or a TOML file of yours")
