@@ -15,7 +15,8 @@ from torchvision import transforms
 from benchmarks.measure import Bar, Comparison, take_turns
 from massl_bench.datasets import EncodedImage
 from massl_bench.datasets.splits import ImageSplit
-from massl_bench.pretrain.config import CropConfig, ViewsConfig, load_config
+from massl_bench.pretrain.config import CropConfig, ViewsConfig
+from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.data.crops import BatchRequest, HostBatch, MultiCropImages
 from massl_bench.pretrain.data.views import photometric_views
 

@@ -27,6 +27,7 @@ import pytest
 from PIL import Image
 
 from massl_bench import cli
+from tests.installed_packages import install_package
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -61,6 +62,16 @@ def real_data() -> Path:
     if REAL_DATA is None:
         pytest.skip("MASSL_BENCH_DATA is not set: no real data on this machine")
     return Path(REAL_DATA)
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, str]], Path]]:
+    """Installs packages, files by name, until the test ends."""
+    before = set(sys.modules)
+    yield partial(install_package, tmp_path, monkeypatch)
+    for name in set(sys.modules) - before:
+        if name.startswith(("my_bench", "other_bench")):
+            del sys.modules[name]
 
 
 @dataclass(frozen=True)

@@ -111,10 +111,10 @@ def _cache(cache_dir: Path) -> Finding:
 
 def _plugins() -> list[Finding]:
     findings = []
-    for plugin in (*plugins.declared(plugins.REGISTRY_GROUP), *plugins.declared(plugins.PROTOCOLS_GROUP)):
+    for plugin in plugins.all_declared():
         try:
-            if plugin.group == plugins.PROTOCOLS_GROUP:
-                plugins.load_protocol(plugin)
+            if plugins.is_code(plugin):
+                plugins.load_module(plugin)
         except MasslBenchError as error:
             findings.append(Finding("plugin", False, str(error).removeprefix("plugin ")))
         else:

@@ -37,7 +37,7 @@ app = typer.Typer(
     help="Evaluate frozen visual representations: exact protocols, one registry, one record a number.",
     epilog="Start with: massl-bench demo",
 )
-app.command(epilog="Example: massl-bench pretrain --dataset digits --method massl --preset tiny-digits")(pretrain)
+app.command(epilog="Example: massl-bench pretrain --dataset digits --preset tiny-digits")(pretrain)
 app.command(epilog="Example: massl-bench run --task knn --dataset cifar10 --data-root data --model pixels")(run)
 app.command(epilog="Example: massl-bench demo")(demo)
 app.command(epilog="Example: massl-bench leaderboard --format md --out LEADERBOARD.md")(leaderboard)

@@ -32,7 +32,7 @@ def demo(
     from massl_bench.bench.runner import run_request
     from massl_bench.core.files import write_atomic
     from massl_bench.datasets import DataOptions
-    from massl_bench.pretrain.config import load_config
+    from massl_bench.pretrain.configure import load_config
     from massl_bench.records.record import check_results_dir
     from massl_bench.records.rows import collect
     from massl_bench.records.tables import to_markdown
@@ -80,6 +80,6 @@ def demo(
     say(
         f"3. all of it is in {directory}: weights with their manifests, one record a number, LEADERBOARD.md. Next:\n"
         "  massl-bench run --task knn --dataset folder:DIR --model CHECKPOINT    (images in DIR/{train,test}/CLASS/)\n"
-        "  massl-bench pretrain --dataset folder:DIR --method massl --preset small-cifar10 --bench quick\n"
+        "  massl-bench pretrain --dataset folder:DIR --preset small-cifar10 --bench quick\n"
         "  massl-bench list datasets    massl-bench info knn    massl-bench doctor"
     )

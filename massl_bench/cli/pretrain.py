@@ -25,6 +25,7 @@ from massl_bench.cli.options import (
 from massl_bench.cli.output import outcome_json, print_json, print_outcome
 from massl_bench.cli.stopping import REQUEUE, stopping
 from massl_bench.core.errors import CellError, RequestError
+from massl_bench.pretrain.presets import preset_files, preset_name
 
 if TYPE_CHECKING:
     from massl_bench.bench.request import RunRequest
@@ -35,14 +36,11 @@ if TYPE_CHECKING:
 @stopping("the same command with --resume")
 def pretrain(
     dataset: Annotated[str, typer.Option(help="Registry name, folder:DIR, hf:REPO[@REV] or wds:PATTERN.")],
-    method: Annotated[str, typer.Option(help="massl or carp.")],
     preset: Annotated[
         str,
-        typer.Option(
-            help="Configuration to start from: tiny-digits, small-cifar10, massl-vits16-800ep, massl-vitb16-400ep, "
-            "carp-rn50-100ep, carp-rn50-200ep or carp-rn50-400ep."
-        ),
+        typer.Option(help=f"Configuration to start from, or a TOML file of yours: {', '.join(preset_files())}."),
     ],
+    method: Annotated[str | None, typer.Option(help="Which the preset must be of; it says so itself.")] = None,
     set: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="As in optimiser.lr=0.001; repeatable.")
     ] = None,
@@ -72,12 +70,10 @@ def pretrain(
     from massl_bench.bench.runner import run_request
     from massl_bench.core.files import file_safe
     from massl_bench.datasets import DataOptions
-    from massl_bench.pretrain.config import load_config
+    from massl_bench.pretrain.configure import load_config
     from massl_bench.pretrain.loop.trackers import require_wandb
     from massl_bench.records.record import check_results_dir
 
-    if method not in ("massl", "carp"):
-        raise RequestError(f"--method {method}: expected massl or carp")
     registry = open_registry(include_path, weights_dir)
     cells = registry.suite(bench).pairs if bench is not None else []
     check_results_dir(results_dir)
@@ -87,7 +83,7 @@ def pretrain(
     request = PretrainRequest(
         dataset=dataset,
         config=config,
-        name=file_safe(name if name is not None else f"{preset}-{dataset}"),
+        name=file_safe(name if name is not None else f"{preset_name(preset)}-{dataset}"),
         resume=resume,
         force=force,
         with_untrained=bench is not None,

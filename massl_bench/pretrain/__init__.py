@@ -1,4 +1,4 @@
-"""Pretraining with MaSSL and CARP: objectives, memory, schedules, networks and optimizers.
+"""Pretraining: methods, objectives, memory, schedules, networks and optimizers.
 
 The names load when they are first used, so that the command line can know of pretraining without torch.
 """
@@ -9,18 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from massl_bench.pretrain.losses.carp import carp_objective
+    from massl_bench.pretrain.losses.koleo import koleo_loss
+    from massl_bench.pretrain.losses.massl import massl_objective
     from massl_bench.pretrain.memory import MemoryBank
     from massl_bench.pretrain.network import MultiCropNetwork, Projector, Prototypes
-    from massl_bench.pretrain.objectives import carp_objective, koleo_loss, massl_objective
 
 _HOMES = {
     "MemoryBank": "memory",
     "MultiCropNetwork": "network",
     "Projector": "network",
     "Prototypes": "network",
-    "carp_objective": "objectives",
-    "koleo_loss": "objectives",
-    "massl_objective": "objectives",
+    "carp_objective": "losses.carp",
+    "koleo_loss": "losses.koleo",
+    "massl_objective": "losses.massl",
 }
 
 __all__ = [

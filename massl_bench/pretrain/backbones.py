@@ -1,8 +1,7 @@
-"""Networks of a configuration: the backbone under timm's tensor names, and behind it the method's head."""
+"""The backbone of a configuration, under timm's tensor names."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -12,13 +11,12 @@ from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.models.resnet import SmallImageResNet
 from massl_bench.models.vit import MasslVisionTransformer, is_plain, like_plain_vit, special_vit
 from massl_bench.pretrain.config import BackboneConfig, PretrainConfig
-from massl_bench.pretrain.network import MultiCropNetwork, Projector, Prototypes
 
 _HEAD_WIDTH = 64
 
 
-def build_network(config: PretrainConfig, *, student: bool) -> MultiCropNetwork:
-    """Makes a student or a teacher with fresh weights from torch's current generator.
+def initial_backbone(config: PretrainConfig, *, student: bool) -> Any:
+    """Makes a student's or a teacher's backbone with fresh weights from torch's current generator.
 
     Args:
         config: of the pretraining.
@@ -35,17 +33,7 @@ def build_network(config: PretrainConfig, *, student: bool) -> MultiCropNetwork:
     backbone = build_backbone(config.backbone, config.views.global_1.size, drop_path)
     if config.backbone.position_std is not None:
         _initialise(backbone, config.backbone)
-    projector = Projector(
-        backbone.num_features,
-        hidden_dim=config.head.hidden_dim,
-        out_dim=config.head.out_dim,
-        batch_norm=config.head.batch_norm,
-        unit_norm=config.massl is not None,
-    )
-    if config.carp is None:
-        return MultiCropNetwork(backbone, projector)
-    prototypes = Prototypes(config.head.out_dim, config.carp.num_prototypes)
-    return MultiCropNetwork(backbone, nn.Sequential(OrderedDict(projector=projector, prototypes=prototypes)))
+    return backbone
 
 
 def build_backbone(config: BackboneConfig, image_size: int, drop_path: float) -> Any:

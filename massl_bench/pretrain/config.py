@@ -64,7 +64,7 @@ class BackboneConfig(StrictModel):
 
 
 class HeadConfig(StrictModel):
-    """The projector behind the backbone; MaSSL's output has unit norm, CARP's has not."""
+    """The projector behind the backbone; what follows it, the method says."""
 
     hidden_dim: int = Field(ge=1)
     out_dim: int = Field(ge=1)
@@ -152,7 +152,7 @@ class OptimizerConfig(StrictModel):
     """Largest norm of each parameter's own gradient."""
 
     @model_validator(mode="after")
-    def _own_numbers(self) -> OptimiserConfig:
+    def _own_numbers(self) -> OptimizerConfig:
         used = {"adamw": {"betas"}, "sgd": {"momentum"}, "lars": {"momentum", "eta"}}[self.name]
         for key in ("momentum", "eta", "betas"):
             if (getattr(self, key) is None) == (key in used):
@@ -169,7 +169,7 @@ class ComputeConfig(StrictModel):
     compile: bool
     gradient_checkpointing: bool
     accumulation: int = Field(ge=1)
-    """Pieces that a rank's share of the batch is computed in. BatchNorm, KoLeo and CARP's entropy see one alone."""
+    """Pieces that a rank's share of the batch is computed in. BatchNorm and terms over a whole batch see one alone."""
 
 
 class RunConfig(StrictModel):

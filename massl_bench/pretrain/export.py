@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from massl_bench.core.settings import Preprocessing
 from massl_bench.models.checkpoints import build_network, load_exactly
 from massl_bench.models.manifests import check_name
 from massl_bench.models.metadata import WeightsMetadata, save_weights
+from massl_bench.pretrain import methods
 from massl_bench.pretrain.backbones import manifest_arch
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, official_checkpoint, training_checkpoint
@@ -24,14 +25,6 @@ from massl_bench.specs.toml import to_toml
 
 _SMALL = 64
 """Images up to this side are evaluated whole: cutting an eighth off their borders would take what they show."""
-
-
-_PAPERS: Final = {
-    "massl": "Silva, Pedrini and Ramírez Rivera, Learning from Memory: Non-Parametric Memory Augmented Self-Supervised "
-    "Learning of Visual Features, ICML 2024, arXiv 2407.17486",
-    "carp": "Silva and Ramírez Rivera, Representation Learning via Consistent Assignment of Views over Random "
-    "Partitions, NeurIPS 2023, arXiv 2310.12692",
-}
 
 
 def export_weights(
@@ -70,7 +63,7 @@ def export_weights(
         arch=arch,
         preprocessing=evaluation_preprocessing(config),
         licence=licence,
-        citation=f"{_PAPERS[config.method]}; trained with massl-bench",
+        citation=f"{methods.load(config.method).paper}; trained with massl-bench",
     )
     try:
         save_weights(file, tensors, metadata)
@@ -85,7 +78,10 @@ def export_weights(
             citation=metadata.citation,
             training={
                 **training,
-                "versions": {package: version(package) for package in ("massl-bench", "torch", "timm")},
+                "versions": {
+                    **{package: version(package) for package in ("massl-bench", "torch", "timm")},
+                    **methods.package_of(config.method),
+                },
                 "config": config.model_dump(mode="json", exclude_none=True),
             },
         )

@@ -176,7 +176,7 @@ def needs_torch(name: str) -> bool:
 def names() -> list[str]:
     """Returns the names of all protocols: those of this package, and those of installed plugins."""
     own = _own_names()
-    return sorted([*own, *plugins.protocol_modules(own)])
+    return sorted([*own, *plugins.added_modules(plugins.PROTOCOLS_GROUP, own)])
 
 
 def load(name: str) -> ProtocolModule:
@@ -187,12 +187,12 @@ def load(name: str) -> ProtocolModule:
         SpecError: A plugin is broken; the text names its package.
     """
     own = _own_names()
-    added = plugins.protocol_modules(own)
+    added = plugins.added_modules(plugins.PROTOCOLS_GROUP, own)
     if name in own:
         return cast(ProtocolModule, importlib.import_module(f"{__name__}.{name}"))
     if name not in added:
         raise unknown_name("protocol", name, names())
-    return cast(ProtocolModule, plugins.load_protocol(added[name]))
+    return cast(ProtocolModule, plugins.load_module(added[name]))
 
 
 def _own_names() -> list[str]:

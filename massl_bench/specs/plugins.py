@@ -3,6 +3,7 @@
 * Group `massl_bench.registry`: a package, or a folder inside one, that is laid out as this project's root (`tasks/`,
   `tasks/datasets/`, `tasks/suites/`, `weights/`).
 * Group `massl_bench.protocols`: the name of a protocol, and the module that computes it.
+* Group `massl_bench.methods`: the name of a pretraining method, and the module that defines it.
 
 A package that does not keep its word is an error that names it, and never left out.
 """
@@ -24,7 +25,13 @@ from massl_bench.core.errors import SpecError, one_line
 REGISTRY_GROUP = "massl_bench.registry"
 PROTOCOLS_GROUP = "massl_bench.protocols"
 
-_OF_A_PROTOCOL = ("ROLES", "Params", "metric_names", "check_sizes", "run")
+METHODS_GROUP = "massl_bench.methods"
+
+_CODE = {
+    PROTOCOLS_GROUP: ("protocol", ("ROLES", "Params", "metric_names", "check_sizes", "run")),
+    METHODS_GROUP: ("method", ("METHOD",)),
+}
+"""The groups of modules: what one of them is called, and what it defines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,11 @@ def declared(group: str) -> tuple[Plugin, ...]:
     return _declared(group, tuple(sys.path))
 
 
+def all_declared() -> tuple[Plugin, ...]:
+    """Returns the entry points of all groups."""
+    return tuple(plugin for group in (REGISTRY_GROUP, *_CODE) for plugin in declared(group))
+
+
 @cache
 def _declared(group: str, _search_path: tuple[str, ...]) -> tuple[Plugin, ...]:
     found = (_plugin(group, point) for point in entry_points(group=group))
@@ -63,7 +75,7 @@ def _plugin(group: str, point: EntryPoint) -> Plugin:
 
 def packages() -> dict[str, str]:
     """Returns the versions of the packages that add something, for a record's environment."""
-    return {plugin.package: plugin.version for group in (REGISTRY_GROUP, PROTOCOLS_GROUP) for plugin in declared(group)}
+    return {plugin.package: plugin.version for plugin in all_declared()}
 
 
 def registry_roots() -> dict[Path, Plugin]:
@@ -87,36 +99,44 @@ def _root(plugin: Plugin) -> Path:
     raise SpecError(f"{plugin}: expected a package with a folder tasks/ inside, found {looked}; repair or uninstall it")
 
 
-def protocol_modules(own: Iterable[str]) -> dict[str, Plugin]:
-    """Returns the protocols that packages add, by name.
+def added_modules(group: str, own: Iterable[str]) -> dict[str, Plugin]:
+    """Returns the modules that packages add to a group of code, by name.
 
     Args:
-        own: the names of the protocols of this package.
+        group: of protocols or methods.
+        own: the names of this package's own.
 
     Raises:
-        SpecError: Two protocols have one name: which of them a task means would be left to chance.
+        SpecError: Two have one name: which of them is meant would be left to chance.
     """
     found: dict[str, Plugin] = {}
     own = set(own)
-    for plugin in declared(PROTOCOLS_GROUP):
+    for plugin in declared(group):
         if plugin.name in own or plugin.name in found:
             other = "massl-bench" if plugin.name in own else str(found[plugin.name])
-            raise SpecError(f"{plugin}: {other} has a protocol of this name already; rename one, or uninstall one")
+            kind, _ = _CODE[group]
+            raise SpecError(f"{plugin}: {other} has a {kind} of this name already; rename one, or uninstall one")
         found[plugin.name] = plugin
     return found
 
 
-def load_protocol(plugin: Plugin) -> ModuleType:
-    """Imports the module of a protocol.
+def is_code(plugin: Plugin) -> bool:
+    """Returns whether an entry point names a module."""
+    return plugin.group in _CODE
+
+
+def load_module(plugin: Plugin) -> ModuleType:
+    """Imports the module that an entry point names.
 
     Raises:
-        SpecError: It cannot be imported, or lacks something that a protocol has.
+        SpecError: It cannot be imported, or lacks something that a module of its group has.
     """
+    kind, needed = _CODE[plugin.group]
     try:
         module = importlib.import_module(plugin.value)
     except Exception as error:  # foreign code can raise anything
         raise SpecError(f"{plugin}: cannot be imported: {type(error).__name__}: {one_line(error)}") from error
-    lacking = [name for name in _OF_A_PROTOCOL if not hasattr(module, name)]
+    lacking = [name for name in needed if not hasattr(module, name)]
     if lacking:
-        raise SpecError(f"{plugin}: the module has no {', '.join(lacking)}; a protocol has {', '.join(_OF_A_PROTOCOL)}")
+        raise SpecError(f"{plugin}: the module has no {', '.join(lacking)}; a {kind} has {', '.join(needed)}")
     return module

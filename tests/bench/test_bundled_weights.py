@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from massl_bench.core.files import sha256_file
-from massl_bench.pretrain.config import load_config
+from massl_bench.pretrain.configure import load_config
 from massl_bench.records.record import find_records, read_record
 from massl_bench.specs.manifest import DEFAULT_MODEL
 from massl_bench.specs.registry import Registry

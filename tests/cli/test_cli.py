@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from massl_bench.pretrain.config import PRESETS
+from massl_bench.pretrain.presets import PRESETS
 from massl_bench.records.record import read_record
 from tests.conftest import GOLDEN, Answer, write_image
 from tests.datasets.copies import write_tar

@@ -220,7 +220,7 @@ def test_ctrl_c_says_what_is_kept(run_cli, monkeypatch):
 @pytest.mark.parametrize("moment", ["pretraining.open_dataset", "runner.run_request"])
 def test_sigterm_before_and_after_the_training(run_cli, monkeypatch, moment):
     with monkeypatch.context() as context:
-        context.setattr(f"massl_bench.{moment}", lambda *_, **__: stop(signal.SIGTERM))
+        context.setattr(f"massl_bench.bench.{moment}", lambda *_, **__: stop(signal.SIGTERM))
         answer = run_cli(*arguments(), "--bench", "quick")
     assert answer.code == 75, answer.err
     assert "stopped by SIGTERM; the same command with --resume goes on" in answer.err

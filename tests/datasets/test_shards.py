@@ -17,7 +17,7 @@ from massl_bench.core.errors import RequestError
 from massl_bench.datasets import DataOptions, ImageSplit, decode_rgb, open_dataset
 from massl_bench.datasets import shards as shards_module
 from massl_bench.datasets.shards import expand_braces, find_shards
-from massl_bench.pretrain.config import load_config
+from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.data.loading import StepRequests, divide
 from massl_bench.specs.registry import Registry
 from tests.datasets.copies import write_tar

@@ -8,7 +8,8 @@ import numpy as np
 
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.splits import ArraySplit
-from massl_bench.pretrain.config import PretrainConfig, load_config
+from massl_bench.pretrain.config import PretrainConfig
+from massl_bench.pretrain.configure import checked_config, load_config
 from massl_bench.pretrain.loop.log import read_log
 from massl_bench.pretrain.loop.trainer import Trained, TrainingJob, train
 
@@ -42,11 +43,11 @@ def digits(count: int) -> ArraySplit:
 def carp_of(config: PretrainConfig) -> PretrainConfig:
     """CARP on the backbone and views of a configuration of MaSSL, without BatchNorm, with the published optimiser."""
     published = load_config("carp-rn50-100ep", [f"batch_size={config.batch_size}"])
-    content = config.model_dump(mode="json", exclude={"massl"})
+    content = config.model_dump(mode="json", exclude={"parameters"})
     content |= {"method": "carp", "carp": {"num_prototypes": 96, "block_size": 24}}
     content["head"] |= {"out_dim": 16}
     content["optimiser"] = published.optimiser.model_dump(mode="json")
-    return PretrainConfig.model_validate(content)
+    return checked_config(content, "test")
 
 
 def run(folder: Path, config: PretrainConfig, steps: int, *, device: str = "cpu", resume: bool = False) -> Trained:

@@ -11,7 +11,8 @@ from massl_bench.core.errors import RequestError
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.vit import MasslVisionTransformer
 from massl_bench.pretrain.backbones import build_backbone, manifest_arch
-from massl_bench.pretrain.config import BackboneConfig, load_config
+from massl_bench.pretrain.config import BackboneConfig
+from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.export import export_weights
 from massl_bench.pretrain.loop.state import initial_network
 

@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from massl_bench.pretrain.config import load_config
-from massl_bench.pretrain.loop import trainer
+from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
 from massl_bench.pretrain.loop.state import initial_network
+from massl_bench.pretrain.methods import massl
 from tests.pretrain.runs import A_HUNDRED_STEPS, WHOLE_IMAGES, carp_of, falls, losses, run
 
 STEPS = 12
@@ -94,7 +94,7 @@ def test_gradients_that_overflow_in_fp16_change_nothing(tmp_path, monkeypatch):
 
 def test_a_hundred_steps_in_bf16(tmp_path, monkeypatch):
     seen = []
-    original = trainer.massl_objective
+    original = massl.massl_objective
 
     def objective(student, teacher, memory, *rest, **settings):
         seen.append((student.dtype, teacher.dtype, memory.dtype, type(settings["teacher_temp"])))
@@ -102,7 +102,7 @@ def test_a_hundred_steps_in_bf16(tmp_path, monkeypatch):
         seen.append(loss.dtype)
         return loss
 
-    monkeypatch.setattr(trainer, "massl_objective", objective)
+    monkeypatch.setattr(massl, "massl_objective", objective)
     trained = run(tmp_path, load_config("tiny-digits", [*A_HUNDRED_STEPS, "compute.precision=bf16"]), 21)
     assert trained.step == 105
     # The rows leave the network scaled to unit length in float32, and the objective stays there.

@@ -3,7 +3,9 @@
 import pytest
 
 from massl_bench.core.errors import RequestError
-from massl_bench.pretrain.config import PRESETS, differences, load_config
+from massl_bench.pretrain.config import differences
+from massl_bench.pretrain.configure import load_config
+from massl_bench.pretrain.presets import PRESETS
 
 NAMES = [path.stem for path in sorted(PRESETS.glob("*.toml"))]
 
@@ -28,7 +30,7 @@ def test_massl_small_has_the_published_numbers():
     optimiser = config.optimiser
     assert (optimiser.lr, optimiser.warmup_epochs, optimiser.min_lr, optimiser.clip) == (5e-4, 0, 1e-6, 3.0)
     assert (optimiser.weight_decay, optimiser.weight_decay_end) == (0.04, 0.4)
-    massl = config.massl
+    massl = config.parameters
     assert (massl.memory_size, massl.block_size, massl.student_temp) == (131_072, 16_384, 0.1)
     assert (massl.teacher_temp_start, massl.teacher_temp, massl.teacher_temp_warmup_epochs) == (0.04, 0.07, 30)
     assert [crop.size for crop in config.views.crops] == [224] * 2 + [96] * 10
@@ -58,7 +60,7 @@ def test_carp_has_the_published_numbers_and_asks_for_its_batch():
     with pytest.raises(RequestError, match=r"batch_size: is missing: .*--set batch_size=N"):
         load_config("carp-rn50-100ep")
     config = load_config("carp-rn50-400ep", ["batch_size=1024"], method="carp")
-    assert (config.epochs, config.carp.num_prototypes, config.carp.block_size) == (400, 65_536, 512)
+    assert (config.epochs, config.parameters.num_prototypes, config.parameters.block_size) == (400, 65_536, 512)
     optimiser = config.optimiser
     assert (optimiser.name, optimiser.lr, optimiser.min_lr, optimiser.clip) == ("lars", 0.45, 0.0048, None)
     assert (optimiser.eta, optimiser.momentum, optimiser.weight_decay) == (0.001, 0.9, 1e-6)

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from massl_bench.pretrain import carp_objective, massl_objective, trainer
-from massl_bench.pretrain.config import load_config
+from massl_bench.pretrain import carp_objective, massl_objective
+from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages
+from massl_bench.pretrain.loop import trainer
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
-from massl_bench.pretrain.loop.state import initial_state, permuted_members, rates_at
+from massl_bench.pretrain.loop.state import initial_state, rates_at
+from massl_bench.pretrain.methods import Step
 from tests.pretrain.runs import A_HUNDRED_STEPS, BATCH, WHOLE_IMAGES, carp_of, digits, falls, losses, run
 
 pytestmark = [
@@ -95,9 +97,9 @@ def test_views_forward_and_backward_do_not_wait_for_the_device(method: str) -> N
             torch.cuda.synchronize()
             # The first steps load kernels and fill torch's pool of pinned memory.
             torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
-            permutation_K = permuted_members(config, state, step)
-            rates = rates_at(step, config, steps_per_epoch=3)
-            trainer._forward_backward(config, state, state.student, iter([batch]), rates, permutation_K)
+            place = Step(number=step, seed=config.seed, numbers=rates_at(step, config, steps_per_epoch=3).of_method)
+            state.method.begin(place)
+            trainer._forward_backward(config, state, state.student, iter([batch]), place)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -113,8 +115,7 @@ def test_half_precision(
     assert run(tmp_path / "long", config, 21, device=GPU).step == 105
     assert falls(losses(tmp_path / "long"))
     checkpoint = CheckpointFolder(tmp_path / "long", 1).load(105)
-    assert checkpoint["memory"] is not None
-    assert checkpoint["memory"]["memory"].dtype == torch.float32
+    assert checkpoint["method"]["memory"].dtype == torch.float32
     assert bool(checkpoint["scaler"]) == (precision == "fp16")
 
     # At fp16's usual first scale some steps overflow and are left out: a smaller one compares the same steps.

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from massl_bench.pretrain import massl_objective, objectives
+from massl_bench.pretrain import massl_objective
+from massl_bench.pretrain.losses import massl as objectives
 
 
 def plain_massl_objective(student, teacher, memory, permutation, *, block_size, student_temp, teacher_temp):

@@ -13,7 +13,7 @@ import torch
 from massl_bench.core.errors import RequestError
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.splits import ArraySplit
-from massl_bench.pretrain.config import load_config
+from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.loop import checkpoint as checkpoint_module
 from massl_bench.pretrain.loop.log import read_log
 from massl_bench.pretrain.loop.trainer import TrainingJob, train
@@ -150,7 +150,7 @@ def test_killed_at_several_moments(start, uninterrupted, tmp_path):
     for each in (ours, expected):
         each["config"].pop("run")
     assert_same(ours, expected)
-    assert expected["memory"]["pointer"] == STEPS * BATCH % 256
+    assert expected["method"]["pointer"] == STEPS * BATCH % 256
     assert checkpoint_module.CheckpointFolder(folder, 1).steps() == [40, 42]
     assert not list(folder.glob(".*.tmp"))
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from massl_bench.core.errors import CellError, RequestError
-from massl_bench.pretrain.config import PretrainConfig, load_config
+from massl_bench.pretrain.config import PretrainConfig
+from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.loop import trackers
 from massl_bench.pretrain.loop.log import TrainingLog, read_log
 

@@ -21,9 +21,9 @@ from massl_bench.datasets.published import READERS
 from massl_bench.datasets.shards import find_shards
 from massl_bench.datasets.splits import ArraySplit
 from massl_bench.models.checkpoints import build_checkpoint, read_checkpoint
-from massl_bench.pretrain.config import load_config
+from massl_bench.pretrain.configure import checked_config, load_config
 from massl_bench.pretrain.data.loading import StepRequests, check_images, divide
-from massl_bench.pretrain.indicators import assignment_entropy, rankme
+from massl_bench.pretrain.indicators import assignment_entropies, rankme
 from massl_bench.pretrain.loop import checkpoint as checkpoint_module
 from massl_bench.pretrain.loop import trainer
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, write_whole
@@ -31,6 +31,7 @@ from massl_bench.pretrain.loop.checkpoint import official_checkpoint as in_the_o
 from massl_bench.pretrain.loop.log import read_log
 from massl_bench.pretrain.loop.state import initial_state, rates_at
 from massl_bench.pretrain.loop.trainer import TrainingJob, train
+from massl_bench.pretrain.methods import Step, massl
 from tests.datasets.copies import write_tar
 
 SMALL = [
@@ -74,7 +75,7 @@ def carp_config(*settings: str):
     for setting in settings:
         key, _, value = setting.partition("=")
         content["compute"][key] = int(value)
-    return type(load_config("tiny-digits")).model_validate(content)
+    return checked_config(content, "test")
 
 
 def checkpoints(folder: Path):
@@ -94,10 +95,10 @@ def test_massl_moves_the_teacher_after_the_step_and_stores_the_second_view(tmp_p
             expected = before.lerp(state["student"][name], 1 - momentum)
             torch.testing.assert_close(state["teacher"][name], expected, rtol=1e-5, atol=1e-7)
     # After four steps of 32 every one of the 128 rows has been written, and the first is next.
-    assert [state["memory"]["pointer"] for state in states] == [32, 64, 96, 0]
-    rows = [state["memory"]["memory"] for state in states]
-    assert torch.equal(rows[0][32:], start.memory.memory[32:])
-    assert not torch.isclose(rows[0][:32], start.memory.memory[:32]).all(1).any()
+    assert [state["method"]["pointer"] for state in states] == [32, 64, 96, 0]
+    rows = [state["method"]["memory"] for state in states]
+    assert torch.equal(rows[0][32:], start.method.memory.memory[32:])
+    assert not torch.isclose(rows[0][:32], start.method.memory.memory[:32]).all(1).any()
     for before, after, done in zip(rows, rows[1:], (1, 2, 3), strict=False):
         assert torch.equal(before[: 32 * done], after[: 32 * done])
 
@@ -117,7 +118,7 @@ def test_carp_moves_the_teacher_before_the_step(tmp_path):
         for name in names:
             expected = teachers[step][name].lerp(students[step][name], 1 - momentum)
             torch.testing.assert_close(teachers[step + 1][name], expected, rtol=1e-5, atol=1e-7)
-    assert states[0]["memory"] is None
+    assert states[0]["method"] == {}
     line = read_log(tmp_path)[0]
     assert line["loss"] == pytest.approx(line["consistency"] + line["entropy"])
     assert "teacher_temp" not in line
@@ -129,7 +130,7 @@ def test_accumulation_is_the_whole_batch(tmp_path):
     train(job(whole))
     trained = train(job(pieces, "compute.accumulation=4"))
     assert trained.step == 4
-    assert checkpoints(pieces)[-1]["memory"]["pointer"] == 0
+    assert checkpoints(pieces)[-1]["method"]["pointer"] == 0
     # The first step has the same weights and memory; its crops are others of the same images.
     assert read_log(pieces)[0]["loss"] == pytest.approx(read_log(whole)[0]["loss"], rel=0.05)
 
@@ -143,24 +144,23 @@ def test_gradients_of_pieces_are_those_of_the_whole(monkeypatch):
         monkeypatch.setattr(trainer, "_views", lambda batch, *_: batch)
         state = initial_state(config, torch.device("cpu"))
         divided = config.model_copy(update={"compute": config.compute.model_copy(update={"accumulation": count})})
-        permutation = torch.randperm(128, generator=torch.Generator().manual_seed(0))
-        computed = trainer._forward_backward(
-            divided, state, state.student, iter(batches), rates_at(0, config, 4), permutation
-        )
+        step = Step(number=0, seed=0, numbers=rates_at(0, config, 4).of_method)
+        state.method.begin(step)
+        computed = trainer._forward_backward(divided, state, state.student, iter(batches), step)
         gradients.append([parameter.grad for parameter in state.student.parameters()])
-        assert computed.second_view_BD.shape == (32, config.head.out_dim)
+        assert computed.kept["second_view"].shape == (32, config.head.out_dim)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
-    objective, calls = trainer.massl_objective, []
+    objective, calls = massl.massl_objective, []
 
     def breaks_at_the_third_step(*arguments, **settings):
         calls.append(1)
         loss = objective(*arguments, **settings)
         return loss * math.nan if len(calls) == 3 else loss
 
-    monkeypatch.setattr(trainer, "massl_objective", breaks_at_the_third_step)
+    monkeypatch.setattr(massl, "massl_objective", breaks_at_the_third_step)
     with pytest.raises(CellError, match=r"step 2: the loss is not finite \(cross_entropy nan\); no weight was changed"):
         train(job(tmp_path))
     saved = read_checkpoint(tmp_path / "diagnostics-00000002-rank0.pth")
@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("clip", ["3.0", "none"])
 def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path, monkeypatch, clip):
-    objective, calls = trainer.massl_objective, []
+    objective, calls = massl.massl_objective, []
 
     def breaks_at_the_third_step(student, *arguments, **settings):
         calls.append(1)
@@ -183,7 +183,7 @@ def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path, monkeypatc
             student.register_hook(lambda gradient: gradient * math.inf)
         return objective(student, *arguments, **settings)
 
-    monkeypatch.setattr(trainer, "massl_objective", breaks_at_the_third_step)
+    monkeypatch.setattr(massl, "massl_objective", breaks_at_the_third_step)
     with pytest.raises(CellError, match=r"step 2: the gradients are not finite \(cross_entropy [\d.]+\); no weight"):
         train(job(tmp_path, f"optimiser.clip={clip}"))
     last = checkpoints(tmp_path)[-1]
@@ -198,7 +198,7 @@ def test_a_full_disk_hides_no_loss_that_is_not_finite(tmp_path, monkeypatch):
     def full(path, _):
         raise CellError(f"{path}: could not be written: no space")
 
-    monkeypatch.setattr(trainer, "massl_objective", lambda student, *_, **__: student.sum() * math.nan)
+    monkeypatch.setattr(massl, "massl_objective", lambda student, *_, **__: student.sum() * math.nan)
     monkeypatch.setattr(trainer, "write_whole", full)
     with pytest.raises(CellError, match=r"step 0: the loss is not finite .*rank0\.pth: could not be written: no space"):
         train(job(tmp_path))
@@ -357,8 +357,8 @@ def test_official_layout(tmp_path, run_cli, official_checkpoint):
     assert content.keys() == official_checkpoint.keys() | {"optimizer"}
     for name, tensor in official_checkpoint["memory_bank"].items():
         assert (content["memory_bank"][name].dtype, content["memory_bank"][name].ndim) == (tensor.dtype, tensor.ndim)
-    assert torch.equal(content["memory_bank"]["queue"].T, checkpoint["memory"]["memory"])
-    assert content["memory_bank"]["queue_ptr"].tolist() == [checkpoint["memory"]["pointer"]]
+    assert torch.equal(content["memory_bank"]["queue"].T, checkpoint["method"]["memory"])
+    assert content["memory_bank"]["queue_ptr"].tolist() == [checkpoint["method"]["pointer"]]
     assert content["epoch"] == 1
     assert content["args"].backbone_patch_size == 4
     assert content["optimizer"]["state"].keys() == checkpoint["optimiser"]["state"].keys()
@@ -435,9 +435,9 @@ def test_batches_that_cannot_be_divided():
 
 
 def test_koleo_needs_two_images_a_piece():
-    with pytest.raises(RequestError, match="32 pieces of one image each, in which KoLeo finds no neighbours"):
+    with pytest.raises(RequestError, match="32 pieces of 1 images on each of 1 ranks, in which KoLeo finds no"):
         divide(load_config("tiny-digits", [*SMALL, "compute.accumulation=32", "massl.koleo_weight=0.1"]), 100, 1)
-    with pytest.raises(RequestError, match="16 pieces of one image each"):
+    with pytest.raises(RequestError, match="16 pieces of 1 images on each of 2 ranks"):
         divide(load_config("tiny-digits", [*SMALL, "compute.accumulation=16", "massl.koleo_weight=0.1"]), 100, 2)
     assert divide(load_config("tiny-digits", [*SMALL, "compute.accumulation=32"]), 100, 1).pieces == 32
 
@@ -458,10 +458,12 @@ def test_rankme_and_entropies():
     eye = torch.eye(6)
     assert rankme(eye) == pytest.approx(6, rel=1e-4)
     assert rankme(torch.ones(5, 4)) == pytest.approx(1, rel=1e-3)
-    assert assignment_entropy(torch.zeros(3, 8)) == pytest.approx((1.0, 1.0))
+    names = ("entropy_of_mean", "mean_entropy")
+    assert assignment_entropies(torch.zeros(3, 8)) == pytest.approx(dict(zip(names, (1.0, 1.0), strict=True)))
     # Each of four images chooses its own of four members; then all choose the first.
-    assert assignment_entropy(100 * torch.eye(4)) == pytest.approx((1.0, 0.0), abs=1e-6)
-    assert assignment_entropy(100 * torch.eye(4)[:1].repeat(4, 1)) == pytest.approx((0.0, 0.0), abs=1e-6)
+    assert tuple(assignment_entropies(100 * torch.eye(4)).values()) == pytest.approx((1.0, 0.0), abs=1e-6)
+    alike = assignment_entropies(100 * torch.eye(4)[:1].repeat(4, 1))
+    assert tuple(alike.values()) == pytest.approx((0.0, 0.0), abs=1e-6)
 
 
 def test_two_ranks_are_one(tmp_path):
@@ -491,7 +493,7 @@ def train_as_rank(rank: int, folder: Path) -> None:
 
     def remembered(*arguments):
         state = original(*arguments)
-        memories.append(state.memory)
+        memories.append(state.method.memory)
         return state
 
     trainer.initial_state = remembered

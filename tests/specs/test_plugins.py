@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
-import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,47 +13,10 @@ import pytest
 
 import massl_bench as mb
 from tests.conftest import Answer
+from tests.installed_packages import example
 
 Cli = Callable[..., Answer]
 Install = Callable[[dict[str, str]], Path]
-
-ROOT = Path(__file__).parents[2]
-
-
-def example() -> dict[str, str]:
-    """The files of the documentation's example: a path in a line of its own, and the block of code after it."""
-    text = (ROOT / "docs" / "extending.md").read_text()
-    return dict(re.findall(r"^`my-bench/([^`]+)`\n\n```\w+\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Installs a package as pip would: its modules, and beside them the entry points that its project declares."""
-    before = set(sys.modules)
-
-    def run(files: dict[str, str]) -> Path:
-        project = tomllib.loads(files["pyproject.toml"])["project"]
-        site = tmp_path / project["name"]
-        for name, text in files.items():
-            path = site / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-        )
-        lines = []
-        for group, points in project["entry-points"].items():
-            lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
-        (info / "entry_points.txt").write_text("\n".join(lines))
-        monkeypatch.syspath_prepend(str(site))
-        return site
-
-    yield run
-    for name in set(sys.modules) - before:
-        if name.startswith(("my_bench", "other_bench")):
-            del sys.modules[name]
 
 
 def write_project(entry_points: str, name: str = "other-bench") -> dict[str, str]:
@@ -78,7 +39,7 @@ def nearest_mean_accuracy(dataset: str, data_root: Path) -> tuple[int, int]:
 
 def test_the_example_of_the_documentation(run_cli: Cli, install: Install, image_folder: Path) -> None:
     files = example()
-    assert len(files) == 6
+    assert len(files) == 7
     install(files)
     data = image_folder.parent / "data"
     data.mkdir()

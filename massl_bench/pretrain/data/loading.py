@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.datasets import ImageSplit, Unreadable
+from massl_bench.pretrain import methods
 from massl_bench.pretrain.backbones import patch_side
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.data.crops import BatchRequest, HostBatch, MultiCropImages
@@ -61,11 +62,14 @@ def divide(config: PretrainConfig, num_images: int, world_size: int) -> Shares:
             f"batch_size: {config.batch_size} is not a multiple of {world_size} ranks × compute.accumulation "
             f"{config.compute.accumulation}"
         )
-    if config.massl is not None and config.massl.koleo_weight and config.batch_size == parts:
+    images = config.batch_size // parts
+    try:
+        methods.load(config.method)(config).check_piece(images)
+    except ValueError as error:
         raise RequestError(
-            f"compute.accumulation: {config.compute.accumulation} pieces of one image each, in which KoLeo finds no "
-            "neighbours; give fewer, a larger batch_size, or massl.koleo_weight=0"
-        )
+            f"compute.accumulation: {config.compute.accumulation} pieces of {images} images on each of {world_size} "
+            f"ranks, {error}; or give fewer, or a larger batch_size"
+        ) from None
     if num_images < config.batch_size:
         raise RequestError(
             f"batch_size: {config.batch_size}, but the dataset has {num_images} images; allowed: up to {num_images}"

@@ -22,10 +22,11 @@ from torch import Tensor
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.models.checkpoints import read_checkpoint
 from massl_bench.models.export import official_weights
+from massl_bench.pretrain import methods
 from massl_bench.pretrain.config import differences, flat
-from massl_bench.pretrain.memory import MemoryState
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had `memory` (a memory, or None) in place of `method`."""
 
 _LEFT_OVER_S = 15.0
 """How long data workers of a killed training may still hold its folder; they look for their parent every five."""
@@ -41,7 +42,8 @@ class Checkpoint(TypedDict):
     teacher: dict[str, Tensor]
     optimiser: dict[str, Any]
     scaler: dict[str, Any]
-    memory: MemoryState | None
+    method: dict[str, Any]
+    """The state of the method."""
     config: dict[str, Any]
     """The resolved configuration."""
     data: dict[str, Any]
@@ -130,9 +132,13 @@ def training_checkpoint(file: Path) -> Checkpoint | None:
         RequestError: The file cannot be read.
     """
     content = read_checkpoint(file)
-    if not isinstance(content, Mapping) or content.get("format") != FORMAT or "step" not in content:
+    if not isinstance(content, Mapping) or content.get("format") not in (1, FORMAT) or "step" not in content:
         return None
-    checkpoint: Checkpoint = content  # type: ignore[assignment]
+    if content["format"] == 1:
+        state = content["memory"]
+        content = {**content, "format": FORMAT, "method": state if state is not None else {}}
+        del content["memory"]
+    checkpoint: Checkpoint = content
     return checkpoint
 
 
@@ -185,9 +191,9 @@ def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapp
 def official_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """Returns a checkpoint in the layout of the authors' trainer, for their tools.
 
-    `student` has the prefix `module.`, as under DistributedDataParallel; `memory_bank.queue` is [D, K], one vector a
-    column; `epoch` counts finished epochs; `args` is an `argparse.Namespace` of the flat configuration; `fp16_scaler`
-    is there where fp16 was used.
+    `student` has the prefix `module.`, as under DistributedDataParallel; the method's state is laid out by the method;
+    `epoch` counts finished epochs; `args` is an `argparse.Namespace` of the flat configuration; `fp16_scaler` is there
+    where fp16 was used.
     """
     steps_per_epoch = checkpoint["data"]["images"] // checkpoint["config"]["batch_size"]
     official: dict[str, Any] = {
@@ -198,9 +204,7 @@ def official_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
             **{key.replace(".", "_"): value for key, value in flat(checkpoint["config"]).items()}
         ),
     }
-    if checkpoint["memory"] is not None:
-        rows_KD, pointer = checkpoint["memory"]["memory"], checkpoint["memory"]["pointer"]
-        official["memory_bank"] = {"queue": rows_KD.T.contiguous(), "queue_ptr": torch.tensor([pointer])}
+    official |= methods.load(checkpoint["config"]["method"]).official_state(checkpoint["method"])
     if checkpoint["scaler"]:
         official["fp16_scaler"] = checkpoint["scaler"]
     return official

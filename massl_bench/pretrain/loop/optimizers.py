@@ -60,7 +60,7 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, *, lr: float, weight_d
 
 @torch.no_grad()
 def clip_each_gradient(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scale each parameter's own gradient down to a norm, in place (MaSSL and DINO clip every tensor by itself).
+    """Scale each parameter's own gradient down to a norm, in place (as DINO's trainer clips).
 
     A gradient of norm n is multiplied by min(1, max_norm / (n + 1e-6)). Gradients must be unscaled before.
 

@@ -1,30 +1,27 @@
-"""What training changes, and the schedules that drive it.
-
-Shapes: B images, N = V·B student rows, G = 2·B teacher rows, K memory rows or prototypes, D dimensions.
-"""
+"""What training changes, and the schedules that drive it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.learners.lars import LARS
-from massl_bench.pretrain.backbones import build_network
+from massl_bench.pretrain import methods
+from massl_bench.pretrain.backbones import initial_backbone
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.distributed import world_size
 from massl_bench.pretrain.loop.checkpoint import FORMAT, Checkpoint
 from massl_bench.pretrain.loop.optimizers import parameter_groups
-from massl_bench.pretrain.memory import MemoryBank
+from massl_bench.pretrain.methods import Method
 from massl_bench.pretrain.network import MultiCropNetwork
-from massl_bench.pretrain.schedules import cosine, linear_then_constant
-from massl_bench.pretrain.seeds import derived_seed, seeded_generator
-from massl_bench.pretrain.transfer import to_device
+from massl_bench.pretrain.schedules import cosine
+from massl_bench.pretrain.seeds import derived_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,48 +32,41 @@ class Rates:
     weight_decay: float
     momentum: float
     """Of the teacher's moving average."""
-    teacher_temp: float | None
-    """None for CARP, which has no temperatures."""
+    of_method: Mapping[str, float]
+    """The method's own, by name."""
 
     def numbers(self) -> dict[str, float]:
-        """Returns those that there are, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """Returns all of them, by name."""
+        own = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
+        return {**own, **self.of_method}
 
 
 def rates_at(step: int, config: PretrainConfig, steps_per_epoch: int) -> Rates:
     """Returns the scheduled numbers of a step, counted from 0."""
-    num_steps, optimiser, massl = config.epochs * steps_per_epoch, config.optimiser, config.massl
-    teacher_temp = None
-    if massl is not None:
-        teacher_temp = linear_then_constant(
-            step,
-            start=massl.teacher_temp_start,
-            end=massl.teacher_temp,
-            warmup_steps=massl.teacher_temp_warmup_epochs * steps_per_epoch,
-        )
+    num_steps, optimizer = config.epochs * steps_per_epoch, config.optimiser
     return Rates(
         lr=cosine(
             step,
-            start=optimiser.lr * config.batch_size / 256,
-            end=optimiser.min_lr,
+            start=optimizer.lr * config.batch_size / 256,
+            end=optimizer.min_lr,
             num_steps=num_steps,
-            warmup_steps=optimiser.warmup_epochs * steps_per_epoch,
+            warmup_steps=optimizer.warmup_epochs * steps_per_epoch,
         ),
-        weight_decay=cosine(step, start=optimiser.weight_decay, end=optimiser.weight_decay_end, num_steps=num_steps),
+        weight_decay=cosine(step, start=optimizer.weight_decay, end=optimizer.weight_decay_end, num_steps=num_steps),
         momentum=cosine(step, start=config.ema_momentum, end=1.0, num_steps=num_steps),
-        teacher_temp=teacher_temp,
+        of_method=methods.load(config.method)(config).numbers(step, steps_per_epoch),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """Networks, optimiser, scaler and memory on one device."""
+    """Networks, optimizer, scaler and the method's state on one device."""
 
+    method: Method[Any]
     student: MultiCropNetwork
     teacher: MultiCropNetwork
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    memory: MemoryBank | None
     autocast: torch.dtype | None
     """The half precision of the networks, or None for float32."""
 
@@ -87,18 +77,18 @@ class TrainingState:
             "step": step,
             "student": self.student.state_dict(),
             "teacher": self.teacher.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "memory": self.memory.state_dict() if self.memory is not None else None,
+            "method": self.method.state_dict(),
             "config": dict(config),
             "data": dict(data),
         }
 
     def restore(self, checkpoint: Checkpoint, where: str) -> None:
-        """Takes everything from a checkpoint but the optimiser's settings, which are this configuration's and device's.
+        """Takes everything from a checkpoint but the optimizer's settings, which are this configuration's and device's.
 
         Raises:
-            RequestError: It does not fit these networks or this memory.
+            RequestError: It does not fit these networks or this method's state.
         """
         try:
             self.student.load_state_dict(checkpoint["student"])
@@ -106,14 +96,19 @@ class TrainingState:
             saved = checkpoint["optimiser"]
             groups = [
                 {**own, "params": group["params"]}
-                for own, group in zip(self.optimiser.param_groups, saved["param_groups"], strict=True)
+                for own, group in zip(self.optimizer.param_groups, saved["param_groups"], strict=True)
             ]
-            self.optimiser.load_state_dict({"state": saved["state"], "param_groups": groups})
+            self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
             self.scaler.load_state_dict(checkpoint["scaler"])
-            if self.memory is not None and checkpoint["memory"] is not None:
-                self.memory.load_state_dict(checkpoint["memory"])
+            self.method.load_state_dict(checkpoint["method"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise RequestError(f"{where}: does not fit this configuration: {one_line(error)}") from None
+
+
+def build_network(config: PretrainConfig, *, student: bool) -> MultiCropNetwork:
+    """Makes a student or a teacher with fresh weights from torch's current generator; raises as `initial_backbone`."""
+    backbone = initial_backbone(config, student=student)
+    return methods.load(config.method)(config).network(backbone)
 
 
 def initial_network(config: PretrainConfig) -> MultiCropNetwork:
@@ -124,7 +119,8 @@ def initial_network(config: PretrainConfig) -> MultiCropNetwork:
 
 
 def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState:
-    """Makes the state before the first step: weights and memory are functions of the seed, the same on every rank.
+    """Makes the state before the first step: weights and the method's state are functions of the seed, the
+    same on every rank.
 
     On GPUs every BatchNorm normalises over the images of all ranks, so that their number moves no result. torch has no
     such BatchNorm for the CPU: there, each rank normalises over its own images.
@@ -144,17 +140,15 @@ def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState
     if config.compute.gradient_checkpointing:
         backbone: Any = student.backbone
         backbone.set_grad_checkpointing(True)
-    memory = None
-    if config.massl is not None:
-        generator = seeded_generator(config.seed, "memory")
-        memory = MemoryBank(config.massl.memory_size, config.head.out_dim, generator=generator, device=device)
+    method = methods.load(config.method)(config)
+    method.start(device)
     autocast = _autocast(config.compute.precision, device)
     return TrainingState(
+        method=method,
         student=student,
         teacher=teacher,
-        optimiser=_optimiser(config, student, device),
+        optimizer=_optimizer(config, student, device),
         scaler=torch.amp.GradScaler(device.type, enabled=autocast == torch.float16),
-        memory=memory,
         autocast=autocast,
     )
 
@@ -173,8 +167,8 @@ def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
 
 
-def _optimiser(config: PretrainConfig, student: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """Makes the optimiser; rate and decay are written to it before every step."""
+def _optimizer(config: PretrainConfig, student: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """Makes the optimizer; rate and decay are written to it before every step."""
     settings = config.optimiser
     groups: list[Any] = [*parameter_groups(student, weight_decay=settings.weight_decay)]
     match settings.name:
@@ -190,16 +184,6 @@ def _optimiser(config: PretrainConfig, student: nn.Module, device: torch.device)
             return LARS(
                 groups, lr=settings.lr, weight_decay=settings.weight_decay, momentum=settings.momentum, eta=settings.eta
             )
-
-
-def permuted_members(config: PretrainConfig, state: TrainingState, step: int) -> Tensor:
-    """Returns the order in which a step cuts memory rows or prototypes into blocks, int64 [K], alike on all ranks."""
-    generator = seeded_generator(config.seed, "permutation", step)
-    if state.memory is not None:
-        return state.memory.permutation(generator)
-    assert config.carp is not None
-    device = next(state.student.parameters()).device
-    return to_device(torch.randperm(config.carp.num_prototypes, generator=generator), device)
 
 
 def broken_tensors(network: nn.Module) -> list[str]:

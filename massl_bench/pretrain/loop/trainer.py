@@ -1,7 +1,6 @@
-"""The training loop of MaSSL and CARP.
+"""The training loop.
 
-Shapes: B images of a piece, V views, N = V·B student rows, G = 2·B teacher rows, D dimensions, K memory rows or
-prototypes, S of a block.
+Shapes: B images of a piece, V views, S their side in pixels.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +25,7 @@ from massl_bench.pretrain.data.crops import HostBatch, MultiCropImages
 from massl_bench.pretrain.data.loading import Shares, StepRequests, divide, load_batches
 from massl_bench.pretrain.data.views import photometric_views
 from massl_bench.pretrain.distributed import after_first_rank, any_rank, mean_numbers, rank_of_process, world_size
-from massl_bench.pretrain.indicators import assignment_entropy, rankme
+from massl_bench.pretrain.indicators import rankme
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, check_same_run, write_whole
 from massl_bench.pretrain.loop.log import TrainingLog
 from massl_bench.pretrain.loop.optimizers import clip_each_gradient, set_hyperparameters, update_teacher
@@ -35,10 +34,9 @@ from massl_bench.pretrain.loop.state import (
     TrainingState,
     broken_tensors,
     initial_state,
-    permuted_members,
     rates_at,
 )
-from massl_bench.pretrain.objectives import carp_objective, koleo_loss, massl_objective
+from massl_bench.pretrain.methods import Outputs, Step
 from massl_bench.pretrain.seeds import derived_seed
 
 OnlineEvaluation = Callable[[nn.Module], float]
@@ -124,41 +122,42 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
         log,
     ):
         while done < num_steps and not stopping:
-            step = done
+            number = done
             # Stochastic depth draws from torch's own generator, which starts anew in every step.
-            torch.manual_seed(derived_seed(config.seed, "drop_path", rank, step))
-            rates = rates_at(step, config, shares.steps_per_epoch)
-            set_hyperparameters(state.optimiser, lr=rates.lr, weight_decay=rates.weight_decay)
-            state.optimiser.zero_grad(set_to_none=True)
-            permutation_K = permuted_members(config, state, step)
-            computed = _forward_backward(config, state, student, batches, rates, permutation_K)
+            torch.manual_seed(derived_seed(config.seed, "drop_path", rank, number))
+            rates = rates_at(number, config, shares.steps_per_epoch)
+            set_hyperparameters(state.optimizer, lr=rates.lr, weight_decay=rates.weight_decay)
+            state.optimizer.zero_grad(set_to_none=True)
+            step = Step(number=number, seed=config.seed, rank=rank, numbers=rates.of_method)
+            state.method.begin(step)
+            computed = _forward_backward(config, state, student, batches, step)
 
+            state.method.after_backward(state.student, step)
             if config.optimiser.clip is not None:
-                state.scaler.unscale_(state.optimiser)
+                state.scaler.unscale_(state.optimizer)
             norms = clip_each_gradient(state.student.parameters(), config.optimiser.clip)
             # The one place where the host waits for the device: nothing moves before all is known to be finite.
-            terms = _finite_terms(job, state, step, rates, computed, norms)
+            terms = _finite_terms(job, state, number, rates, computed, norms)
 
-            if config.method == "carp":  # CARP's teacher takes the student as it was before this step
+            if state.method.teacher_first:
                 update_teacher(state.teacher, state.student, rates.momentum)
-            state.scaler.step(state.optimiser)
+            state.scaler.step(state.optimizer)
             state.scaler.update()
-            if config.method == "massl":
+            if not state.method.teacher_first:
                 update_teacher(state.teacher, state.student, rates.momentum)
 
-            done = step + 1
+            done = number + 1
             last = done == num_steps
             values: dict[str, float] = {}
             logs = last or done % config.run.log_every == 0
-            if logs:  # before the memory changes: the indicators are of the logits that the loss was made of
-                values |= _indicators(config, state, computed, rates, permutation_K)
-            if state.memory is not None:
-                state.memory.store(computed.second_view_BD)
+            if logs:  # before the method's state changes: the indicators are of what the loss was made of
+                values |= _indicators(state, computed.outputs)
+            state.method.after_step(computed.kept)
             if job.evaluate is not None and config.run.knn_every and (last or done % config.run.knn_every == 0):
                 with log.untimed():
                     values["knn"] = _evaluate(job.evaluate, state.teacher.backbone)
             if values:
-                log.write(step, {"loss": sum(terms.values()), **terms, **rates.numbers(), **values})
+                log.write(number, {"loss": sum(terms.values()), **terms, **rates.numbers(), **values})
             # Ranks agree on stopping where they write the log, so that no step has a collective only for that.
             stopping = any_rank(terminated(), device) if logs or world_size() == 1 else False
             if rank == 0 and (last or stopping or done % config.run.checkpoint_every == 0):
@@ -168,58 +167,42 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
 
 @dataclass(frozen=True, kw_only=True)
 class _Computed:
-    """What a step computed before anything moved; the rows are those of its last piece.
+    """What a step computed before anything moved.
 
     Attributes:
         terms: scalars whose sum is the loss of this rank's images.
-        second_view_BD: the teacher's rows of the second global view of all pieces.
-        features_GD: of the teacher's backbone.
-        teacher_GX: rows or, for CARP, logits.
-        student_NX: rows or, for CARP, logits.
+        outputs: of the networks for its last piece; no gradient.
+        kept: rows of all pieces that the method keeps, by name.
     """
 
     terms: dict[str, Tensor]
-    second_view_BD: Tensor
-    features_GD: Tensor
-    teacher_GX: Tensor
-    student_NX: Tensor
+    outputs: Outputs
+    kept: dict[str, Tensor]
 
 
 def _forward_backward(
-    config: PretrainConfig,
-    state: TrainingState,
-    student: nn.Module,
-    batches: Iterator[HostBatch],
-    rates: Rates,
-    permutation_K: Tensor,
+    config: PretrainConfig, state: TrainingState, student: nn.Module, batches: Iterator[HostBatch], step: Step
 ) -> _Computed:
     """Computes the loss of a step and its gradients, piece by piece."""
     pieces = config.compute.accumulation
     device = next(state.student.parameters()).device
     terms: dict[str, Tensor] = {}
-    second_views: list[Tensor] = []
+    kept: list[dict[str, Tensor]] = []
     for piece in range(pieces):
-        views = _views(next(batches), config, device)
+        views, of_piece = _views(next(batches), config, device), replace(step, piece=piece)
         with nullcontext() if piece + 1 == pieces else _no_sync(student):
             with torch.autocast(device.type, dtype=state.autocast, enabled=state.autocast is not None):
-                with torch.no_grad():
-                    features_GD = state.teacher.backbone(torch.cat(views[:2]))
-                    teacher_GX = state.teacher.head(features_GD)
-                student_NX = student(views)
-            losses = _objective(config, state, student_NX, teacher_GX, rates, permutation_K)
+                outputs = state.method.forward(student, state.teacher, views, of_piece)
+            losses = state.method.loss(outputs, of_piece)
             loss = torch.stack(list(losses.values())).sum() / pieces
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for name, term in losses.items():
             share = term.detach() / pieces
             terms[name] = terms[name] + share if name in terms else share
-        second_views.append(teacher_GX[len(teacher_GX) // 2 :])
-    return _Computed(
-        terms=terms,
-        second_view_BD=torch.cat(second_views),
-        features_GD=features_GD,
-        teacher_GX=teacher_GX,
-        student_NX=student_NX.detach(),
-    )
+        outputs = outputs.detached()
+        kept.append(state.method.keep(outputs))
+    rows = {name: torch.cat([each[name] for each in kept]) for name in kept[0]}
+    return _Computed(terms=terms, outputs=outputs, kept=rows)
 
 
 def _restore(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder, num_steps: int) -> int:
@@ -260,53 +243,10 @@ def _views(batch: HostBatch, config: PretrainConfig, device: torch.device) -> li
     return views
 
 
-def _objective(
-    config: PretrainConfig,
-    state: TrainingState,
-    student_NX: Tensor,
-    teacher_GX: Tensor,
-    rates: Rates,
-    permutation_K: Tensor,
-) -> dict[str, Tensor]:
-    """Returns the terms of the loss by name; their sum is what is minimised."""
-    if config.massl is None:
-        assert config.carp is not None
-        consistency, entropy = carp_objective(student_NX, teacher_GX, permutation_K, block_size=config.carp.block_size)
-        return {"consistency": consistency, "entropy": entropy}
-    assert state.memory is not None
-    assert rates.teacher_temp is not None
-    terms = {
-        "cross_entropy": massl_objective(
-            student_NX,
-            teacher_GX,
-            state.memory.memory,
-            permutation_K,
-            block_size=config.massl.block_size,
-            student_temp=config.massl.student_temp,
-            teacher_temp=rates.teacher_temp,
-        )
-    }
-    if config.massl.koleo_weight:
-        terms["koleo"] = config.massl.koleo_weight * koleo_loss(student_NX[: len(teacher_GX)])
-    return terms
-
-
-def _indicators(
-    config: PretrainConfig, state: TrainingState, computed: _Computed, rates: Rates, permutation_K: Tensor
-) -> dict[str, float]:
-    """Returns signs of collapse in this rank's last piece: its first global view, and the first block."""
-    rows_BX = computed.teacher_GX[: len(computed.teacher_GX) // 2].float()
-    if config.massl is not None:
-        assert state.memory is not None
-        assert rates.teacher_temp is not None
-        block_SD = state.memory.memory[permutation_K[: config.massl.block_size]]
-        logits_BS = rows_BX @ block_SD.T / rates.teacher_temp
-    else:
-        assert config.carp is not None
-        logits_BS = rows_BX[:, permutation_K[: config.carp.block_size]]
-    of_mean, mean_of = assignment_entropy(logits_BS)
-    features_BD = computed.features_GD[: len(rows_BX)]
-    return {"entropy_of_mean": of_mean, "mean_entropy": mean_of, "rankme": rankme(features_BD)}
+def _indicators(state: TrainingState, outputs: Outputs) -> dict[str, float]:
+    """Returns signs of collapse in this rank's last piece."""
+    features_BD = outputs.features_GD[: len(outputs.features_GD) // 2]
+    return {**state.method.indicators(outputs), "rankme": rankme(features_BD)}
 
 
 def _no_sync(student: nn.Module) -> contextlib.AbstractContextManager[None]:
@@ -347,8 +287,8 @@ def _stop(
         "step": step,
         "terms": terms,
         "rates": rates.numbers(),
-        "student_rows": computed.student_NX.cpu(),
-        "teacher_rows": computed.teacher_GX.cpu(),
+        "student_rows": computed.outputs.student_NX.cpu(),
+        "teacher_rows": computed.outputs.teacher_GX.cpu(),
         "not_finite": broken_tensors(state.student),
         "student": state.student.state_dict(),
         "teacher": state.teacher.state_dict(),

@@ -5,6 +5,7 @@ Shapes: V views of B images, N = V·B student rows, G = 2·B teacher rows, K mem
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 

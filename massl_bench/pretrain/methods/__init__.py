@@ -13,8 +13,8 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,10 @@ class Outputs:
     student_NX: Tensor
     """The student's, with its gradient."""
 
+    def detached(self) -> Self:
+        """Returns the same without the student's gradient."""
+        return replace(self, student_NX=self.student_NX.detach())
+
     @property
     def first_teacher_view(self) -> Tensor:
         """The teacher's rows [B, X] of the first global view."""
@@ -77,7 +81,7 @@ class Method(ABC, Generic[Own]):
     """One pretraining method on one rank.
 
     `head` and `loss` must be given; all else has a meaning that fits many methods. A step calls `begin`; for each piece
-    `forward`, `loss` and `keep`; `indicators` where a line is logged; `after_step`.
+    `forward`, `loss` and `keep`; then `after_backward`, `indicators` where a line is logged, and `after_step`.
 
     Args:
         config: of the training, checked by `check`.
@@ -142,6 +146,9 @@ class Method(ABC, Generic[Own]):
         Right where gradients are averaged over ranks.
         """
 
+    def after_backward(self, student: nn.Module, step: Step) -> None:
+        """Changes gradients of the student before they are clipped; `None` keeps a parameter as it is."""
+
     def keep(self, outputs: Outputs) -> dict[str, Tensor]:
         """Returns rows of a piece that `after_step` needs, by name; no gradient."""
         del outputs
@@ -202,6 +209,12 @@ def load(name: str) -> type[Method[Any]]:
     if name in PretrainConfig.model_fields:
         raise SpecError(f"{added[name]}: {name} is a key of every configuration; give the method another name")
     return found
+
+
+def package_of(name: str) -> dict[str, str]:
+    """Returns the package that brings a method and its version; nothing for a method of this package."""
+    plugin = plugins.added_modules(plugins.METHODS_GROUP, _own_names()).get(name)
+    return {plugin.package: plugin.version} if plugin is not None else {}
 
 
 def _own_names() -> list[str]:

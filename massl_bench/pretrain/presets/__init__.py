@@ -14,6 +14,11 @@ def preset_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}
 
 
+def preset_name(preset: str) -> str:
+    """Returns what a preset is called: a file by its name without the ending."""
+    return Path(preset).stem if preset.endswith(".toml") else preset
+
+
 def preset_file(preset: str) -> Path:
     """Returns the file of a preset: of that name here, or a TOML file of the user's.
 
