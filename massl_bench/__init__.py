@@ -17,29 +17,64 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from massl_bench.bench.api import evaluate, extract, load_encoder
+    from massl_bench.bench.api import (
+        extract,
+        info,
+        list_datasets,
+        list_models,
+        list_suites,
+        list_tasks,
+        load_encoder,
+    )
+    from massl_bench.bench.evaluation import evaluate
+    from massl_bench.bench.scores import TaskScores
     from massl_bench.core.errors import CellError, MasslBenchError, RequestError
-    from massl_bench.core.values import FeatureBank, Score
+    from massl_bench.core.settings import Preprocessing
+    from massl_bench.core.values import CopyTruth, FeatureBank, QueryTruth, Score
+    from massl_bench.features.options import ExtractionOptions
+    from massl_bench.models.encoder import Encoder
 
 _HOMES = {
-    "load_encoder": "bench.api",
-    "extract": "bench.api",
-    "evaluate": "bench.api",
-    "FeatureBank": "core.values",
-    "Score": "core.values",
-    "MasslBenchError": "core.errors",
-    "RequestError": "core.errors",
     "CellError": "core.errors",
+    "CopyTruth": "core.values",
+    "Encoder": "models.encoder",
+    "ExtractionOptions": "features.options",
+    "FeatureBank": "core.values",
+    "MasslBenchError": "core.errors",
+    "Preprocessing": "core.settings",
+    "QueryTruth": "core.values",
+    "RequestError": "core.errors",
+    "Score": "core.values",
+    "TaskScores": "bench.scores",
+    "evaluate": "bench.evaluation",
+    "extract": "bench.api",
+    "info": "bench.api",
+    "list_datasets": "bench.api",
+    "list_models": "bench.api",
+    "list_suites": "bench.api",
+    "list_tasks": "bench.api",
+    "load_encoder": "bench.api",
 }
 
 __all__ = [
     "CellError",
+    "CopyTruth",
+    "Encoder",
+    "ExtractionOptions",
     "FeatureBank",
     "MasslBenchError",
+    "Preprocessing",
+    "QueryTruth",
     "RequestError",
     "Score",
+    "TaskScores",
     "evaluate",
     "extract",
+    "info",
+    "list_datasets",
+    "list_models",
+    "list_suites",
+    "list_tasks",
     "load_encoder",
 ]
 

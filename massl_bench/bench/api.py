@@ -1,32 +1,72 @@
-"""The Python interface: load an encoder, extract features, evaluate them."""
+"""The Python interface: what there is, an encoder, its features (`evaluate` has a module of its own)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from massl_bench import protocols
+from massl_bench.bench.progress import reporting as show_progress
 from massl_bench.core.devices import resolve_device
-from massl_bench.core.errors import RequestError
+from massl_bench.core.errors import unknown_name
 from massl_bench.core.files import default_cache_dir
-from massl_bench.core.values import (
-    LABELLED_KINDS,
-    CopyTruth,
-    DatasetKind,
-    EvaluationData,
-    FeatureBank,
-    QueryTruth,
-    Score,
-)
-from massl_bench.datasets import DataOptions, open_dataset
+from massl_bench.core.values import FeatureBank
+from massl_bench.datasets import Columns, DataOptions, open_dataset
+from massl_bench.datasets.handed import HandedSplit
 from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
-from massl_bench.learners.faiss_backend import resolve_backend
+from massl_bench.features.memory import extract_handed
 from massl_bench.models import ModelOptions, open_model
 from massl_bench.models.encoder import Encoder
+from massl_bench.specs.dataset import DatasetSpec
+from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.registry import Registry
+from massl_bench.specs.suite import SuiteSpec
+from massl_bench.specs.task import TaskSpec
+
+
+def list_tasks(*, include_path: Sequence[str | Path] = ()) -> list[str]:
+    """Returns the names of all tasks; `info(name)` shows one."""
+    return list(_registry(include_path).tasks)
+
+
+def list_datasets(*, include_path: Sequence[str | Path] = ()) -> list[str]:
+    """Returns the names of all datasets of the registry."""
+    return list(_registry(include_path).datasets)
+
+
+def list_suites(*, include_path: Sequence[str | Path] = ()) -> list[str]:
+    """Returns the names of all suites."""
+    return list(_registry(include_path).suites)
+
+
+def list_models(*, include_path: Sequence[str | Path] = ()) -> list[str]:
+    """Returns the names of all manifests in `./weights` and in the package, and `pixels`."""
+    return ["pixels", *_registry(include_path).manifests]
+
+
+def info(name: str, *, include_path: Sequence[str | Path] = ()) -> TaskSpec | DatasetSpec | SuiteSpec | ManifestSpec:
+    """Returns all that the registry says of a task, dataset, suite or manifest.
+
+    Raises:
+        RequestError: There is nothing of that name.
+    """
+    registry = _registry(include_path)
+    kinds: list[tuple[dict[str, Path], Any]] = [
+        (registry.tasks, registry.task),
+        (registry.datasets, registry.dataset),
+        (registry.suites, registry.suite),
+        (registry.manifests, registry.manifest),
+    ]
+    for files, load in kinds:
+        if name in files:
+            found: TaskSpec | DatasetSpec | SuiteSpec | ManifestSpec = load(name)
+            return found
+    raise unknown_name("name", name, [known for files, _ in kinds for known in files])
 
 
 def load_encoder(
@@ -50,101 +90,105 @@ def load_encoder(
         RequestError: The name is unknown, or the checkpoint is not safe or does not fit; nothing is guessed.
     """
     options = ModelOptions(cache_dir=_cache_dir(cache_dir), arch=arch, download=not offline)
-    return open_model(model, Registry(weights_dir=Path("weights")), options).encoder(resolve_device(device))
+    return open_model(model, _registry(()), options).encoder(resolve_device(device))
 
 
 def extract(
     encoder: Encoder,
-    dataset: str,
+    dataset: Any,
     *,
     data_root: str | Path | None = None,
+    include_path: Sequence[str | Path] = (),
     limit: int | None = None,
+    offline: bool = False,
+    progress: bool = True,
+    cache: bool = True,
     cache_dir: str | Path | None = None,
     options: ExtractionOptions | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> dict[str, FeatureBank]:
-    """Returns the banks of all splits of a dataset by role, from the cache where they are there.
+    """Returns the banks of all splits of a dataset by role; of one sequence of images, its bank under `all`.
+
+    ```python
+    mb.extract(encoder, "cifar10", data_root="data")          # {"train": FeatureBank, "test": FeatureBank}
+    mb.extract(encoder, "folder:my-images")
+    mb.extract(encoder, torchvision.datasets.FakeData())      # {"all": FeatureBank}
+    mb.extract(encoder, {"train": hf["train"], "test": hf["test"]})
+    ```
 
     Args:
-        encoder: from `load_encoder`; features are computed on its device.
-        dataset: a registry name, `folder:DIR` or `hf:REPO[@REV]`.
-        data_root: directory with one folder for each dataset.
+        encoder: from `load_encoder` or `Encoder.from_module`; features are computed on its device.
+        dataset: a registry name, `folder:DIR`, `hf:REPO[@REV]` or `wds:PATTERN`; or a map-style dataset of torch, a
+            split of the datasets library, or a sequence of images or (image, label); or a mapping of such, by role.
+            Images are PIL images or uint8 [H, W, 3], without a transform: the encoder has its own.
+        data_root: directory with one folder for each dataset of the registry.
+        include_path: directories with more tasks and datasets.
         limit: only the first items of each split.
+        offline: never download.
+        progress: whether stderr is told how far it is.
+        cache: whether banks of named datasets are kept and found again. Images held in Python have no name that would
+            still mean the same tomorrow: their features are never cached.
         cache_dir: None for the user's cache directory.
         options: batch size, workers, precision.
+        image_column: of a split of the datasets library, where none is called `image` or `img`.
+        label_column: likewise, where it is not `label`.
 
     Raises:
         RequestError: The dataset is not there, or not what it must be.
         CellError: An image or a feature is broken, or the cache cannot be written.
     """
-    cache_path = _cache_dir(cache_dir)
-    places = DataOptions(cache_dir=cache_path, data_root=Path(data_root) if data_root is not None else None)
-    found = open_dataset(dataset, Registry(), places, fetch=True)
     chosen = options if options is not None else ExtractionOptions()
-    cache = FeatureCache(cache_path)
-    banks = {}
-    for role in found.sources:
-        key = bank_key(encoder.card, encoder.card.preprocessing, found, role, limit, chosen)
-        banks[role] = load_or_extract(cache, key, lambda: encoder, found, chosen, Reporting())
-    return banks
-
-
-def evaluate(
-    task: str,
-    banks: Mapping[str, FeatureBank],
-    *,
-    ground_truth: Sequence[QueryTruth] | CopyTruth | None = None,
-    params: Mapping[str, Any] | None = None,
-    seed: int | None = None,
-    device: str = "cpu",
-) -> dict[str, Score]:
-    """Returns the scores of a task on banks that were extracted, or made with `FeatureBank.from_arrays`.
-
-    Args:
-        task: a name of the registry, as in `knn`.
-        banks: by role, as in `{"train": …, "test": …}`.
-        ground_truth: what the queries of retrieval and copy detection should find.
-        params: parameters that replace the task's own.
-        seed: in place of the task's own.
-        device: where neighbours are searched and heads are trained: `auto`, `cpu`, `cuda` or `cuda:i`.
-
-    Raises:
-        RequestError: The task is unknown, a bank is missing, the task or its parameters do not fit the banks, or the
-            device is not there.
-    """
-    registry = Registry()
-    spec = registry.task(task)
-    if params:
-        spec = spec.model_copy(update={"params": {**spec.params, **params}})
-    if protocols.view_roles(spec.protocol):
-        raise RequestError(
-            f"{task}: trains on augmented views of the images, which banks do not hold: massl-bench run --task {task}, "
-            "or take the task linear"
-        )
-    kind: DatasetKind = "unlabelled" if set(banks) == {"all"} else spec.kinds[0]
-    needed = protocols.roles(spec.protocol, kind, banks)
-    missing = [role for role in needed if role not in banks]
-    if missing:
-        raise RequestError(f"{task}: needs the banks {', '.join(needed)}; missing: {', '.join(missing)}")
-    labelled: set[DatasetKind] = {
-        "single-label" if labels.ndim == 1 else "multi-label"
-        for labels in (banks[role].labels for role in needed)
-        if labels is not None
-    }
-    if LABELLED_KINDS & set(spec.kinds) and not labelled <= set(spec.kinds):
-        found = min(labelled - set(spec.kinds))
-        raise RequestError(
-            f"{task}: needs {' or '.join(spec.kinds)} banks, and these are {found}; "
-            f"tasks that apply: {', '.join(protocols.tasks_on_features(found, registry))}"
-        )
-    counts = [bank.num_classes for bank in banks.values() if bank.num_classes is not None]
-    data = EvaluationData(
-        banks={role: banks[role] for role in needed},
-        num_classes=max(counts, default=None),
-        backend=resolve_backend(resolve_device(device))[0],
-        ground_truth=ground_truth,
+    reporting = show_progress() if progress else Reporting()
+    if not isinstance(dataset, str):
+        return _extract_handed(encoder, dataset, chosen, reporting, (image_column, label_column), limit)
+    places = DataOptions(
+        cache_dir=_cache_dir(cache_dir),
+        data_root=Path(data_root) if data_root is not None else None,
+        offline=offline,
+        columns=Columns(image_column, label_column),
     )
-    rng = np.random.default_rng(spec.seed if seed is None else seed)
-    return protocols.run(spec, protocols.parameters(spec, f"task {task}", check_headline=False), data, rng)
+    found = open_dataset(dataset, _registry(include_path), places, fetch=not offline)
+    with _bank_places(cache, _cache_dir(cache_dir)) as place:
+        banks = {}
+        for role in found.sources:
+            key = bank_key(encoder.card, encoder.card.preprocessing, found, role, limit, chosen)
+            bank = load_or_extract(FeatureCache(place), key, lambda: encoder, found, chosen, reporting)
+            # What is not kept must not be read from a file that is about to go.
+            banks[role] = bank if cache else replace(bank, features=np.array(bank.features))
+        return banks
+
+
+def _extract_handed(
+    encoder: Encoder,
+    dataset: Any,
+    options: ExtractionOptions,
+    reporting: Reporting,
+    columns: tuple[str | None, str | None],
+    limit: int | None,
+) -> dict[str, FeatureBank]:
+    def one(items: Any, role: str) -> FeatureBank:
+        split = HandedSplit(items, image_column=columns[0], label_column=columns[1])
+        label = f"{encoder.card.name} on {role}"
+        preprocessing = encoder.card.preprocessing
+        return extract_handed(encoder, split, preprocessing, options, reporting, label=label, limit=limit)
+
+    if isinstance(dataset, Mapping):
+        return {role: one(items, role) for role, items in dataset.items()}
+    return {"all": one(dataset, type(dataset).__name__)}
+
+
+@contextmanager
+def _bank_places(cache: bool, cache_dir: Path) -> Iterator[Path]:
+    if cache:
+        yield cache_dir
+        return
+    with TemporaryDirectory() as place:
+        yield Path(place)
+
+
+def _registry(include_path: Sequence[str | Path]) -> Registry:
+    return Registry(include=[Path(each) for each in include_path], weights_dir=Path("weights"))
 
 
 def _cache_dir(cache_dir: str | Path | None) -> Path:

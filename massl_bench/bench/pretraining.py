@@ -106,7 +106,7 @@ def _training_images(request: PretrainRequest, registry: Registry) -> tuple[Imag
 
 def _online_evaluation(config: PretrainConfig, split: ImageSplit) -> OnlineEvaluation | None:
     """Returns the k-NN accuracy on held out training images as a function of the backbone, where there are labels."""
-    from massl_bench.bench.api import evaluate
+    from massl_bench.bench.evaluation import evaluate
     from massl_bench.pretrain.data.holdout import Holdout
     from massl_bench.pretrain.export import evaluation_preprocessing
 

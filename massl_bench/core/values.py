@@ -32,6 +32,10 @@ class Score:
     details: Mapping[str, float | int | str] = field(default_factory=dict)
     """What stands behind the value: the chosen strength, how many queries were left out, whether draws were given."""
 
+    def __float__(self) -> float:
+        """Returns the value."""
+        return self.value
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureBank:

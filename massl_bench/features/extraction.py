@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ from massl_bench.core.errors import CellError, one_line
 from massl_bench.core.settings import Precision, Preprocessing
 from massl_bench.datasets import ORIENTED, EncodedImage, ImageSplit, Unreadable, check_boxes
 from massl_bench.datasets.images.preprocess import apply_preprocessing
-from massl_bench.features.cache import BankWriter
 from massl_bench.features.options import ExtractionOptions
 from massl_bench.models.encoder import Encoder
 
@@ -156,6 +155,13 @@ def _grouped(pixels: _Pixels, rows: list[int]) -> list[tuple[list[int], Tensor]]
     ]
 
 
+class FeatureWriter(Protocol):
+    """Takes features as they are computed."""
+
+    def append(self, features_BD: NDArray[np.float32]) -> None:
+        """Appends the features of a batch, float32 [B, D]."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Extracted:
     """What became of the images of a split."""
@@ -174,7 +180,7 @@ def extract(
     preprocessing: Preprocessing,
     options: ExtractionOptions,
     *,
-    writer: BankWriter,
+    writer: FeatureWriter,
     limit: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Extracted:

@@ -1,0 +1,68 @@
+"""Features that stay in memory: of images that no key names, since nobody but their owner knows them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from massl_bench.core.errors import RequestError
+from massl_bench.core.settings import Preprocessing
+from massl_bench.core.values import FeatureBank
+from massl_bench.datasets.handed import HandedSplit
+from massl_bench.features.banks import Reporting
+from massl_bench.features.extraction import extract
+from massl_bench.features.options import ExtractionOptions
+from massl_bench.models.encoder import Encoder
+
+
+class MemoryWriter:
+    """Takes the features of each batch, float32 [B, D]."""
+
+    def __init__(self) -> None:
+        self._parts: list[NDArray[np.float32]] = []
+
+    def append(self, features_BD: NDArray[np.float32]) -> None:
+        """Keeps a batch."""
+        self._parts.append(features_BD)
+
+    def features(self) -> NDArray[np.float32]:
+        """Returns all of them, float32 [N, D]."""
+        return np.concatenate(self._parts)
+
+
+def extract_handed(
+    encoder: Encoder,
+    split: HandedSplit,
+    preprocessing: Preprocessing,
+    options: ExtractionOptions,
+    reporting: Reporting,
+    *,
+    label: str,
+    limit: int | None = None,
+) -> FeatureBank:
+    """Returns the bank of images that were handed in; labels that are words become indices in sorted order.
+
+    Raises:
+        RequestError: An item is no image, or only some have labels.
+        CellError: An image or a feature is broken.
+    """
+    writer = MemoryWriter()
+    count = len(split) if limit is None else min(limit, len(split))
+    # The labels are read with the images: in this process, where they are found again.
+    in_this_process = replace(options, num_workers=0)
+    with reporting.progress(label, count) as progress:
+        found = extract(encoder, split, preprocessing, in_this_process, writer=writer, limit=limit, progress=progress)
+    labels = split.labels_of(found.kept)
+    names = split.class_names
+    if labels is not None and labels.dtype.kind == "U":
+        values, labels = np.unique(labels, return_inverse=True)
+        names = tuple(values.tolist())
+    try:
+        bank = FeatureBank.from_arrays(writer.features(), labels)
+    except ValueError as error:
+        raise RequestError(f"dataset: {error}") from None
+    if bank.num_classes is not None and names is not None and len(names) >= bank.num_classes:
+        bank = replace(bank, class_names=names, num_classes=len(names))
+    return replace(bank, skipped=tuple(found.skipped))
