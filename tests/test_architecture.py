@@ -37,7 +37,7 @@ ALLOWED = {
     "bench": "core specs learners protocols datasets models features records pretrain",
     "cli": "core specs datasets models features records report pretrain bench",
     "__main__": "cli",
-    "__init__": "core bench",
+    "__init__": "core features models bench",
 }
 
 
