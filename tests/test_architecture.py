@@ -113,16 +113,24 @@ def test_the_top_level_is_small() -> None:
     assert len(entries - {"registry"}) <= 13, sorted(entries)
 
 
+def num_lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef, part: str) -> int:
+    """Its lines without its documentation; of a command, also without its signature, which is the list of options."""
+    first, *rest = function.body
+    documented = ast.get_docstring(function) is not None
+    assert function.end_lineno is not None
+    assert first.end_lineno is not None
+    if part == "cli" and function.decorator_list:
+        return function.end_lineno - (rest[0].lineno if documented and rest else first.lineno) + 1
+    return function.end_lineno - function.lineno + 1 - (first.end_lineno - first.lineno + 1 if documented else 0)
+
+
 def test_files_and_functions_fit_the_eye() -> None:
     for path in FILES:
         text = path.read_text()
         assert len(text.splitlines()) <= 400, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                # A command's signature is the list of its options: its body counts.
-                start = node.body[0].lineno if node.decorator_list and part_of(path) == "cli" else node.lineno
-                assert node.end_lineno is not None
-                assert node.end_lineno - start < 75, f"{path}: {node.name}"
+                assert num_lines_of_code(node, part_of(path)) < 75, f"{path}: {node.name}"
 
 
 def test_faiss_has_one_importer() -> None:
