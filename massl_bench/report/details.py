@@ -6,22 +6,23 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from massl_bench.core.printable import printable
 from massl_bench.records.record import Metric, ResultRecord
 from massl_bench.records.rows import Row
 
+FIELDS = (
+    "model", "task", "data", "machine", "metrics", "selected on", "seconds", "memory", "measured", "command", "path",
+)  # fmt: skip
+"""What a record's list holds, in order; the first four are numbers of entries of the shared list."""
+DIGITS = 100_000
+"""Values are kept as whole numbers of 1 / DIGITS: a page holds many thousands of them, and links to the records."""
+
 
 class Details:
-    """The records of a page, each once; what many share (parameters, machines) is kept once and named by number.
+    """The records of a page, each once; what many share (models, parameters, machines) is kept once, by number."""
 
-    Args:
-        href: what stands before a record's path in a link to its file; None where records cannot be linked to.
-    """
-
-    def __init__(self, href: str | None) -> None:
-        self._href = href
+    def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
         self._shared: dict[str, int] = {}
         self._records: list[str] = []
@@ -35,77 +36,91 @@ class Details:
         return self._numbers[path]
 
     def json(self) -> dict[str, str]:
-        """Returns the JSON of the two lists by name."""
-        return {"shared": f"[{','.join(self._shared)}]", "records": f"[{','.join(self._records)}]"}
+        """Returns the JSON of the lists by name."""
+        return {
+            "fields": json_text(FIELDS),
+            "shared": f"[{','.join(self._shared)}]",
+            "records": f"[{','.join(self._records)}]",
+        }
 
     def _share(self, value: Any) -> int:
         return self._shared.setdefault(json_text(value), len(self._shared))
 
-    def _record(self, path: str, record: ResultRecord) -> dict[str, Any]:
-        identity = record.identity
-        model, task, data = identity.model, identity.task, identity.dataset
-        preprocessing = identity.preprocessing
-        return {
-            "model": model.name,
-            "task": f"{task.name}, version {task.version}",
-            "dataset": data.name,
-            "headline": task.headline,
-            "scale": record.headline_scale,
-            "metrics": {name: _metric(metric) for name, metric in record.metrics.items()},
-            "parameters": self._share({**task.params, "seed": task.seed}),
-            "weights": self._share(
-                {
-                    "reference": record.model_reference,
-                    "architecture": model.architecture,
-                    "feature": f"{model.pooling}, {model.embed_dim} numbers",
-                    "parameters": record.model_facts.num_parameters,
-                    "weights": record.weights_origin,
-                    f"sha256 of the {model.weights_hash_of}": model.weights_sha256,
-                    "licence": record.model_licence,
-                    "preprocessing": preprocessing.describe() if preprocessing is not None else "unknown",
-                    "preprocessing from": record.preprocessing_origin,
-                    "precision": identity.precision,
-                }
-            ),
-            "data": self._share(
-                {
-                    "fingerprint": data.fingerprint,
-                    "layout": record.dataset_layout,
-                    "revision": record.dataset_revision,
-                    "classes": record.num_classes,
-                    **{f"items, {role}": count for role, count in record.num_items.items()},
-                }
-            ),
-            "selected on": record.selection_split,
-            "environment": self._share(
-                {
-                    "device": record.environment.device,
-                    "platform": record.environment.platform,
-                    "python": record.environment.python,
-                    **record.environment.packages,
-                    "commit": record.environment.git_commit,
-                    "search": identity.backend,
-                }
-            ),
-            "seconds": {k: round(v, 2) for k, v in record.timings.model_dump().items()},
-            "memory": record.peak_memory_mb,
-            "created": record.created_at,
-            "command": command(record),
-            "path": path,
-            "href": None if self._href is None or path.startswith("packaged/") else quote(self._href + path),
+    def _record(self, path: str, record: ResultRecord) -> list[Any]:
+        found = record.environment
+        machine = {
+            "device": found.device,
+            "platform": found.platform,
+            "python": found.python,
+            **found.packages,
+            "commit": found.git_commit,
+            "search": record.identity.backend,
         }
+        return [
+            self._share(_model(record)),
+            self._share(_task(record)),
+            self._share(_data(record)),
+            self._share(machine),
+            [_metric(metric) for metric in record.metrics.values()],
+            record.selection_split,
+            [round(seconds, 2) for seconds in vars(record.timings).values()],
+            record.peak_memory_mb,
+            record.created_at,
+            command(record),
+            path,
+        ]
+
+
+def _model(record: ResultRecord) -> dict[str, Any]:
+    model, preprocessing = record.identity.model, record.identity.preprocessing
+    return {
+        "name": model.name,
+        "reference": record.model_reference,
+        "architecture": model.architecture,
+        "feature": f"{model.pooling}, {model.embed_dim} numbers",
+        "method": record.model_facts.method,
+        "epochs": record.model_facts.epochs,
+        "parameters": record.model_facts.num_parameters,
+        "weights": record.weights_origin,
+        f"sha256 of the {model.weights_hash_of}": model.weights_sha256,
+        "licence": record.model_licence,
+        "preprocessing": preprocessing.describe() if preprocessing is not None else "unknown",
+        "preprocessing from": record.preprocessing_origin,
+        "precision": record.identity.precision,
+    }
+
+
+def _task(record: ResultRecord) -> dict[str, Any]:
+    task = record.identity.task
+    return {
+        "name": task.name,
+        "version": task.version,
+        "headline": task.headline,
+        "scale": record.headline_scale,
+        "metrics": list(record.metrics),
+        "parameters": {**task.params, "seed": task.seed},
+    }
+
+
+def _data(record: ResultRecord) -> dict[str, Any]:
+    data = record.identity.dataset
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "layout": record.dataset_layout,
+        "revision": record.dataset_revision,
+        "classes": record.num_classes,
+        **{f"items, {role}": count for role, count in record.num_items.items()},
+    }
 
 
 def _metric(metric: Metric) -> list[Any]:
-    """Returns [value, low, high, deviation, draws, details], cut behind what there is.
-
-    Without the digits that nobody reads: a page holds many thousands of numbers, and links to the records.
-    """
-    low, high = (round(end, 5) for end in metric.ci95) if metric.ci95 is not None else (None, None)
-    parts = [round(metric.value, 5), low, high]
+    """Returns [value, low, high, deviation, draws, details] in units of 1 / DIGITS, cut behind what there is."""
+    low, high = (round(end * DIGITS) for end in metric.ci95) if metric.ci95 is not None else (None, None)
+    parts: list[Any] = [round(metric.value * DIGITS), low, high]
     if metric.std is not None or metric.per_seed is not None or metric.details:
-        draws = [round(value, 5) for value in metric.per_seed] if metric.per_seed is not None else None
-        parts += [metric.std and round(metric.std, 5), draws, metric.details or None]  # type: ignore[list-item]
+        draws = [round(value * DIGITS) for value in metric.per_seed] if metric.per_seed is not None else None
+        parts += [round(metric.std * DIGITS) if metric.std is not None else None, draws, metric.details or None]
     while parts[-1] is None:
         parts.pop()
     return parts

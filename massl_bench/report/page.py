@@ -30,7 +30,7 @@ def leaderboard_page(board: Leaderboard, registry: Registry, *, href: str | None
         RequestError: A file of the registry is broken.
     """
     known = claims(registry)
-    details = Details(href)
+    details = Details()
     numbers = {id(claim): number for number, claim in enumerate(known)}
     found = sections(board, registry, known)
     tables = [_Table(section, details, numbers, number) for number, section in enumerate(found)]
@@ -40,8 +40,9 @@ def leaderboard_page(board: Leaderboard, registry: Registry, *, href: str | None
         kinds.setdefault(_kind(reason), []).append((path.as_posix(), reason))
     lines = [line for line in ledger(known, board.rows) if line.record is not None]
     parts = {
-        "tables": json_text([table.script() for table in tables]),
+        "tables": json_text([table.script(details) for table in tables]),
         "claims": json_text([_claim(claim) for claim in known]),
+        "href": json_text(href),
         **details.json(),
     }
     return html.render(
@@ -79,11 +80,14 @@ class _Table:
         self.with_ranks = bool(section.name)
         self.width = 7 + 3 * self.with_ranks + len(self.columns)
 
-    def script(self) -> dict[str, Any]:
+    def script(self, details: Details) -> dict[str, Any]:
         """Returns what the page's script needs beyond the table itself."""
         index = {line.model: number for number, line in enumerate(self.section.lines)}
         return {
-            "models": [line.name for line in self.section.lines],
+            "models": [
+                [line.name, line.model, [details.number(row) for row in line.rows.values()]]
+                for line in self.section.lines
+            ],
             "columns": [
                 {
                     "name": f"{column.task} {column.dataset} {column.metric}",
@@ -145,7 +149,7 @@ def _cell(line: ModelLine, column: Column, details: Details) -> _Cell | None:
     rank = column.ranks.rank_of[line.model] if column.ranks is not None else None
     best = "best" if rank == 1 and column.ranks is not None and len(column.ranks.models) > 1 else ""
     text = f"{column.scale * shown.value:.2f}"
-    return details.number(row), round(shown.value, 6), text, interval_text(shown, column.scale), rank, best
+    return details.number(row), round(shown.value, 5), text, interval_text(shown, column.scale), rank, best
 
 
 def _pairs(ranks: ColumnRanks | None, index: Mapping[str, int]) -> dict[str, Any]:

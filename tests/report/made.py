@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from massl_bench.records.record import Identity
+from massl_bench.records.record import Identity, ResultRecord
+from massl_bench.records.rows import Leaderboard, Row
 from massl_bench.specs.registry import Registry
 
 ROOT = Path(__file__).parents[2]
@@ -64,12 +65,27 @@ def write(folder: Path, contents: Sequence[Mapping[str, Any]]) -> Path:
     return folder
 
 
-def many(folder: Path, models: Sequence[str], cells: Sequence[tuple[str, str]], seed: int = 0) -> Path:
+def many(folder: Path, models: Sequence[str], cells: Sequence[tuple[str, str]]) -> Path:
     """Writes a record of every model on every cell, with values of chance."""
+    return write(folder, contents(models, cells))
+
+
+def board(models: Sequence[str], cells: Sequence[tuple[str, str]]) -> Leaderboard:
+    """A leaderboard of the same records, which lie nowhere."""
+    rows = []
+    for number, content in enumerate(contents(models, cells)):
+        found = ResultRecord.model_validate(content)
+        path = Path(f"m{number // len(cells):03d}") / found.identity.task.name / f"{found.identity.dataset.name}.json"
+        rows.append(Row(path=path, record=found, metric=found.identity.task.headline))
+    return Leaderboard(cells=list(cells), rows=rows, apart=[])
+
+
+def contents(models: Sequence[str], cells: Sequence[tuple[str, str]], seed: int = 0) -> list[dict[str, Any]]:
+    """The contents of a record of every model on every cell."""
     rng = np.random.default_rng(seed)
     level_M1, noise_MC = rng.standard_normal((len(models), 1)), rng.standard_normal((len(models), len(cells)))
     value_MC = np.clip(0.7 + 0.1 * level_M1 + 0.02 * noise_MC, 0.05, 0.95).round(4)
-    contents = []
+    found = []
     for number, (model, row) in enumerate(zip(models, value_MC.tolist(), strict=True)):
         facts = {
             "method": ("massl", "carp", "dino")[number % 3],
@@ -77,5 +93,5 @@ def many(folder: Path, models: Sequence[str], cells: Sequence[tuple[str, str]], 
             "num_parameters": 1_000_000 * (1 + number),
         }
         for (task, dataset), value in zip(cells, row, strict=True):
-            contents.append(record(model, task, dataset, value, model_facts=facts))
-    return write(folder, contents)
+            found.append(record(model, task, dataset, value, model_facts=facts))
+    return found

@@ -85,7 +85,7 @@
         sort(table, head, now === 0 ? first : now === first ? -first : 0);
       });
     }
-    const inside = "button, input";
+    const inside = "button, input, a";
     table.addEventListener("focusin", (event) => {
       for (const old of $$('[tabindex="0"]', table)) old.tabIndex = -1;
       if (event.target.matches(inside)) event.target.tabIndex = 0;
@@ -153,9 +153,12 @@
     table.addEventListener("change", () => { button.disabled = boxes.filter((box) => box.checked).length < 2; });
     button.addEventListener("click", () => compare(table, boxes.filter((box) => box.checked).map((box) => box.closest("tr"))));
     table.addEventListener("click", (event) => {
-      const from = event.target.closest("button[data-r], button[data-p]");
-      if (from?.dataset.r !== undefined) record(data().records[Number(from.dataset.r)]);
-      else if (from) published(data().claims[Number(from.dataset.p)]);
+      const from = event.target.closest("td a, button[data-m]");
+      if (!from) return;
+      event.preventDefault();
+      if (from.dataset.m !== undefined) model(data().tables[Number(table.dataset.section)].models[Number(from.dataset.m)]);
+      else if (from.hash.startsWith("#r")) record(unpacked(Number(from.hash.slice(2))));
+      else published(data().claims[Number(from.hash.slice(2))]);
     });
     filter(form, table);
   }
@@ -196,38 +199,65 @@
   }
   const fixed = (number, scale) => (number * scale).toFixed(2);
   function interval([, low, high], scale) {
-    return low === null || low === undefined ? "" : `${fixed(low, scale)}–${fixed(high, scale)}`;
+    return typeof low === "number" ? `${fixed(low, scale)}–${fixed(high, scale)}` : "";
   }
+  function grid(heads, rows) {
+    const head = el("thead", {}, el("tr", {}, ...heads.map((name) => el("th", { scope: "col" }, name))));
+    return el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": heads[0] },
+      el("table", { class: "plain" }, head, el("tbody", {}, ...rows)));
+  }
+  const line = (name, ...cells) => el("tr", {}, el("th", { scope: "row" }, name), ...cells.map((text) => el("td", { class: "number" }, text)));
 
+  // A record as the page keeps it, to one that can be shown.
+  function unpacked(number) {
+    const { fields, shared, records, href } = data();
+    const found = Object.fromEntries(fields.map((name, place) => [name, records[number][place]]));
+    for (const name of ["model", "task", "data", "machine"]) found[name] = shared[found[name]];
+    const small = (part) => (typeof part === "number" ? part / 100000 : Array.isArray(part) ? part.map(small) : part);
+    found.metrics = Object.fromEntries(found.task.metrics.map((name, place) => [name, found.metrics[place].map(small)]));
+    found.scale = found.task.scale;
+    found.headline = found.task.headline;
+    const linked = href !== null && !found.path.startsWith("packaged/");
+    found.href = linked ? href + found.path.split("/").map(encodeURIComponent).join("/") : null;
+    return found;
+  }
   function record(found) {
-    const { shared } = data();
     const head = found.metrics[found.headline];
     const scale = found.scale;
     const place = (name) => name.replace(/\d+/g, (digits) => digits.padStart(6, "0"));
-    const rows = Object.entries(found.metrics).sort(([a], [b]) => (place(a) < place(b) ? -1 : 1)).map(([name, metric]) => el("tr", {},
-      el("th", { scope: "row" }, name), el("td", { class: "number" }, fixed(metric[0], scale)),
-      el("td", { class: "number" }, interval(metric, scale)),
-      el("td", { class: "number" }, metric[3] === undefined || metric[3] === null ? "" : `± ${fixed(metric[3], scale)} over ${metric[4]?.length ?? "?"} draws`)));
-    const details = head[5] ?? {};
-    open(`${found.model} · ${found.task} · ${found.dataset}`,
+    const rows = Object.entries(found.metrics).sort(([a], [b]) => (place(a) < place(b) ? -1 : 1)).map(([name, metric]) =>
+      line(name, fixed(metric[0], scale), interval(metric, scale),
+        typeof metric[3] === "number" ? `± ${fixed(metric[3], scale)} over ${metric[4]?.length ?? "?"} draws` : ""));
+    const seconds = ["setup", "data", "extract", "protocol", "total"].map((name, n) => [`seconds, ${name}`, found.seconds[n]]);
+    const memory = Object.entries(found.memory).map(([name, size]) => [`peak memory of the ${name}, MB`, size]);
+    const { name: weightsName, ...weights } = found.model;
+    const { name: dataName, ...facts } = found.data;
+    open(`${weightsName} · ${found.task.name}, version ${found.task.version} · ${dataName}`,
       el("p", {}, el("span", { class: "big" }, fixed(head[0], scale)), ` ${found.headline} `,
         el("span", { class: "summary" }, interval(head, scale) && `95 % interval ${interval(head, scale)}`)),
       pictures(found),
-      el("h3", {}, "Every metric"),
-      el("div", { class: "scroll" }, el("table", { class: "plain" },
-        el("thead", {}, el("tr", {}, ...["Metric", "Value", "95 % interval", "Deviation"].map((name) => el("th", { scope: "col" }, name)))),
-        el("tbody", {}, ...rows))),
+      el("h3", {}, "Every metric"), grid(["Metric", "Value", "95 % interval", "Deviation"], rows),
       ...classes(found),
       el("h3", {}, "How it was measured"),
-      pairs({ ...shared[found.parameters], "selected on": found["selected on"], ...details }),
-      el("h3", {}, "The model"), pairs(shared[found.weights]),
-      el("h3", {}, "The data"), pairs(shared[found.data]),
-      el("h3", {}, "The machine"), pairs({ ...shared[found.environment], ...Object.fromEntries(Object.entries(found.seconds).map(([k, v]) => [`seconds, ${k}`, v])),
-        ...Object.fromEntries(Object.entries(found.memory).map(([k, v]) => [`peak memory of the ${k}, MB`, v])), measured: found.created }),
+      pairs({ ...found.task.parameters, "selected on": found["selected on"], ...(head[5] ?? {}) }),
+      el("h3", {}, "The model"), pairs(weights),
+      el("h3", {}, "The data"), pairs(facts),
+      el("h3", {}, "The machine"), pairs({ ...found.machine, ...Object.fromEntries([...seconds, ...memory]), measured: found.measured }),
       el("h3", {}, "The same again"),
       found.command ? copyable(found.command) : el("p", { class: "note" }, "A name holds characters that no terminal should see: no command is given."),
       copyable(`massl-bench verify ${quoted(found.path)}`),
       el("p", {}, "Record: ", found.href ? el("a", { href: found.href }, found.path) : el("span", { class: "path" }, found.path)));
+  }
+  function model([name, , numbers]) {
+    const records = numbers.map(unpacked);
+    const { name: ignored, ...facts } = records[0].model;
+    const rows = records.map((found) => {
+      const head = found.metrics[found.headline];
+      const row = line(`${found.task.name} ${found.data.name}`, fixed(head[0], found.scale), interval(head, found.scale), found.headline);
+      row.cells[0].replaceChildren(el("button", { type: "button", class: "link", onclick: () => { dialog.close(); record(found); } }, row.cells[0].textContent));
+      return row;
+    });
+    open(name, grid(["Cell", "Value", "95 % interval", "Metric"], rows), el("h3", {}, "The model"), pairs(facts));
   }
   function classes(found) {
     if (!found.classes) return [];
@@ -235,10 +265,7 @@
     const rows = accuracy.map((part, place) => [names[place], part[0], part[1]]);
     rows.sort((a, b) => a[1] - b[1]);
     return [el("h3", {}, worst ? `Classes, the ${rows.length} that come out worst and best` : "Classes"),
-      el("div", { class: "scroll" }, el("table", { class: "plain" },
-        el("thead", {}, el("tr", {}, ...["Class", "Right, %", "Items"].map((name) => el("th", { scope: "col" }, name)))),
-        el("tbody", {}, ...rows.map(([name, part, count]) => el("tr", {}, el("th", { scope: "row" }, String(name)),
-          el("td", { class: "number" }, (100 * part).toFixed(1)), el("td", { class: "number" }, String(count)))))))];
+      grid(["Class", "Right, %", "Items"], rows.map(([name, part, count]) => line(String(name), (100 * part).toFixed(1), String(count))))];
   }
   function pictures(found) {
     const curves = {};
@@ -286,7 +313,7 @@
     const section = data().tables[Number(table.dataset.section)];
     const chosen = rows.map((row) => Number(row.dataset.model));
     const offset = rows[0].cells.length - section.columns.length;
-    const names = chosen.map((place) => section.models[place]);
+    const names = chosen.map((place) => section.models[place][0]);
     const body = section.columns.map((column, place) => {
       const values = rows.map((row) => value(row.cells[offset + place]));
       if (values.every((one) => one === null)) return null;
@@ -305,10 +332,8 @@
     });
     open(`${names.length} models, against ${names[0]}`,
       el("p", { class: "note" }, "Told apart at 5 %, all pairs of a column together (Holm). p-values and intervals of the differences:"),
-      copyable(`massl-bench compare ${rows.map((row) => quoted(section.models[Number(row.dataset.model)])).join(" ")}`),
-      el("div", { class: "scroll" }, el("table", { class: "plain" },
-        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Cell"), ...names.map((name) => el("th", { scope: "col" }, name)))),
-        el("tbody", {}, ...body.filter(Boolean)))));
+      copyable(`massl-bench compare ${rows.map((row) => quoted(section.models[Number(row.dataset.model)][0])).join(" ")}`),
+      grid(["Cell", ...names], body.filter(Boolean)));
   }
   const quoted = (name) => (/^[\w@%+=:,./-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\"'\"'")}'`);
   function told(column, one, other) {

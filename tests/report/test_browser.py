@@ -1,0 +1,251 @@
+"""The page in a real browser: sorting, filters, records, comparisons, keyboard, narrow, dark, print, accessibility."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from massl_bench.report.page import leaderboard_page
+from massl_bench.specs.registry import Registry
+from tests.report.made import HOSTILE, board, record, write
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+
+CELLS = [
+    ("knn", "cifar10"), ("linear", "cifar10"), ("knn", "imagenet-1k"), ("few-shot", "cifar10"), ("spectrum", "cifar10"),
+]  # fmt: skip
+MODELS = ["alpha", "beta", "gamma", "delta", "timm:vit_small_patch16_224.dino"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of five models on five cells, and of the hostile names."""
+    folder = tmp_path_factory.mktemp("site")
+    registry = Registry()
+    (folder / "board.html").write_text(leaderboard_page(board(MODELS, CELLS), registry, href=""))
+    (folder / "hostile.html").write_text(leaderboard_page(board(HOSTILE, CELLS), registry, href=""))
+    write(folder, [record(MODELS[0], *CELLS[0], 0.7)])  # what a link may lead to
+    return folder
+
+
+@pytest.fixture
+def visit(browser: Browser, site: Path) -> Iterator[Callable[..., Page]]:
+    """Opens a page in a window of its own; at the end no console said anything, and nothing was asked of a network."""
+    wrong: list[str] = []
+    contexts = []
+
+    def opened(name: str = "board.html", width: int = 1400, **options: Any) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: request.url.startswith("file:") or wrong.append(f"request: {request.url}"))
+        page.goto((site / name).as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def column(page: Page, head: str, body: str = "ours") -> list[str]:
+    """The values of a column of the table that is seen, from top to bottom."""
+    return page.evaluate(
+        """([head, body]) => {
+            const table = [...document.querySelectorAll('table[data-section]')].find((t) => t.offsetParent);
+            const cell = [...table.querySelectorAll('.heads th')].find((th) => th.innerText.includes(head));
+            return [...table.querySelectorAll(`tbody.${body} tr:not(.title):not([hidden])`)]
+                .map((row) => row.cells[cell.cellIndex])
+                .map((found) => (found.querySelector('button, a') ?? found).innerText);
+        }""",
+        [head, body],
+    )
+
+
+def test_sorting(visit: Callable[..., Page]) -> None:
+    page = visit()
+    head = page.locator("th:visible", has_text="imagenet-1k").locator("button")
+    head.click()
+    down = [float(text) for text in column(page, "imagenet-1k")]
+    assert down == sorted(down, reverse=True)
+    published = [float(text) for text in column(page, "imagenet-1k", "published") if text]
+    assert published == sorted(published, reverse=True)
+    assert page.locator("th[aria-sort=descending]:visible").count() == 1
+    head.click()
+    assert [float(text) for text in column(page, "imagenet-1k")] == down[::-1]
+    page.locator("th:visible", has_text="Model").locator("button").click()
+    assert column(page, "Model") == sorted(MODELS)
+    assert page.locator("[aria-sort]:visible").count() == 1
+
+
+def test_filters(visit: Callable[..., Page]) -> None:
+    page = visit()
+    seen = lambda: sorted(column(page, "Model"))  # noqa: E731
+    form = page.locator("form:visible")
+    form.get_by_label("Model").fill("A")
+    assert seen() == ["alpha", "beta", "delta", "gamma", MODELS[4]]
+    form.get_by_label("Model").fill("amm")
+    assert seen() == ["gamma"]
+    assert form.locator("output").inner_text() == "1 of 5 models"
+    form.get_by_role("button", name="Reset").click()
+    page.wait_for_function("document.querySelector('form:not([hidden]) output').innerText.startsWith('5')")
+    form.get_by_label("Method").select_option("massl")
+    assert seen() == ["alpha", "delta"]
+    assert column(page, "Model", "published") == []
+    form.get_by_label("Method").select_option("")
+    form.get_by_label("Parameters, in millions, from").fill("2")
+    form.get_by_label("Parameters, in millions, to").fill("3")
+    assert seen() == ["beta", "gamma"]
+    form.get_by_label("Epochs, from").fill("300")
+    assert seen() == ["gamma"]
+    form.get_by_role("button", name="Reset").click()
+    page.wait_for_function("document.querySelector('form:not([hidden]) output').innerText.startsWith('5')")
+    form.get_by_label("published values").uncheck()
+    assert column(page, "Model", "published") == []
+    form.get_by_label("Precision").select_option("fp32")
+    assert len(seen()) == 5
+
+
+def test_a_value_opens_its_record(visit: Callable[..., Page]) -> None:
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    page.locator('td a[href^="#r"]:visible').first.click()
+    dialog = page.locator("dialog")
+    text = dialog.inner_text()
+    for part in ("95 % interval", "temperature", "0.07", "sha256", "torch", "faiss-cpu", "massl-bench verify"):
+        assert part in text, part
+    assert dialog.locator("svg .curve").count() >= 3
+    dialog.get_by_role("button", name="Copy").first.click()
+    page.wait_for_function("document.querySelector('dialog').innerText.includes('Copied')")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert re.fullmatch(r"massl-bench run --task [\w-]+ --dataset [\w-]+ --model \S+", copied)
+    assert dialog.locator("a").get_attribute("href", timeout=1000).endswith(".json")
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert page.evaluate("document.activeElement.hash").startswith("#r")  # the focus is back where it was
+    page.locator('td a[href^="#p"]:visible').first.click()
+    assert "source" in dialog.inner_text()
+    dialog.get_by_role("button", name="Close").click()
+    assert not dialog.is_visible()
+
+
+def test_comparing_two_models(visit: Callable[..., Page]) -> None:
+    page = visit()
+    button = page.locator("button.compare:visible")
+    assert button.is_disabled()
+    page.get_by_label("Compare alpha", exact=True).locator("visible=true").check()
+    assert button.is_disabled()
+    page.get_by_label("Compare beta", exact=True).locator("visible=true").check()
+    button.click()
+    text = page.locator("dialog").inner_text()
+    assert "2 models" in text
+    assert re.search(r"[+−]\d+\.\d\d, (different|not told apart)", text)
+    assert "massl-bench compare" in text
+
+
+def test_the_keyboard_alone(visit: Callable[..., Page]) -> None:
+    page = visit()
+    focused = "(document.activeElement.innerText || document.activeElement.name || '').trim()"
+    page.keyboard.press("Tab")
+    assert page.evaluate(focused) == "To the tables"
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.getAttribute('role')") == "tab":
+            break
+    first = page.evaluate(focused)
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(focused) != first
+    stops = 0
+    while page.evaluate("document.activeElement.closest('table') === null"):
+        page.keyboard.press("Tab")
+        stops += 1
+        assert stops < 20  # the table is one stop, and it is reached
+    assert page.evaluate(focused) == "Model"
+    page.keyboard.press("Enter")
+    assert page.locator("th[aria-sort=ascending]:visible").count() == 1
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert page.locator("dialog").is_visible()  # the model
+    page.keyboard.press("Escape")
+    page.keyboard.press("End")
+    assert page.evaluate("document.activeElement.hash").startswith("#r")
+    page.keyboard.press("Enter")
+    assert page.locator("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.hash").startswith("#r")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.type") == "checkbox"
+    page.keyboard.press("Space")
+    assert page.locator("td.tick input:checked").count() == 1
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('table')") is None
+
+
+@pytest.mark.parametrize("name", ["board.html", "hostile.html"])
+def test_a_narrow_window(visit: Callable[..., Page], name: str) -> None:
+    page = visit(name, width=400)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert page.locator("form:visible details").get_attribute("open") is None
+    page.locator('td a[href^="#r"]:visible').first.click()
+    box = page.locator("dialog").bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 400
+    inside = "(body => body.scrollWidth - body.clientWidth)(document.querySelector('#dialog-body'))"
+    assert page.evaluate(inside) <= 1
+
+
+def test_light_and_dark(visit: Callable[..., Page]) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light, dark = visit(color_scheme="light"), visit(color_scheme="dark")
+    assert light.evaluate(ground) == "rgb(255, 255, 255)"
+    assert dark.evaluate(ground) == "rgb(18, 22, 28)"
+    dark.get_by_role("button", name="Change between light and dark").click()
+    assert dark.evaluate(ground) == "rgb(255, 255, 255)"
+    dark.reload()
+    assert dark.evaluate(ground) == "rgb(255, 255, 255)"  # the choice is remembered
+
+
+def test_print(visit: Callable[..., Page]) -> None:
+    page = visit(color_scheme="dark")
+    page.emulate_media(media="print")
+    assert not page.locator("form").first.is_visible()
+    assert page.locator("table[data-section]:visible").count() == 1
+    assert page.evaluate("getComputedStyle(document.querySelector('.scroll')).overflow") == "visible"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_hostile_names_are_text(visit: Callable[..., Page]) -> None:
+    page = visit("hostile.html")
+    assert page.locator("img").count() == 0
+    assert "<img src=x onerror=alert(1)>" in column(page, "Model")
+    for place in range(len(HOSTILE)):
+        page.locator("tbody.ours tr:visible").nth(place).locator("button").first.click()
+        assert page.locator("dialog").is_visible()
+        page.keyboard.press("Escape")
+    for box in page.locator("tbody.ours tr:visible td.tick input").all():
+        box.check()
+    page.locator("button.compare:visible").click()
+    assert page.locator("dialog img").count() == 0
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (400, "light")])
+def test_accessibility(visit: Callable[..., Page], width: int, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(width=width, color_scheme=scheme, bypass_csp=True)
+    findings = Axe().run(page).response["violations"]
+    page.locator('td a[href^="#r"]:visible').first.click()
+    findings += Axe().run(page, context="dialog").response["violations"]
+    serious = [f for f in findings if f["impact"] in ("serious", "critical")]
+    assert serious == [], [(f["id"], [node["html"][:200] for node in f["nodes"]][:3]) for f in serious]
