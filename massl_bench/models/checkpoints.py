@@ -22,7 +22,7 @@ from massl_bench.core.settings import DEFAULT_PREPROCESSING
 from massl_bench.models.encoder import Encoder, num_parameters
 from massl_bench.models.metadata import read_metadata
 from massl_bench.models.model import ModelCard
-from massl_bench.models.reading import LazyTensor, load, load_all, open_checkpoint, state_dict
+from massl_bench.models.reading import LazyTensor, load, load_all, open_checkpoint, shown, state_dict
 from massl_bench.models.resnet import SmallImageResNet
 from massl_bench.models.timm_models import pooling_of, token_dim
 from massl_bench.models.vit import MasslVisionTransformer, is_plain, num_token_blocks, special_vit
@@ -95,7 +95,7 @@ def read_checkpoint(file: Path) -> Any:
     Raises:
         RequestError: As `open_checkpoint`.
     """
-    return load_all(open_checkpoint(file).content)
+    return load_all(open_checkpoint(file).content, str(file))
 
 
 def read_tensors(file: Path) -> Tensors:
@@ -113,7 +113,7 @@ def read_tensors(file: Path) -> Tensors:
 def _summary(content: Any) -> str:
     if not isinstance(content, Mapping):
         return type(content).__name__
-    keys = ", ".join(str(key) for key in list(content)[:8])
+    keys = ", ".join(shown(key) for key in list(content)[:8])
     return f"the keys {keys}" if keys else "nothing"
 
 

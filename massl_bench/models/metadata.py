@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from massl_bench.core.errors import RequestError
-from massl_bench.core.files import atomic_file, canonical_json
+from massl_bench.core.files import atomic_file, canonical_json, open_regular
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.strict import StrictModel, first_problem
 
@@ -56,12 +56,14 @@ def read_metadata(file: Path) -> WeightsMetadata | None:
     Raises:
         RequestError: It was, and its metadata is damaged or of a newer format.
     """
-    if file.suffix != ".safetensors":
-        return None
     from safetensors import safe_open
 
-    with safe_open(file, framework="pt") as opened:
-        header = opened.metadata() or {}
+    with open_regular(file) as opened:
+        if opened.read(9)[8:] != b"{":  # the header's first letter, whatever the file is called
+            return None
+
+    with safe_open(file, framework="pt") as tensors:
+        header = tensors.metadata() or {}
     if _KEY not in header:
         return None
     try:

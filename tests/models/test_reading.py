@@ -66,7 +66,7 @@ def test_what_is_not_known_stands_beside_the_weights(official: dict[str, Any], g
     file = WRITERS["zip"]({**official, **extra}, tmp_path / "c.pth")
     golden_features(golden, file)
     content = open_checkpoint(file).content
-    assert (content["place"].name, content["place"].args) == ("pathlib.PurePosixPath", ("/", "data"))
+    assert (content["place"].name, content["place"].args) == ("pathlib.PurePosixPath", ("/", "data", "imagenet"))
     assert (content["device"], content["size"]) == (torch.device("cuda:1"), (2,))
     assert open_checkpoint(file).stand_ins == {"pathlib.PurePosixPath": 1}
 

@@ -1,9 +1,10 @@
-"""What any pickle is held to: its length, the depth of its containers, the keys of its dictionaries; and two errors."""
+"""What any file is held to: lengths, the depth of containers, the keys of dictionaries; and the two errors of files."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import io
+from typing import IO, Any
 
 from massl_bench.core.printable import printable
 from massl_bench.models.reading.tensors import StandIn
@@ -12,6 +13,10 @@ MAX_DEPTH = 200
 """Of containers in containers; Python's own pickler stops at a few hundred."""
 _LONGEST_LINE = 1 << 16
 
+LARGEST_PICKLE = 256 << 20
+"""Bytes of a pickle, without its storages."""
+LARGEST_DIRECTORY = 16 << 20
+"""Bytes of the list of an archive's members, or of a header: a hundred thousand tensors."""
 _LARGEST_KEY = 1 << 60
 """Larger numbers can be made to have one and the same hash."""
 
@@ -25,10 +30,16 @@ class DamagedError(Exception):
 
 
 class Stream:
-    """Bytes as `pickletools` reads them, never more than there are."""
+    """The bytes of a file as `pickletools` reads them, never more than there are.
 
-    def __init__(self, content: Any, start: int = 0) -> None:
-        self._content, self._at, self._end = content, start, len(content)
+    Args:
+        file: at the first byte.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._at = file, file.tell()
+        self._end = file.seek(0, io.SEEK_END)
+        file.seek(self._at)
 
     def tell(self) -> int:
         """Returns the position of the next byte."""
@@ -36,16 +47,15 @@ class Stream:
 
     def read(self, count: int) -> bytes:
         """Returns the next bytes, fewer at the end."""
-        start = self._at
-        self._at = min(start + max(count, 0), self._end)
-        return bytes(self._content[start : self._at])
+        content = self._file.read(min(count, self._end - self._at))
+        self._at += len(content)
+        return content
 
     def readline(self) -> bytes:
         """Returns the bytes up to and with the next line feed."""
-        found = self._content.find(b"\n", self._at, self._at + _LONGEST_LINE)
-        if found < 0:
-            raise DamagedError("a name without an end")
-        return self.read(found + 1 - self._at)
+        line = self._file.readline(_LONGEST_LINE)
+        self._at += len(line)
+        return line
 
 
 def would_run(name: str) -> str:

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from massl_bench.core.errors import RequestError
+from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.files import stat_signature
+from massl_bench.core.printable import printable
 
 MEASURABLE = frozenset(
     {
@@ -28,12 +29,13 @@ MEASURABLE = frozenset(
 )
 """Types of the values of weights that can be computed with as they are."""
 
+_MOST_VALUES = 1 << 48
+"""Of a tensor, and of one in which a size is zero, would it be one: torch counts no further than 2⁶³ bytes."""
 _CHUNK = 1 << 20
 _PARALLEL = 4 << 20
 """Bytes from which several threads read: below, starting them takes longer."""
 
 
-@dataclass(kw_only=True, eq=False)
 class StandIn:
     """What is said in a file of something that is not read: a class, a function, or an object of one. It does nothing.
 
@@ -42,17 +44,15 @@ class StandIn:
         made: whether it stands for what a call of that name would return, not for the name itself.
         args: of the call.
         state: that the object was given.
-        items: that were put into it, pairs for a dictionary.
+        items: that were put into it; pairs for a dictionary.
     """
 
-    name: str
-    made: bool = False
-    args: tuple[Any, ...] = ()
-    state: Any = None
-    items: list[Any] = field(default_factory=list)
+    __slots__ = ("args", "items", "made", "name", "state")
 
     def __init__(self, name: str, *, made: bool = False, args: tuple[Any, ...] = ()) -> None:
-        self.name, self.made, self.args, self.state, self.items = name, made, args, None, []
+        self.name, self.made, self.args = name, made, args
+        self.state: Any = None
+        self.items: list[Any] = []
 
     def __repr__(self) -> str:
         return f"{self.name}(…)" if self.made else self.name
@@ -115,6 +115,8 @@ class Storage:
         for tensor in self.tensors:
             if len(tensor.shape) != len(tensor.stride):
                 raise RequestError(f"{self.source.path}: damaged: a tensor has more sizes than steps")
+            if prod(max(size, 1) for size in tensor.shape) > _MOST_VALUES:
+                raise RequestError(f"{self.source.path}: refused: a tensor of shape {list(tensor.shape)}")
             last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride, strict=True))
             ends = (tensor.offset + last + 1) * tensor.dtype.itemsize if tensor.numel() else 0
             if ends > self.num_bytes or tensor.nbytes > self.source.num_bytes:
@@ -217,11 +219,14 @@ def load(tensors: Mapping[str, LazyTensor], where: str, *, measurable: bool = Tr
     """
     flawed = {name: flaw for name, each in tensors.items() if (flaw := each.flaw) and (measurable or each.problem)}
     if flawed:
-        shown = ", ".join(f"{name} ({flaw})" for name, flaw in list(flawed.items())[:4])
+        some = ", ".join(f"{printable(name[:80])} ({flaw})" for name, flaw in list(flawed.items())[:4])
         more = f", … {len(flawed)} in all" if len(flawed) > 4 else ""
-        raise RequestError(f"{where}: tensors that cannot be measured: {shown}{more}; expected floating-point numbers")
+        raise RequestError(f"{where}: tensors that cannot be measured: {some}{more}; expected floating-point numbers")
     storages = {id(each.storage): each.storage for each in tensors.values() if each.storage is not None}
-    content = _read_all(list(storages.values()))
+    try:
+        content = _read_all(list(storages.values()))
+    except OSError as error:
+        raise RequestError(f"{where}: cannot be read: {error.strerror or one_line(error)}") from None
     return {name: _view(each, content[id(each.storage)]) for name, each in tensors.items()}
 
 

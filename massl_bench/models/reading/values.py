@@ -132,7 +132,7 @@ def _latin1(machine: Machine, text: str, encoding: str = "latin1") -> bytes:
     """Bytes as protocols 0 to 2 write them."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise RefusedError(would_run("codecs.encode"))
-    machine.spend(len(text))
+    machine.spend(len(text) >> 6)  # else one text in the memo makes any number of copies
     return text.encode("latin1")
 
 
@@ -223,7 +223,7 @@ def _tensor(
     metadata = rest[2] if len(rest) > 2 else None
     tensor = storage.tensor(dtype, checked_shape(shape), checked_shape(stride), *checked_shape((offset,)))
     if metadata:
-        tensor.problem = "conjugate or negated without being so"
+        tensor.problem = "negated or conjugated when it is read"
     return tensor
 
 
@@ -323,7 +323,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_cpu,
     "torch._utils._rebuild_device_tensor_from_numpy": _from_cpu,
     "torch._utils._rebuild_xla_tensor": _from_cpu,
-    "torch._utils._rebuild_meta_tensor_no_storage": _strange("without values (meta)", 1),
+    "torch._utils._rebuild_meta_tensor_no_storage": _strange("meta: without values", 1),
     "torch._utils._rebuild_nested_tensor": _strange("nested"),
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
