@@ -23,6 +23,7 @@ from massl_bench.records.record import (
     ModelIdentity,
     ResultRecord,
     TaskIdentity,
+    old_record_path,
     read_record,
     record_path,
 )
@@ -173,14 +174,20 @@ class Cells:
     def finished(self, cell: PlannedCell) -> tuple[Path, ResultRecord | None]:
         """Returns where the cell's record belongs, and the record where one of the same identity is there."""
         identity = self.identity(cell, {})
-        path = record_path(self.request.results_dir, identity, self.departures(cell, identity))
-        if self.request.force or not path.is_file():
-            return path, None
-        try:
-            record = read_record(path)
-        except RequestError as error:
-            raise RequestError(f"{error}; --force measures it again and replaces it") from None
-        return path, record if record.identity_sha256 == identity.digest else None
+        departures = self.departures(cell, identity)
+        path = record_path(self.request.results_dir, identity, departures)
+        old = old_record_path(self.request.results_dir, identity, departures)
+        for place in [] if self.request.force else dict.fromkeys((path, old)):
+            if place.is_file():
+                try:
+                    record = read_record(place)
+                except RequestError as error:
+                    if place != path:
+                        continue  # maybe of another name: it stays, and nothing is lost but time
+                    raise RequestError(f"{error}; --force measures it again and replaces it") from None
+                if record.identity_sha256 == identity.digest:
+                    return place, record
+        return path, None
 
     def describe(self, cell: PlannedCell) -> CellPlan:
         """Returns what running the cell will do, for `--dry-run`."""

@@ -7,15 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from massl_bench.core.printable import printable
+from massl_bench.core.terminal import say
 from massl_bench.features import Reporting
 
 _SECONDS_BETWEEN_LINES = 10.0
 _WIDE_TERMINAL = 90
-
-
-def say(text: str) -> None:
-    """Writes one line to stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def reporting() -> Reporting:
@@ -43,12 +40,15 @@ def _bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
 
+    label = printable(label)
     console = Console(stderr=True)
     columns: list[ProgressColumn] = [MofNCompleteColumn(), Rate(), TimeRemainingColumn()]
     if console.width >= _WIDE_TERMINAL:
-        columns = [TextColumn("{task.description}"), BarColumn(), *columns]
+        columns = [TextColumn("{task.description}", markup=False), BarColumn(), *columns]
     else:
-        console.print(label)  # on a line of its own: the numbers matter more than the bar
+        console.print(
+            label, markup=False, highlight=False
+        )  # on a line of its own: the numbers matter more than the bar
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(label, total=total)
         yield lambda count: progress.advance(task, count)

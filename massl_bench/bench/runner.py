@@ -202,7 +202,7 @@ class Runner:
         )
         path = record_path(self._planner.request.results_dir, identity, departures)
         try:
-            write_record(path, record)
+            record = write_record(path, record)
         except OSError as error:
             raise CellError(f"{path}: the record could not be written: {error.strerror or error}") from None
         return path, record

@@ -8,21 +8,48 @@ from pathlib import Path
 
 from massl_bench.bench.request import RunRequest
 from massl_bench.bench.runner import run_request
-from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError, without_addresses
 from massl_bench.datasets import Columns, DataOptions
 from massl_bench.features import ExtractionOptions, Reporting
-from massl_bench.records.record import ResultRecord
+from massl_bench.records.record import Metric, ResultRecord
 from massl_bench.specs.registry import Registry
+
+_ORDER: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("weights", ("model.weights",)),
+    ("preprocessing", ("preprocessing",)),
+    ("architecture", ("model.",)),
+    ("versions", ("environment.",)),
+    ("task", ("task.", "precision", "backend")),
+    ("data", ("dataset.",)),
+    ("features", ("feature_keys",)),
+)
+"""What explains a difference, in the order in which one looks for it: what comes first makes the rest differ too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What became of recomputing a record; both lists empty: reproduced exactly."""
+    """What became of recomputing a record; the first two lists empty: reproduced exactly."""
 
     identity_differences: tuple[str, ...]
-    """`model.weights_sha256: recorded …, found …`"""
+    """`model.weights_sha256: recorded …, found …`, the first explanation first."""
     metric_differences: tuple[str, ...]
     """`top1@20: recorded …, found …`"""
+    version_differences: tuple[str, ...] = ()
+    """`environment.packages.torch: recorded …, found …`; alone they are no difference."""
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether identity and every metric are the same."""
+        return not self.identity_differences and not self.metric_differences
+
+    @property
+    def first_difference(self) -> str | None:
+        """What to look at first: weights, preprocessing, architecture, versions, task, data, features or number."""
+        if self.reproduced:
+            return None
+        found = [_kind(text) for text in (*self.identity_differences, *self.version_differences)]
+        kinds = [kind for kind, _ in _ORDER]
+        return min(found, key=kinds.index) if found else "number"
 
 
 def verify(
@@ -76,18 +103,42 @@ def verify(
 
 
 def compare(recorded: ResultRecord, found: ResultRecord) -> Verdict:
-    """Returns how two records of the same request differ in identity and metrics."""
-    before, after = (_flat(record.identity.model_dump(mode="json")) for record in (recorded, found))
-    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    identity = tuple(f"{name}: recorded {before.get(name)}, found {after.get(name)}" for name in names)
+    """Returns how two records of the same request differ in identity and metrics, and in the versions behind them."""
+    identity = _differences("", *(record.identity.model_dump(mode="json") for record in (recorded, found)))
+    versions = _differences("environment.", *(_versions(record) for record in (recorded, found)))
     metrics = []
     for name in sorted(recorded.metrics.keys() | found.metrics.keys()):
         old, new = recorded.metrics.get(name), found.metrics.get(name)
         if old is None or new is None:
             metrics.append(f"{name}: only in {'the record' if new is None else 'the new run'}")
         elif old != new:
-            metrics.append(f"{name}: recorded {old.value:.6f}, found {new.value:.6f}")
-    return Verdict(identity_differences=identity, metric_differences=tuple(metrics))
+            metrics.append(f"{name}: recorded {old.value:.6f}, found {new.value:.6f}{_beside_the_value(old, new)}")
+    return Verdict(identity_differences=identity, metric_differences=tuple(metrics), version_differences=versions)
+
+
+def _versions(record: ResultRecord) -> dict[str, object]:
+    return {"packages": record.environment.packages, "python": record.environment.python}
+
+
+def _beside_the_value(old: Metric, new: Metric) -> str:
+    """Returns in what two metrics differ whose values are shown alike."""
+    if f"{old.value:.6f}" != f"{new.value:.6f}":
+        return ""
+    names = [name for name in Metric.model_fields if getattr(old, name) != getattr(new, name)]
+    return f" (differs in {', '.join(names)})"
+
+
+def _differences(prefix: str, recorded: dict[str, object], found: dict[str, object]) -> tuple[str, ...]:
+    """Returns one text for each key that differs, the first explanation first."""
+    before, after = _flat(recorded, prefix), _flat(found, prefix)
+    names = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
+    kinds = [kind for kind, _ in _ORDER]
+    names.sort(key=lambda name: (kinds.index(_kind(name)), name))
+    return tuple(f"{name}: recorded {before.get(name)}, found {after.get(name)}" for name in names)
+
+
+def _kind(name: str) -> str:
+    return next(kind for kind, prefixes in _ORDER if name.startswith(prefixes))
 
 
 def _overrides(record: ResultRecord, registry: Registry) -> dict[str, dict[str, object]]:
@@ -110,4 +161,6 @@ def _overrides(record: ResultRecord, registry: Registry) -> dict[str, dict[str, 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:
     if isinstance(value, dict):
         return {name: leaf for key, inner in value.items() for name, leaf in _flat(inner, f"{prefix}{key}.").items()}
+    if isinstance(value, list):  # items left out, each with its reason
+        value = [without_addresses(part) if isinstance(part, str) else part for part in value]
     return {prefix.rstrip("."): value}

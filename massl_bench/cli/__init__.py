@@ -3,6 +3,14 @@
 One module a command, or a group of them; `application` puts them together.
 """
 
-from massl_bench.cli.application import app, main
+import sys
 
-__all__ = ["app", "main"]
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        from massl_bench.cli.application import main as run
+    except KeyboardInterrupt:  # in the first tenths of a second
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+    run()

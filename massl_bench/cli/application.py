@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
+from massl_bench.cli.cache import cache_app
 from massl_bench.cli.datasets import datasets_app
 from massl_bench.cli.demo import demo
 from massl_bench.cli.doctor import doctor
@@ -22,10 +23,11 @@ from massl_bench.cli.output import fail
 from massl_bench.cli.pretrain import pretrain
 from massl_bench.cli.registry import info, list_
 from massl_bench.cli.run import run
-from massl_bench.cli.stopping import INTERRUPTED, InterruptionError
+from massl_bench.cli.stopping import INTERRUPTED, InterruptionError, signals
 from massl_bench.cli.verify import verify
 from massl_bench.cli.weights import weights_app
-from massl_bench.core.errors import MasslBenchError, RequestError
+from massl_bench.core import terminal
+from massl_bench.core.errors import MasslBenchError, RequestError, one_line
 
 # Newer versions of typer carry their own copy of click: this is the base of every wrong use, in either.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -47,53 +49,72 @@ app.command(epilog="Example: massl-bench info knn")(info)
 app.command(epilog="Example: massl-bench doctor")(doctor)
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(weights_app, name="weights")
+app.add_typer(cache_app, name="cache")
 
 
 def main() -> None:
-    """Runs the command line; every error is one line."""
-    # A scheduler's SIGTERM ends the run as Ctrl-C does: through the clean-up.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Runs the command line; every error is one line, whatever it is."""
+    terminal.open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without α shows ? for it
+    with signals.handled():
+        code = _code_of_the_call()
+        if (error := terminal.lost("stdout")) is not None and not isinstance(error, BrokenPipeError):
+            fail(f"stdout: {error.strerror or error}: the results could not be printed")
+            code = code or 1
+        terminal.found_again()
+        sys.exit(code)
+
+
+def _code_of_the_call() -> int:
+    """Runs what was asked for; says what went wrong; returns the exit code."""
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # typer turns Ctrl-C into this
             raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
     except _UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(error, file=sys.stderr)
+            terminal.say_document(f"{error}\n")
         else:
             fail(error.format_message())  # type: ignore[attr-defined]  # it names the option
-        code = 2
+        return 2
     except RequestError as error:
         fail(str(error))
-        code = 2
-    except InterruptionError as error:
-        fail(str(error))
-        code = INTERRUPTED
+        return 2
     except MasslBenchError as error:
         fail(str(error))
-        code = 1
+        return INTERRUPTED if isinstance(error, InterruptionError) else 1
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted")
-        code = INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
-        # The reader of stdout went away (`| head`): nothing is wrong. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        return 0  # the reader of stdout went away (`| head`): nothing is wrong
     except OSError as error:  # a file that cannot be written, a full disk
-        if os.environ.get("MASSL_BENCH_TRACEBACK"):
-            raise
+        _show_traceback_where_asked()
         fail(f"{f'{error.filename}: ' if error.filename is not None else ''}{error.strerror or error}")
-        code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+        return 1
+    except Exception as error:  # a defect of ours or of a library
+        _show_traceback_where_asked()
+        text = f"unexpected {type(error).__name__}: {one_line(error)}"
+        if isinstance(error, ImportError | MemoryError):
+            text += (
+                "; is the memory of this process limited (ulimit -v), or an installation damaged? massl-bench doctor"
+            )
+        fail(f"{text}; MASSL_BENCH_TRACEBACK=1 shows where")
+        return 1
+
+
+def _show_traceback_where_asked() -> None:
+    if os.environ.get("MASSL_BENCH_TRACEBACK"):
+        traceback.print_exc()
 
 
 def _version(show: bool) -> None:
     if show:
         from importlib.metadata import version
 
-        print(f"massl-bench {version('massl-bench')}")
+        terminal.show(f"massl-bench {version('massl-bench')}")
         raise typer.Exit
 
 

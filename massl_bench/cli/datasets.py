@@ -10,6 +10,7 @@ import typer
 from massl_bench.cli.options import CacheDir, DataRoot, IncludePath, Json, Offline, cache_directory, open_registry
 from massl_bench.cli.output import fail, print_json
 from massl_bench.core.errors import MasslBenchError
+from massl_bench.core.terminal import show
 
 datasets_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Download datasets ahead, and verify them."
@@ -107,7 +108,7 @@ def _for_datasets(
             }
         )
         if not as_json:
-            print(f"{name}: {state}; {dataset.place}; {sizes}; {compared}fingerprint {fingerprint}")
+            show(f"{name}: {state}; {dataset.place}; {sizes}; {compared}fingerprint {fingerprint}")
     if as_json:
         print_json(report)
     if not all(entry["ok"] for entry in report):

@@ -10,6 +10,7 @@ import typer
 from massl_bench.cli.options import CacheDir, Json, cache_directory, open_registry
 from massl_bench.cli.output import outcome_json, print_json, print_outcome
 from massl_bench.cli.stopping import REQUEUE, stopping
+from massl_bench.core.terminal import say, show_document
 
 
 @stopping("the same command")
@@ -27,7 +28,7 @@ def demo(
     --json prints the outcomes as run --json does.
     """
     from massl_bench.bench.pretraining import PretrainRequest, pretrain
-    from massl_bench.bench.progress import reporting, say
+    from massl_bench.bench.progress import reporting
     from massl_bench.bench.request import RunRequest
     from massl_bench.bench.runner import run_request
     from massl_bench.core.files import write_atomic
@@ -76,10 +77,11 @@ def demo(
     table = to_markdown(collect(run.results_dir, registry, "quick"))
     write_atomic(directory / "LEADERBOARD.md", table)
     if not as_json:
-        print(f"\n{table}")
-    say(
-        f"3. all of it is in {directory}: weights with their manifests, one record a number, LEADERBOARD.md. Next:\n"
-        "  massl-bench run --task knn --dataset folder:DIR --model CHECKPOINT    (images in DIR/{train,test}/CLASS/)\n"
-        "  massl-bench pretrain --dataset folder:DIR --preset small-cifar10 --bench quick\n"
-        "  massl-bench list datasets    massl-bench info knn    massl-bench doctor"
-    )
+        show_document(f"\n{table}\n")
+    say(f"3. all of it is in {directory}: weights with their manifests, one record a number, LEADERBOARD.md. Next:")
+    for line in (
+        "massl-bench run --task knn --dataset folder:DIR --model CHECKPOINT    (images in DIR/{train,test}/CLASS/)",
+        "massl-bench pretrain --dataset folder:DIR --preset small-cifar10 --bench quick",
+        "massl-bench list datasets    massl-bench info knn    massl-bench doctor",
+    ):
+        say(f"  {line}")

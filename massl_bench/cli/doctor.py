@@ -8,6 +8,7 @@ import typer
 
 from massl_bench.cli.options import CacheDir, DataRoot, IncludePath, Json, WeightsDir, cache_directory, open_registry
 from massl_bench.cli.output import print_json
+from massl_bench.core.terminal import show
 
 
 def doctor(
@@ -25,7 +26,7 @@ def doctor(
         print_json([vars(finding) for finding in findings])
     else:
         for finding in findings:
-            print(
+            show(
                 f"{'ok  ' if finding.ok else 'MISS' if finding.optional else 'BAD '} {finding.subject}: {finding.text}"
             )
     if any(not finding.ok and not finding.optional for finding in findings):

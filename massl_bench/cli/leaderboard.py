@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from massl_bench.cli.options import IncludePath, Json, ResultsDir, open_registry
-from massl_bench.core.errors import RequestError, unknown_name
-
-_FORMATS = ("md", "csv", "json", "html")
+from massl_bench.cli.options import IncludePath, Json, ResultsDir, open_registry, split_names
+from massl_bench.core.errors import CellError, RequestError, unknown_name
+from massl_bench.core.terminal import say, show_document
 
 
 def leaderboard(
     suite: Annotated[str | None, typer.Option(help="The columns of one suite, in its order.")] = None,
-    format: Annotated[str, typer.Option(help="md, csv, json or html.")] = "md",
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Only these, by name or pattern (massl-*); repeatable.")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(metavar="TASK", help="Only these; as --model.")] = None,
+    metric: Annotated[str | None, typer.Option(help="In place of each task's headline, where it was measured.")] = None,
+    bundled: Annotated[
+        bool, typer.Option("--bundled/--no-bundled", help="With the records that came with the package, or without.")
+    ] = True,
+    format: Annotated[
+        str, typer.Option(help="md, csv, json, html, latex, latex-intervals, or one of a plugin.")
+    ] = "md",
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
     results_dir: ResultsDir = Path("results"),
     include_path: IncludePath = None,
@@ -28,43 +37,48 @@ def leaderboard(
     as_json: Json = False,
 ) -> None:
     """Print the table of the complete records of current tasks."""
-    from massl_bench.bench.progress import say
-    from massl_bench.core.errors import CellError
-    from massl_bench.core.files import write_atomic
+    from massl_bench.core.files import write_output
     from massl_bench.records.record import check_results_dir
-    from massl_bench.records.rows import collect
-    from massl_bench.records.tables import to_csv, to_json, to_markdown
+    from massl_bench.records.rows import Selection, collect
+    from massl_bench.report.formats import Setting, formats
 
     chosen = "json" if as_json else format
-    if chosen not in _FORMATS:
-        raise unknown_name("format", chosen, _FORMATS)
+    writers = formats()
+    if chosen not in writers:
+        raise unknown_name("format", chosen, writers)
     if check and out is None:
         raise RequestError("--check needs --out FILE: the table to compare with")
     if out is not None and out.is_dir():
         raise RequestError(f"--out {out}: expected a file to write, found a directory")
     check_results_dir(results_dir)
     if not results_dir.is_dir():
-        say(f"--results-dir {results_dir}: is not there; only the records that came with the package")
+        rest = "; only the records that came with the package" if bundled else ""
+        say(f"--results-dir {results_dir}: is not there{rest}")
+    selection = Selection(
+        models=split_names("--model", model), tasks=split_names("--task", task), metric=metric, packaged=bundled
+    )
     registry = open_registry(include_path)
-    board = collect(results_dir, registry, suite)
-    if chosen == "html":
-        from massl_bench.report.page import leaderboard_page
-
-        text = leaderboard_page(board, registry, href=_href(results_dir, out))
-    elif chosen == "json":
-        text = json.dumps(to_json(board), indent=2, ensure_ascii=False) + "\n"
-    else:
-        text = to_csv(board) if chosen == "csv" else to_markdown(board)
+    board = collect(results_dir, registry, suite, selection)
+    on_terminal = out is None and sys.stdout.isatty()
+    setting = Setting(
+        registry=registry,
+        href=_href(results_dir, out),
+        width=shutil.get_terminal_size().columns if on_terminal else None,
+    )
+    text = writers[chosen]()(board, setting)
     if check and out is not None:
-        if not out.is_file() or out.read_text(encoding="utf-8") != text:
+        if not out.is_file() or out.read_bytes() != text.encode():
             raise CellError(f"{out} is stale: massl-bench leaderboard --format {chosen} --out {out} writes it anew")
     elif out is not None:
-        write_atomic(out, text)
-        print(f"written to {out}", file=sys.stderr)
+        try:
+            write_output(out, text)
+        except OSError as error:
+            raise CellError(f"--out {out}: could not be written: {error.strerror or error}") from None
+        say(f"written to {out}")
     else:
-        print(text, end="")
+        show_document(text)
     if chosen == "csv" and board.apart:
-        print(f"{len(board.apart)} records are not in the table; --format md says why", file=sys.stderr)
+        say(f"{len(board.apart)} records are not in the table; --format md says why")
 
 
 def _href(results_dir: Path, out: Path | None) -> str:

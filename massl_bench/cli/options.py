@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,21 +45,35 @@ def cache_directory(cache_dir: Path | None) -> Path:
 
 
 def split_names(option: str, values: list[str] | None) -> list[str]:
-    """Returns the names of a repeatable option whose values may also be lists with commas; paths are left whole.
+    """Returns the names of a repeatable option whose values may also be lists with commas.
+
+    A comma that belongs to a path that is there, or that stands between braces, separates nothing.
 
     Raises:
         RequestError: The option was given, and there is no name in it.
     """
-    names: list[str] = []
-    for value in values or []:
-        whole = value.startswith(("wds:", "torchvision:")) or Path(value).exists()
-        if value.startswith("folder:"):
-            names.append(f"folder:{Path(value.removeprefix('folder:'))}")  # folder:x and folder:x/ are one dataset
-        else:
-            names += [value] if whole else [name.strip() for name in value.split(",") if name.strip()]
+    names = [name for value in values or [] for name in _separated(value)]
     if values and not names:
         raise RequestError(f"{option} {' '.join(values)!r}: expected a name, or several with commas between them")
     return list(dict.fromkeys(names))
+
+
+def _separated(value: str) -> list[str]:
+    """Returns the names in one value."""
+    prefix, colon, rest = value.partition(":")
+    path = Path(rest.rpartition("@")[2] if prefix == "torchvision" else rest if colon else value)
+    # Of a pattern of shards only the folder can be there.
+    whole = _is_there(path) or ("," in str(path.parent) and _is_there(path.parent))
+    names = [value] if whole else [name.strip() for name in re.split(r",(?![^{]*\})", value)]
+    # folder:x and folder:x/ are one dataset
+    return [f"folder:{Path(name[7:])}" if name.startswith("folder:") else name for name in names if name]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # longer than a path can be, or with a zero byte in it
+        return False
 
 
 def parse_limits(limit: str | None) -> dict[str, int]:

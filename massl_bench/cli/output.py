@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
+
+from massl_bench.core.files import escaped_json
+from massl_bench.core.terminal import say, show, show_document
 
 
 def fail(text: str) -> None:
     """Prints one line of error."""
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    say(f"error: {' '.join(text.split())}")
 
 
 def print_json(value: Any) -> None:
     """Prints a value for machines."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    show_document(escaped_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)) + "\n")
 
 
 def print_outcome(outcome: Any) -> None:
@@ -30,7 +32,7 @@ def print_outcome(outcome: Any) -> None:
     marks = [] if outcome.status == "done" else ["finished before"]
     marks += record.departures
     note = f" ({', '.join(marks)})" if marks else ""
-    print(f"{cell}: {record.identity.task.headline} {scale * headline.value:.2f}{interval}{note} -> {outcome.path}")
+    show(f"{cell}: {record.identity.task.headline} {scale * headline.value:.2f}{interval}{note} -> {outcome.path}")
 
 
 def outcome_json(outcome: Any) -> dict[str, Any]:

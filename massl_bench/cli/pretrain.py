@@ -25,6 +25,7 @@ from massl_bench.cli.options import (
 from massl_bench.cli.output import outcome_json, print_json, print_outcome
 from massl_bench.cli.stopping import REQUEUE, stopping
 from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.terminal import say, show, show_document
 from massl_bench.pretrain.presets import preset_files, preset_name
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def pretrain(
     """
     from massl_bench.bench.pretraining import PretrainRequest
     from massl_bench.bench.pretraining import pretrain as train
-    from massl_bench.bench.progress import reporting, say
+    from massl_bench.bench.progress import reporting
     from massl_bench.bench.request import RunRequest
     from massl_bench.bench.runner import run_request
     from massl_bench.core.files import file_safe
@@ -100,7 +101,7 @@ def pretrain(
         return
     manifest = weights_dir / f"{request.name}.toml"
     if not as_json:
-        print(f"{request.name}: {trained.step} steps on {dataset} -> {manifest}")
+        show(f"{request.name}: {trained.step} steps on {dataset} -> {manifest}")
     outcomes: list[Outcome] = []
     if bench is not None:
         run = RunRequest(
@@ -132,7 +133,7 @@ def _print_rows(request: RunRequest, suite: str, registry: Registry) -> None:
 
     board = collect(request.results_dir, registry, suite)
     ours = [row for row in board.rows if row.record.identity.model.name in request.models]
-    print(to_markdown(Leaderboard(cells=board.cells, rows=ours, apart=(), suite=suite)), end="")
+    show_document(to_markdown(Leaderboard(cells=board.cells, rows=ours, apart=(), suite=suite)))
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from massl_bench.cli.options import CacheDir, IncludePath, Json, Offline, WeightsDir, cache_directory, open_registry
 from massl_bench.cli.output import print_json
 from massl_bench.core.errors import RequestError, unknown_name
+from massl_bench.core.terminal import say, show
 
 if TYPE_CHECKING:
     from massl_bench.specs.registry import Registry
@@ -41,12 +41,9 @@ def list_(
         return
     width = max((len(name) for name in summaries), default=0)
     for name, summary in summaries.items():
-        print(f"{name:{width}}  {summary}")
+        show(f"{name:{width}}  {summary}")
     if kind == "models":
-        print(
-            "also: a checkpoint file, timm:NAME, hf-hub:ORG/NAME, torchvision:NAME[@FILE], random:TIMM_NAME",
-            file=sys.stderr,
-        )
+        say("also: a checkpoint file, timm:NAME, hf-hub:ORG/NAME, torchvision:NAME[@FILE], random:TIMM_NAME")
 
 
 def info(
@@ -79,11 +76,11 @@ def info(
         content = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=kind == "dataset")
         for key, value in {"type": kind, **content}.items():
             for line_key, line_value in _flat(key, value):
-                print(f"{line_key}: {line_value}")
+                show(f"{line_key}: {line_value}")
         if kind == "dataset":
-            print(f"metric, in words: {spec.metric_in_words}")
+            show(f"metric, in words: {spec.metric_in_words}")
         if kind == "model":
-            print(f"preprocessing, in words: {spec.preprocessing.describe()}")
+            show(f"preprocessing, in words: {spec.preprocessing.describe()}")
 
 
 def _card(name: str, arch: str | None, cache_dir: Path | None, registry: Registry, offline: bool) -> Any:

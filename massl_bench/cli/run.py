@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +25,7 @@ from massl_bench.cli.options import (
 from massl_bench.cli.output import outcome_json, print_json, print_outcome
 from massl_bench.cli.stopping import stopping
 from massl_bench.core.errors import RequestError
+from massl_bench.core.terminal import say, show
 
 
 @stopping("finished cells are kept, the same command")
@@ -143,7 +143,7 @@ def run(
         if as_json:
             print_json([vars(plan) for plan in plans])
         for plan in [] if as_json else plans:
-            print(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
+            show(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
         return
     outcomes = []
     for outcome in run_request(request, registry, reporting()):
@@ -155,13 +155,12 @@ def run(
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     if failed:
         if len(outcomes) > 1:
-            print(f"{failed} of {len(outcomes)} cells failed; the same command runs them again", file=sys.stderr)
+            say(f"{failed} of {len(outcomes)} cells failed; mend what their lines say, and the same command runs these")
         raise typer.Exit(1)
 
 
 def _default_models() -> list[str]:
     """Returns what is measured where no model is named, and says so."""
-    from massl_bench.bench.progress import say
     from massl_bench.specs.manifest import DEFAULT_MODEL
 
     say(f"no --model given: the bundled weights {DEFAULT_MODEL}, a small network for images of 32 × 32 pixels")

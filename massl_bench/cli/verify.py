@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ from massl_bench.cli.options import (
     open_registry,
 )
 from massl_bench.cli.output import print_json
+from massl_bench.core.terminal import show
 
 
 def verify(
@@ -37,7 +38,10 @@ def verify(
 
     Identity and every metric must be the same: exit 1 where one differs.
 
-    --json prints a list of {path, reproduced, identity_differences, metric_differences}.
+    What is named first explains the rest: weights, preprocessing, architecture, versions, task, data, features, number.
+
+    --json prints a list of {path, reproduced, identity_differences, metric_differences} and, of what differs,
+    {first_difference, version_differences}.
     """
     from massl_bench.bench.progress import reporting
     from massl_bench.bench.verification import verify as recompute
@@ -50,12 +54,21 @@ def verify(
     verdicts = []
     for path, record in records:
         verdict = recompute(record, registry, data, device=device, use_cached_features=cached, reporting=reporting())
-        differences = [*verdict.identity_differences, *verdict.metric_differences]
-        verdicts.append({"path": path, "reproduced": not differences, **vars(verdict)})
+        first = verdict.first_difference
+        shown: dict[str, Any] = {
+            "path": path,
+            "reproduced": verdict.reproduced,
+            "identity_differences": verdict.identity_differences,
+            "metric_differences": verdict.metric_differences,
+        }
+        if first is not None:
+            shown |= {"first_difference": first, "version_differences": verdict.version_differences}
+        verdicts.append(shown)
         if not as_json:
-            print(f"{path}: {'differs' if differences else 'reproduced exactly'}")
-            for difference in differences:
-                print(f"  {difference}")
+            show(f"{path}: {f'differs, first in its {first}' if first is not None else 'reproduced exactly'}")
+            unlike = [*verdict.identity_differences, *verdict.metric_differences]
+            for difference in [*unlike, *verdict.version_differences] if first is not None else []:
+                show(f"  {difference}")
     if as_json:
         print_json(verdicts)
     if not all(verdict["reproduced"] for verdict in verdicts):

@@ -11,6 +11,7 @@ import typer
 from massl_bench.cli.options import CacheDir, IncludePath, Json, Offline, WeightsDir, cache_directory, open_registry
 from massl_bench.cli.output import fail, print_json
 from massl_bench.core.errors import MasslBenchError, RequestError, unknown_name
+from massl_bench.core.terminal import say, show
 
 if TYPE_CHECKING:
     from massl_bench.models.inspection import Inspection
@@ -67,11 +68,11 @@ def add(
     if as_json:
         print_json({"manifest": new.path, **card.model_dump(mode="json")})
         return
-    print(
+    show(
         f"{card.name}: {card.architecture}, {card.embed_dim} dimensions, {card.num_parameters:,} parameters, sha256 "
         f"{card.weights_sha256} -> {new.path}"
     )
-    print(f"preprocessing: {card.preprocessing.describe()}; from {card.preprocessing_origin}")
+    show(f"preprocessing: {card.preprocessing.describe()}; from {card.preprocessing_origin}")
 
 
 @weights_app.command(epilog="Example: massl-bench weights inspect checkpoint.pth")
@@ -99,22 +100,24 @@ def inspect(
 
 
 def _print_inspection(inspection: Inspection) -> None:
-    print(f"file: {inspection.file}\nsize: {inspection.num_bytes:,} bytes\nsha256: {inspection.sha256}")
+    show(f"file: {inspection.file}")
+    show(f"size: {inspection.num_bytes:,} bytes")
+    show(f"sha256: {inspection.sha256}")
     for part in inspection.parts:
-        print(f"{part.key or 'the file'}: {part.kind}{f', {part.text}' if part.text else ''}")
+        show(f"{part.key or 'the file'}: {part.kind}{f', {part.text}' if part.text else ''}")
         for group in part.groups:
-            print(
+            show(
                 f"  {group.prefix}: {group.num_tensors} tensors, {', '.join(group.dtypes)}, {group.num_values:,} "
                 f"values; largest {group.largest}"
             )
         for key, text in part.values.items():
-            print(f"  {key} = {text}")
+            show(f"  {key} = {text}")
     if inspection.metadata is not None:
-        print(f"exported as: {inspection.metadata.name}; {inspection.metadata.preprocessing.describe()}")
+        show(f"exported as: {inspection.metadata.name}; {inspection.metadata.preprocessing.describe()}")
     backbone = inspection.backbone
-    print(f"backbone: {backbone.found or 'none found'}")
-    print(f"architecture: {backbone.architecture or 'unknown'}")
-    print(f"as --model: {f'refused: {backbone.problem}' if backbone.problem else 'every tensor fits'}")
+    show(f"backbone: {backbone.found or 'none found'}")
+    show(f"architecture: {backbone.architecture or 'unknown'}")
+    show(f"as --model: {f'refused: {backbone.problem}' if backbone.problem else 'every tensor fits'}")
 
 
 @weights_app.command(epilog="Example: massl-bench weights fetch my-model")
@@ -148,7 +151,7 @@ def fetch(
         else:
             report.append({"name": name, "file": file, "sha256": manifest.sha256, "problem": None})
             if not as_json:
-                print(f"{name}: there; {file}; sha256 {manifest.sha256}")
+                show(f"{name}: there; {file}; sha256 {manifest.sha256}")
     if as_json:
         print_json(report)
     if any(entry["problem"] is not None for entry in report):
@@ -173,7 +176,6 @@ def export(
 
     --json prints {name, architecture, file, card}.
     """
-    from massl_bench.bench.progress import say
     from massl_bench.core.files import file_safe
     from massl_bench.core.settings import DEFAULT_PREPROCESSING
     from massl_bench.models import ModelOptions
@@ -200,7 +202,7 @@ def export(
     if as_json:
         print_json({"name": card.name, "architecture": card.architecture, "file": file, "card": card_path(file)})
     else:
-        print(f"{card.name}: {card.architecture} -> {file}, {card_path(file)}")
+        show(f"{card.name}: {card.architecture} -> {file}, {card_path(file)}")
     if format == "massl" and card.preprocessing != DEFAULT_PREPROCESSING:
         say(
             f"{file} has no place for the preprocessing: read as --model {file}, images are fed as "

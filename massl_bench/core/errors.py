@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
+import reprlib
+import unicodedata
 from collections.abc import Iterable
 
 from massl_bench.core.printable import printable
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxtuple, _BRIEF.maxdict = 3, 12, 12, 6
+_BRIEF.maxstring = _BRIEF.maxother = 120
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class MasslBenchError(Exception):
@@ -31,6 +40,9 @@ class CellError(MasslBenchError):
 def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> RequestError:
     """Returns the error for a `name` that is none of the `known` ones, with the near names as suggestions."""
     names = sorted(known)
+    alike = [each for each in names if look_alike(each, name)]
+    if alike:
+        return RequestError(f"unknown {kind} {name!r}; it looks like {alike[0]!r}, {how_they_differ(name, alike[0])}")
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         advice = f"did you mean {' or '.join(near)}?"
@@ -41,6 +53,31 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
     return RequestError(f"unknown {kind} {name!r}; {advice}{f' ({hint})' if hint else ''}")
 
 
+def how_they_differ(name: str, other: str) -> str:
+    """Returns in words where two names differ that may look the same: as code points, from the first other one on."""
+    place = next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), min(len(name), len(other)))
+    here, there = (
+        " ".join(f"U+{ord(character):04X}" for character in each[place : place + 2]) or "nothing"
+        for each in (name, other)
+    )
+    return f"but has {here} where that has {there}"
+
+
+def look_alike(name: str, other: str) -> bool:
+    """Tells whether two different names are one to the eye: the same letters, composed in different ways."""
+    return name != other and unicodedata.normalize("NFKC", name) == unicodedata.normalize("NFKC", other)
+
+
+def shown(value: object) -> str:
+    """Returns `repr` of what a file holds, cut to what a line has room for, however large or deep it is."""
+    return printable(_BRIEF.repr(value))
+
+
+def without_addresses(text: str) -> str:
+    """Returns `text` without the memory addresses of objects (`<… object at 0x…>`), which no second run has."""
+    return _ADDRESS.sub("", text)
+
+
 def one_line(error: Exception) -> str:
-    """Returns an error's text in one line of at most 300 visible characters."""
-    return printable(" ".join(str(error).split()))[:300] or type(error).__name__
+    """Returns an error's text in one line of at most 300 characters, the same in every run."""
+    return printable(without_addresses(" ".join(str(error).split())))[:300] or type(error).__name__

@@ -1,22 +1,40 @@
-"""Files and hashes: atomic writes, content hashes, canonical JSON."""
+"""Files and hashes: atomic writes, content hashes, canonical JSON, JSON files that carry their own hash."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+_log = logging.getLogger(__name__)
+
 _LONGEST_NAME = 150
+
+SEAL = "content_sha256"
+"""The key under which a JSON file carries the hash of all that is beside it."""
+
+_DEEPEST = 64
+"""Levels of lists and tables in a file; no file of this project has ten."""
+
+_INVISIBLE = re.compile(r"[^\n\x20-\x7e]")
+
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.(tmp|old)")
+"""What files and directories are called while they are written or removed."""
+
+_LEFTOVER_S = 24 * 3600.0
+"""Age at which one of them is taken for that of a killed process: nothing pauses for a day while it is written."""
 
 _BEGINNINGS = (
     (b"version https://git-lfs", "a git-LFS pointer, and git lfs pull fetches the file itself"),
@@ -34,6 +52,18 @@ _BEGINNINGS = (
 def canonical_json(value: Any) -> str:
     """Returns `value` as JSON with one spelling only: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def escaped_json(text: str) -> str:
+    """Returns a JSON text in which whatever is no visible character of a string is written as an escape.
+
+    A lone surrogate, which stands for a byte that is not UTF-8, could not be written to a file otherwise.
+    """
+    return _INVISIBLE.sub(_json_escape, text)
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
 def sha256_of(value: Any) -> str:
@@ -64,6 +94,56 @@ def _kind_of_file(mode: int) -> str:
     return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
 
 
+def read_regular(path: Path) -> bytes:
+    """Returns the content of a file; raises as `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Returns what a JSON text holds.
+
+    Raises:
+        ValueError: It is no JSON, or lists and tables in it are nested deeper than any file of this project has them.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"lists and tables nested more than {_DEEPEST} deep") from None
+    check_depth(value)
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Raises `ValueError` for lists and tables that are nested deeper than what walks through them could follow."""
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        inner = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
+        level = [part for part in inner if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"lists and tables nested more than {_DEEPEST} deep")
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of a JSON file with its own hash beside it."""
+    return {**content, SEAL: sha256_of(content)}
+
+
+def unsealed(content: Any) -> dict[str, Any]:
+    """Returns the content of a JSON file without its hash.
+
+    Raises:
+        ValueError: It is no table, carries no hash, or is not what it was when the hash was made.
+    """
+    if not isinstance(content, dict) or SEAL not in content:
+        raise ValueError(f"{SEAL}: is missing")
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    if content[SEAL] != sha256_of(rest):
+        raise ValueError(f"{SEAL}: does not match the content: it was changed or damaged")
+    return rest
+
+
 def sha256_file(path: Path) -> str:
     """Returns the hex sha256 of a file's content; raises `OSError` for what is not a regular file."""
     with open_regular(path) as file:
@@ -91,11 +171,20 @@ def stat_signature(path: Path) -> tuple[int, int, int, int]:
 
 
 def file_safe(name: str) -> str:
-    """Returns `name` with every character outside `[A-Za-z0-9._-]` replaced by `_`; never empty, `.` or `..`."""
+    """Returns `name` with every character outside `[A-Za-z0-9._-]` replaced by `_`; never empty, `.` or `..`.
+
+    Different names can become one: `distinct_file_name` tells them apart.
+    """
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
     if len(safe) > _LONGEST_NAME:  # file systems stop at 255 bytes
         safe = f"{safe[:_LONGEST_NAME]}-{sha256_of(name)[:8]}"
     return safe if safe.strip(".") else "_" + safe
+
+
+def distinct_file_name(name: str) -> str:
+    """Returns a file name of its own for every `name`: itself where it can be one, else `file_safe~8 HEX`."""
+    safe = file_safe(name)
+    return safe if safe == name else f"{safe[:_LONGEST_NAME]}~{sha256_of(name)[:8]}"
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -104,21 +193,52 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_output(path: Path, text: str) -> None:
+    """Writes `text` to a file that the user named: a link is followed, a device or a pipe is written to.
+
+    A file is replaced as a whole; nothing else is ever replaced by a file.
+    """
+    try:
+        target = path.resolve()
+    except RuntimeError:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
+    if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+        with target.open("w", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        write_atomic(target, text)
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields the path of a file to write, which becomes `path` when the block ends well, and disappears otherwise."""
+    """Yields the path of a file to write, which becomes `path` when the block ends well, and disappears otherwise.
+
+    The new content is on the disk before its name is, and the name is there
+    before this returns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.touch()
         rights = temporary.stat().st_mode
         yield temporary
         temporary.chmod(rights)  # safetensors makes files that nobody else can read
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        _sync(temporary)
         temporary.replace(path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file's content, or a folder's names, are on the disk; some file systems know no such folders."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError) if path.is_dir() else nullcontext():
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -129,6 +249,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     content key.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:
@@ -142,6 +263,19 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def scratch_directory(parent: Path) -> Iterator[Path]:
+    """Yields an empty directory beside what is being made in it, which disappears after the block."""
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(parent)
+    directory = parent / f".scratch.{secrets.token_hex(4)}.tmp"
+    directory.mkdir()
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def remove_directory(path: Path) -> None:
     """Removes a directory, of which nobody finds a part meanwhile; one that cannot be removed stays as it is."""
     doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
@@ -152,6 +286,36 @@ def remove_directory(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def leftovers(directory: Path, older_than: float = _LEFTOVER_S) -> list[Path]:
+    """Returns what killed processes left of their writing in a directory, untouched for `older_than` seconds."""
+    before = time.time() - older_than
+    found = []
+    with suppress(OSError):
+        for entry in os.scandir(directory):
+            if _LEFTOVER.fullmatch(entry.name):
+                with suppress(OSError):
+                    if _last_touched(Path(entry.path)) <= before:
+                        found.append(Path(entry.path))
+    return found
+
+
+def _last_touched(path: Path) -> float:
+    inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
+    return max(float(each.lstat().st_mtime) for each in (path, *inside))
+
+
+def remove_leftovers(directory: Path, older_than: float = _LEFTOVER_S) -> list[Path]:
+    """Removes what `leftovers` finds; returns it."""
+    found = leftovers(directory, older_than)
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+    return found
+
+
 def default_cache_dir() -> Path:
     """Returns `MASSL_BENCH_CACHE`, or the user's cache directory."""
     import platformdirs
@@ -160,18 +324,18 @@ def default_cache_dir() -> Path:
 
 
 def read_memo(directory: Path, name: str) -> dict[str, Any] | None:
-    """Returns what `write_memo` stored under `name`, or None where there is nothing readable."""
+    """Returns what `write_memo` stored under `name`, or None where nothing is there as it was written."""
+    path = directory / f"{name}.json"
     try:
-        value = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return unsealed(parse_json(read_regular(path)))
+    except OSError:
         return None  # a memo only saves time: without it the work is done again
-    return value if isinstance(value, dict) else None
+    except ValueError as error:
+        _log.warning("%s: not as it was written, and made again: %s", path, error)
+        return None
 
 
 def write_memo(directory: Path, name: str, value: dict[str, Any]) -> None:
     """Remembers `value` under `name`; a full or read-only disk loses nothing but time."""
-    try:
-        # In ASCII: names of files need not be UTF-8.
-        write_atomic(directory / f"{name}.json", json.dumps(value, sort_keys=True, allow_nan=False))
-    except OSError:
-        return
+    with suppress(OSError):
+        write_atomic(directory / f"{name}.json", escaped_json(canonical_json(sealed(value))))

@@ -13,6 +13,9 @@ from pydantic import (
     ValidationError,
 )
 
+from massl_bench.core.errors import shown
+from massl_bench.core.printable import printable
+
 if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that only list
     pass
 
@@ -31,17 +34,17 @@ Listed = Annotated[Content, Field(strict=False)]
 def first_problem(error: ValidationError) -> str:
     """Returns the first problem of a failed validation as `key: expected …, got …`."""
     problem = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    key = printable(".".join(str(part)[:80] for part in problem["loc"][:12]))
     match problem["type"]:
         case "missing":
             text = "is missing"
         case "extra_forbidden":
             text = "is not a known key"
         case "value_error":
-            text = str(problem["ctx"]["error"])
+            text = printable(str(problem["ctx"]["error"]))
         case _:
             expected = problem["msg"].replace("Input should be", "expected").replace("valid tuple", "list")
-            text = f"{expected}, got {problem['input']!r}"
+            text = f"{expected}, got {shown(problem['input'])}"
     return f"{key}: {text}" if key else text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
@@ -96,22 +96,51 @@ def load_or_extract(
         CellError: Extraction failed; nothing of the bank is left in the cache.
         RequestError: The dataset is not what it must be.
     """
-    bank, damage = cache.read(key)
-    if damage is not None:
-        reporting.say(f"damaged cache entry, extracting again: {damage}")
-        cache.discard(key)
-    if bank is not None and (options.skip_corrupt or not bank.skipped):
+    bank, _ = cache.read(key)
+    if _serves(bank, options):
         return bank
+    with cache.held(key, reporting.say):
+        bank, damage = cache.read(key)  # again: another process may have made it meanwhile
+        if _serves(bank, options):
+            return bank
+        if damage is not None:
+            reporting.say(f"damaged cache entry, extracting again: {damage}")
+            cache.discard(key)
+        _extract_bank(cache, key, encoder(), dataset, options, reporting, replaces=bank is not None)
+        bank, damage = cache.read(key)
+    if bank is None:
+        raise CellError(f"the bank that was just written cannot be read: {damage or 'it was removed meanwhile'}")
+    return bank
+
+
+def _serves(bank: FeatureBank | None, options: ExtractionOptions) -> TypeGuard[FeatureBank]:
+    """Tells whether a bank is there, and whole where it must be."""
+    return bank is not None and (options.skip_corrupt or not bank.skipped)
+
+
+def _extract_bank(
+    cache: FeatureCache,
+    key: BankKey,
+    encoder: Encoder,
+    dataset: Dataset,
+    options: ExtractionOptions,
+    reporting: Reporting,
+    *,
+    replaces: bool,
+) -> None:
+    """Puts the bank of `key` into the cache, in place of one that is there where it `replaces` that.
+
+    Raises as `load_or_extract`.
+    """
     # Only here: a run whose features are all cached imports no torch.
     from massl_bench.features.extraction import extract
 
     split = dataset.split(key.split)
-    loaded = encoder()
     count = len(split) if key.limit is None else min(key.limit, len(split))
-    with cache.writer(key, loaded.card.embed_dim, model=loaded.card.name, dataset=dataset.name) as writer:
-        with reporting.progress(f"{loaded.card.name} on {dataset.name}/{key.split}", count) as progress:
+    with cache.writer(key, encoder.card.embed_dim, model=encoder.card.name, dataset=dataset.name) as writer:
+        with reporting.progress(f"{encoder.card.name} on {dataset.name}/{key.split}", count) as progress:
             found = extract(
-                loaded, split, key.preprocessing, options, writer=writer, limit=key.limit, progress=progress
+                encoder, split, key.preprocessing, options, writer=writer, limit=key.limit, progress=progress
             )
         kept, skipped = found.kept, found.skipped
         if found.num_oriented:
@@ -129,9 +158,5 @@ def load_or_extract(
             skipped=skipped,
             validation_from=validation_from,
         )
-        if bank is not None:  # of a run that left images out which can now be read
+        if replaces:  # of a run that left images out which can now be read
             cache.discard(key)
-    bank, damage = cache.read(key)
-    if bank is None:
-        raise CellError(f"the bank that was just written cannot be read: {damage}")
-    return bank

@@ -1,26 +1,42 @@
 """The feature cache: one directory a bank, named by its content key, written atomically and verified when read.
 
 A bank is `features.npy` (float32 [N, D], memory-mappable), `labels.npy`, `ids.npy` and `meta.json` with a sha256 of
-each.
+each and of itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from massl_bench.core.errors import CellError
-from massl_bench.core.files import atomic_directory, canonical_json, remove_directory, sha256_file, sha256_of
+from massl_bench.core.errors import CellError, one_line
+from massl_bench.core.files import (
+    atomic_directory,
+    canonical_json,
+    parse_json,
+    read_regular,
+    remove_directory,
+    sealed,
+    sha256_file,
+    sha256_of,
+    unsealed,
+)
+from massl_bench.core.printable import printable
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import FeatureBank
+
+_POLL_S = 0.2
+"""How often a process looks whether another one has finished the bank that it waits for."""
 
 EXTRACTOR_VERSION = 1
 """Raised when the extraction changes in a way that can change features."""
@@ -71,6 +87,10 @@ class FeatureCache:
         """Returns the directory of a bank, whether it is there or not."""
         return self.root / "features" / key.digest[:2] / key.digest
 
+    def lock_path(self, digest: str) -> Path:
+        """Returns the file that is locked while a bank is made or replaced."""
+        return self.root / "locks" / f"{digest}.lock"
+
     def __contains__(self, key: BankKey) -> bool:
         """Tells whether a bank is there; it is verified only when it is read."""
         return (self.path(key) / "meta.json").is_file()
@@ -81,15 +101,16 @@ class FeatureCache:
         if not path.is_dir():
             return None, None
         try:
-            meta = BankMeta.model_validate_json((path / "meta.json").read_bytes())
-            for name, expected in meta.sha256.items():
-                if sha256_file(path / name) != expected:
-                    return None, f"{path / name} does not have its sha256"
+            meta = read_meta(path)
+            if (broken := wrong_file(path, meta)) is not None:
+                return None, f"{broken} does not have its sha256"
             features = np.load(path / "features.npy", mmap_mode="r")
             labels = np.load(path / "labels.npy") if "labels.npy" in meta.sha256 else None
             ids = np.load(path / "ids.npy")
-        except (OSError, ValueError, ValidationError) as error:
-            return None, f"{path}: {type(error).__name__}"
+        except (OSError, ValueError) as error:
+            if not path.is_dir():  # another process took it away meanwhile
+                return None, None
+            return None, f"{path}: {one_line(error)}"
         if meta.key != key or features.shape != (meta.num_items, meta.dim):
             return None, f"{path / 'meta.json'} describes another bank"
         bank = FeatureBank(
@@ -107,6 +128,46 @@ class FeatureCache:
     def discard(self, key: BankKey) -> None:
         """Removes a bank, so that another can be written; whoever has opened it keeps what was opened."""
         remove_directory(self.path(key))
+
+    @contextmanager
+    def held(self, key: BankKey, say: Callable[[str], None]) -> Iterator[None]:
+        """Keeps other processes from making the same bank until the block ends, or the process does, however it ends.
+
+        Args:
+            key: of the bank.
+            say: is told, once, for whom this process waits.
+
+        Raises:
+            CellError: The cache cannot be written to.
+        """
+        path = self.lock_path(key.digest)
+        holder = path.with_suffix(".holder")
+        lock = FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                say(f"another process extracts these features, waiting for it: {_who(holder)}")
+                # No deadline: the system frees the lock of a process that ended, so that nobody waits for a dead one.
+                lock.acquire(poll_interval=_POLL_S)
+            holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")  # for people only
+        except NotImplementedError:  # a file system without locks: the same work may be done twice, and that is all
+            pass
+        except OSError as error:
+            lock.release()
+            raise self._problem(error) from None
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def _problem(self, error: OSError) -> CellError:
+        return CellError(
+            f"the feature cache {self.root} could not be written: {error.strerror or error}; free some space, or "
+            "choose another place with --cache-dir or MASSL_BENCH_CACHE"
+        )
 
     @contextmanager
     def writer(self, key: BankKey, dim: int, *, model: str, dataset: str) -> Iterator[BankWriter]:
@@ -127,10 +188,30 @@ class FeatureCache:
             with atomic_directory(self.path(key)) as directory, (directory / "features.npy").open("wb") as file:
                 yield BankWriter(key, directory, file, dim, {"model": model, "dataset": dataset})
         except OSError as error:
-            raise CellError(
-                f"the feature cache {self.root} could not be written: {error.strerror or error}; free some space, or "
-                "choose another place with --cache-dir or MASSL_BENCH_CACHE"
-            ) from None
+            raise self._problem(error) from None
+
+
+def read_meta(directory: Path) -> BankMeta:
+    """Reads what a bank says of itself.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: It is not what was written.
+    """
+    return BankMeta.model_validate(unsealed(parse_json(read_regular(directory / "meta.json"))))
+
+
+def wrong_file(directory: Path, meta: BankMeta) -> Path | None:
+    """Returns the first file of a bank that is not what was written, or None where all are."""
+    return next((directory / name for name, sha in meta.sha256.items() if sha256_file(directory / name) != sha), None)
+
+
+def _who(holder: Path) -> str:
+    """Returns who holds a lock, as far as it is known."""
+    try:
+        return printable(holder.read_text(encoding="utf-8", errors="replace")[:200])
+    except OSError:
+        return "one that has just begun"
 
 
 class BankWriter:
@@ -183,4 +264,5 @@ class BankWriter:
             validation_from=validation_from,
             sha256={name: sha256_file(self._directory / name) for name in ("features.npy", *arrays)},
         )
-        (self._directory / "meta.json").write_text(canonical_json(meta.model_dump(mode="json")), encoding="utf-8")
+        content = canonical_json(sealed(meta.model_dump(mode="json")))
+        (self._directory / "meta.json").write_text(content, encoding="utf-8")

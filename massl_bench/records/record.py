@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from massl_bench.core.errors import RequestError, one_line
-from massl_bench.core.files import file_safe, sha256_of, write_atomic
+from massl_bench.core.errors import RequestError, one_line, shown
+from massl_bench.core.files import (
+    SEAL,
+    distinct_file_name,
+    escaped_json,
+    file_safe,
+    parse_json,
+    read_regular,
+    sealed,
+    sha256_of,
+    unsealed,
+    write_atomic,
+)
 from massl_bench.core.settings import Precision, Preprocessing
 from massl_bench.core.strict import Listed, StrictModel, first_problem
 from massl_bench.core.values import Score
@@ -163,6 +174,8 @@ class ResultRecord(StrictModel):
     """Of this process: `host`, and `device` where one was used."""
     argv: list[str]
     created_at: str
+    content_sha256: str | None = None
+    """Of everything else in the file; None in records from before there was this key, which nobody can check."""
 
     @property
     def headline(self) -> Metric:
@@ -171,13 +184,25 @@ class ResultRecord(StrictModel):
 
 
 def record_path(results_dir: Path, identity: Identity, departures: list[str]) -> Path:
-    """Returns `<results_dir>/<model>/<task>/<dataset>.json`, with `@<8 hex of the identity>` for a departing run."""
+    """Returns `<results_dir>/<model>/<task>/<dataset>.json`, with `@<8 hex of the identity>` for a departing run.
+
+    A name that no file can have, or that another name would become too, has `~<8 hex of the name>` behind it.
+    """
+    return _record_path(results_dir, identity, departures, distinct_file_name)
+
+
+def old_record_path(results_dir: Path, identity: Identity, departures: list[str]) -> Path:
+    """Returns where a record was written while different names could become one path."""
+    return _record_path(results_dir, identity, departures, file_safe)
+
+
+def _record_path(results_dir: Path, identity: Identity, departures: list[str], file_name: Callable[[str], str]) -> Path:
     suffix = f"@{identity.digest[:8]}" if departures else ""
-    folder = results_dir / file_safe(identity.model.name) / file_safe(identity.task.name)
-    return folder / f"{file_safe(identity.dataset.name)}{suffix}.json"
+    folder = results_dir / file_name(identity.model.name) / file_name(identity.task.name)
+    return folder / f"{file_name(identity.dataset.name)}{suffix}.json"
 
 
-def curves(metrics: dict[str, Score]) -> dict[str, dict[str, float]]:
+def curves(metrics: Mapping[str, Score | Metric]) -> dict[str, dict[str, float]]:
     """Returns the values of `name@parameter` metrics, grouped by name."""
     grouped: dict[str, dict[str, float]] = {}
     for name, score in metrics.items():
@@ -187,27 +212,30 @@ def curves(metrics: dict[str, Score]) -> dict[str, dict[str, float]]:
     return grouped
 
 
-def write_record(path: Path, record: ResultRecord) -> None:
-    """Writes a record with sorted keys, atomically."""
-    text = json.dumps(record.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_atomic(path, text + "\n")
+def write_record(path: Path, record: ResultRecord) -> ResultRecord:
+    """Writes a record with sorted keys and with the hash of its content, atomically; returns it with that hash."""
+    content = sealed(record.model_dump(mode="json", exclude={SEAL}))
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_atomic(path, escaped_json(text) + "\n")
+    return record.model_copy(update={SEAL: content[SEAL]})
 
 
 def read_record(path: Path) -> ResultRecord:
     """Reads and validates a record.
 
     Raises:
-        RequestError: Not a record of a known schema version, or changed by hand: the text names file and key.
+        RequestError: Not a record of a known schema version, or changed since it was written: the text names file and
+            key.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_regular(path))
     except OSError as error:
         raise RequestError(f"{path}: not a result record: {error.strerror or one_line(error)}") from None
     except ValueError as error:
         raise RequestError(f"{path}: not a result record: {one_line(error)}") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
-        raise RequestError(f"{path}: schema_version: expected {SCHEMA_VERSION}, got {version!r}")
+        raise RequestError(f"{path}: schema_version: expected {SCHEMA_VERSION}, got {shown(version)}")
     try:
         record = ResultRecord.model_validate(content)
     except ValidationError as error:
@@ -216,6 +244,15 @@ def read_record(path: Path) -> ResultRecord:
         raise RequestError(f"{path}: identity_sha256: does not match the identity: the record was changed by hand")
     if record.identity.task.headline not in record.metrics:
         raise RequestError(f"{path}: metrics: the headline {record.identity.task.headline!r} is missing")
+    if record.content_sha256 is not None:
+        try:
+            unsealed(content)
+        except ValueError:
+            raise RequestError(
+                f"{path}: {SEAL}: does not match the content: the record was damaged, or changed by hand"
+            ) from None
+    elif record.curves != curves(record.metrics):
+        raise RequestError(f"{path}: curves: other values than metrics: the record was damaged, or changed by hand")
     return record
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from massl_bench.core.errors import RequestError
+from massl_bench.core.errors import RequestError, one_line, unknown_name
 from massl_bench.records.record import Metric, ResultRecord, find_records, read_record, results_dirs
 from massl_bench.specs.registry import Registry
 
@@ -62,54 +63,111 @@ class Leaderboard:
     suite: str | None = None
 
 
-def collect(results_dir: Path, registry: Registry, suite: str | None = None) -> Leaderboard:
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which records a table is asked to show; what is not selected is not counted as apart either."""
+
+    models: Sequence[str] = ()
+    """Names, or patterns with `*` and `?`; none: all. As for tasks."""
+    tasks: Sequence[str] = ()
+    metric: str | None = None
+    """Shown in place of each headline; cells that did not measure it are left out."""
+    packaged: bool = True
+    """Whether the records that came with the package are among them."""
+
+    def takes(self, row: Row) -> bool:
+        """Tells whether a row is asked for."""
+        identity = row.record.identity
+        wanted = ((self.models, identity.model.name), (self.tasks, identity.task.name))
+        named = all(not names or any(fnmatchcase(name, each) for each in names) for names, name in wanted)
+        return named and (self.metric is None or self.metric in row.record.metrics)
+
+
+_EVERYTHING = Selection()
+
+
+def collect(
+    results_dir: Path, registry: Registry, suite: str | None = None, selection: Selection = _EVERYTHING
+) -> Leaderboard:
     """Reads every record of the user's and the packaged results.
 
     Args:
         results_dir: the user's results.
         registry: says each task's current version and numbers.
         suite: restricts the columns to a suite's cells, in its order.
+        selection: which of the records.
 
     Raises:
-        RequestError: The suite is unknown, or a file of the registry is broken.
+        RequestError: The suite is unknown, a file of the registry is broken, or no record is selected.
     """
     tasks = _Tasks(registry)
     spec = registry.suite(suite) if suite is not None else None
     wanted, headlines = (spec.pairs, spec.headlines) if spec is not None else (None, {})
     candidates: dict[tuple[str, tuple[str, str]], Row] = {}
     apart: list[tuple[Path, str]] = []
-    for directory in results_dirs(results_dir):
+    seen: list[Row] = []
+    for path, read in _records(results_dir, packaged=selection.packaged):
+        if isinstance(read, str):
+            apart.append((path, f"unreadable: {read}"))
+            continue
+        row = _row(path, read, headlines, selection.metric)
+        seen.append(row)
+        if (wanted is not None and row.cell not in wanted) or not selection.takes(row):
+            continue
+        reason = _why_apart(row.record, tasks)
+        if reason is None and row.metric not in row.record.metrics:
+            reason = f"without the metric {row.metric} that suite {suite} shows of {' on '.join(row.cell)}"
+        if reason is not None:
+            apart.append((path, reason))
+            continue
+        # One row for each model: the same weights under two names are one.
+        key = (row.model, row.cell)
+        if key not in candidates or row.record.created_at > candidates[key].record.created_at:
+            candidates[key] = row
+    _check_selects(selection, seen)
+    rows = sorted(candidates.values(), key=lambda row: (row.record.identity.model.name, row.cell))
+    there = {row.cell for row in rows}
+    cells = sorted(there) if wanted is None else [cell for cell in wanted if cell in there or not _narrows(selection)]
+    return Leaderboard(cells=cells, rows=rows, apart=apart, suite=suite)
+
+
+def _records(results_dir: Path, *, packaged: bool) -> Iterator[tuple[Path, ResultRecord | str]]:
+    """Yields every record with the path that a table shows of it, or why it cannot be read."""
+    for directory in results_dirs(results_dir) if packaged else [results_dir]:
         for file in find_records(directory):
             # A table says the same wherever the results lie.
             path = (Path() if directory == results_dir else Path("packaged")) / file.relative_to(directory)
             try:
-                record = read_record(file)
+                yield path, read_record(file)
             except RequestError as error:
-                apart.append((path, f"unreadable: {str(error).removeprefix(f'{file}: ')}"))
-                continue
-            row = _row(path, record, headlines)
-            if wanted is not None and row.cell not in wanted:
-                continue
-            reason = _why_apart(row.record, tasks)
-            if reason is None and row.metric not in row.record.metrics:
-                reason = f"without the metric {row.metric} that suite {suite} shows of {' on '.join(row.cell)}"
-            if reason is not None:
-                apart.append((path, reason))
-                continue
-            # One row for each model: the same weights under two names are one.
-            key = (row.model, row.cell)
-            if key not in candidates or row.record.created_at > candidates[key].record.created_at:
-                candidates[key] = row
-    rows = sorted(candidates.values(), key=lambda row: (row.record.identity.model.name, row.cell))
-    cells = wanted if wanted is not None else sorted({row.cell for row in rows})
-    return Leaderboard(cells=cells, rows=rows, apart=apart, suite=suite)
+                yield path, str(error).removeprefix(f"{file}: ")
+            except Exception as error:  # one file, whatever is in it, takes no table down
+                yield path, f"unexpected {type(error).__name__}: {one_line(error)}"
 
 
-def _row(path: Path, record: ResultRecord, headlines: Mapping[tuple[str, str], str]) -> Row:
-    """Returns the row of a record; `headlines` take the place of the records' own."""
+def _narrows(selection: Selection) -> bool:
+    """Tells whether columns of a suite may be left out because nothing of them is selected."""
+    return bool(selection.tasks) or selection.metric is not None
+
+
+def _check_selects(selection: Selection, seen: Sequence[Row]) -> None:
+    """Raises `RequestError` where a name or a metric that was asked is in no record."""
+    models = {row.record.identity.model.name for row in seen}
+    tasks = {row.record.identity.task.name for row in seen}
+    for kind, asked, known in (("model", selection.models, models), ("task", selection.tasks, tasks)):
+        for name in asked:
+            if not any(fnmatchcase(each, name) for each in known):
+                raise unknown_name(f"{kind} of a record", name, known)
+    metrics = {metric for row in seen for metric in row.record.metrics}
+    if selection.metric is not None and selection.metric not in metrics:
+        raise unknown_name("metric of a record", selection.metric, metrics)
+
+
+def _row(path: Path, record: ResultRecord, headlines: Mapping[tuple[str, str], str], metric: str | None = None) -> Row:
+    """Returns the row of a record; `metric`, or else `headlines`, take the place of the records' own."""
     identity = record.identity
-    metric = headlines.get((identity.task.name, identity.dataset.name), identity.task.headline)
-    return Row(path=path, record=record, metric=metric)
+    shown = metric or headlines.get((identity.task.name, identity.dataset.name), identity.task.headline)
+    return Row(path=path, record=record, metric=shown)
 
 
 class _Tasks(dict[str, tuple[int, str] | str]):

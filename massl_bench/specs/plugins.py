@@ -4,6 +4,7 @@
   `tasks/datasets/`, `tasks/suites/`, `weights/`).
 * Group `massl_bench.protocols`: the name of a protocol, and the module that computes it.
 * Group `massl_bench.methods`: the name of a pretraining method, and the module that defines it.
+* Group `massl_bench.formats`: the name of a leaderboard's format, and the module that writes it.
 
 A package that does not keep its word is an error that names it, and never left out.
 """
@@ -26,10 +27,12 @@ REGISTRY_GROUP = "massl_bench.registry"
 PROTOCOLS_GROUP = "massl_bench.protocols"
 
 METHODS_GROUP = "massl_bench.methods"
+FORMATS_GROUP = "massl_bench.formats"
 
 _CODE = {
     PROTOCOLS_GROUP: ("protocol", ("ROLES", "Params", "metric_names", "check_sizes", "run")),
     METHODS_GROUP: ("method", ("METHOD",)),
+    FORMATS_GROUP: ("format", ("write",)),
 }
 """The groups of modules: what one of them is called, and what it defines."""
 
@@ -103,7 +106,7 @@ def added_modules(group: str, own: Iterable[str]) -> dict[str, Plugin]:
     """Returns the modules that packages add to a group of code, by name.
 
     Args:
-        group: of protocols or methods.
+        group: of protocols, methods or formats.
         own: the names of this package's own.
 
     Raises:

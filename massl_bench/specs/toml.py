@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from massl_bench.core.errors import SpecError
+from massl_bench.core.errors import SpecError, how_they_differ, look_alike, one_line
+from massl_bench.core.files import check_depth
 from massl_bench.core.strict import StrictModel, first_problem
 
 Spec = TypeVar("Spec", bound=StrictModel)
@@ -26,16 +27,20 @@ def read_toml(path: Path, model: type[Spec]) -> Spec:
     try:
         with path.open("rb") as file:
             content = tomllib.load(file)
+        check_depth(content)
         spec = model.model_validate(content)
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
+    except ValidationError as error:  # a ValueError too
         raise SpecError(f"{path}: {first_problem(error)}") from None
+    except RecursionError:
+        raise SpecError(f"{path}: not valid TOML: lists and tables nested too deeply") from None
+    except ValueError as error:
+        raise SpecError(f"{path}: not valid TOML: {one_line(error)}") from None
     name = getattr(spec, "name", path.stem)
     if name != path.stem:
-        raise SpecError(f"{path}: name: expected {path.stem!r}, as the file is called, got {name!r}")
+        differ = f", {how_they_differ(name, path.stem)}" if look_alike(name, path.stem) else ""
+        raise SpecError(f"{path}: name: expected {path.stem!r}, as the file is called, got {name!r}{differ}")
     return spec
 
 
@@ -60,7 +65,9 @@ def parse_setting(text: str) -> Any:
     """Returns the value of a `--set`: written as in TOML, but that words need no quotes and lists no brackets."""
     for spelling in (text, f"[{text}]"):
         try:
-            return tomllib.loads(f"value = {spelling}")["value"]
-        except tomllib.TOMLDecodeError:
+            value = tomllib.loads(f"value = {spelling}")["value"]
+            check_depth([value])
+            return value
+        except (ValueError, RecursionError):
             continue
     return text

@@ -26,7 +26,7 @@ def test_the_latest_record_of_each_weights_enters(record_file: Path, tmp_path: P
     def later(content: dict[str, Any]) -> None:
         content["created_at"] = "2999-01-01T00:00:00+00:00"
         content["identity"]["model"]["name"] = "renamed"
-        content["metrics"]["top1@20"]["value"] = 0.5
+        content["metrics"]["top1@20"].update(value=0.5, ci95=[0.48, 0.52])
         rehash(content)
 
     def other_weights(content: dict[str, Any]) -> None:
