@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that only list
@@ -16,6 +17,9 @@ from massl_bench.core.settings import Augmentation
 DatasetKind = Literal["single-label", "multi-label", "retrieval", "copy-detection", "unlabelled"]
 LABELLED_KINDS: frozenset[DatasetKind] = frozenset({"single-label", "multi-label"})
 """The kinds whose images have classes."""
+
+LabelCoding = Literal["0/1", "-1/0/1"]
+"""How an array [N, C] says which classes an item shows: 0 absent, 1 present; or −1 absent, 0 difficult, 1 present."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,18 @@ class Score:
     def __float__(self) -> float:
         """Returns the value."""
         return self.value
+
+
+class Scores(dict[str, Score]):
+    """The scores of a task by metric name, and what a protocol says beside them.
+
+    Attributes:
+        notes: what was assumed, left out or chosen in a way that a reader should know: one sentence each.
+    """
+
+    def __init__(self, scores: Mapping[str, Score] = MappingProxyType({}), *, notes: Sequence[str] = ()) -> None:
+        super().__init__(scores)
+        self.notes = tuple(notes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,12 +79,15 @@ class FeatureBank:
     validation_from: int | None = None
 
     @classmethod
-    def from_arrays(cls, features: NDArray[Any], labels: NDArray[Any] | None = None) -> FeatureBank:
+    def from_arrays(
+        cls, features: NDArray[Any], labels: NDArray[Any] | None = None, *, label_coding: LabelCoding = "-1/0/1"
+    ) -> FeatureBank:
         """Returns a bank of arrays that were made elsewhere.
 
         Args:
             features: [N, D], any floating type, finite; kept as float32.
             labels: whole numbers: class indices from 0, [N], or [N, C] with 1 present, 0 difficult, −1 absent.
+            label_coding: what labels [N, C] mean: `0/1` where 0 is absent.
 
         Raises:
             ValueError: The shapes do not fit, a feature is not finite, or labels are not whole numbers of that range.
@@ -90,10 +109,13 @@ class FeatureBank:
             lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=-1))
             if labels.ndim == 1 and lowest < 0:
                 raise ValueError(f"labels: expected class indices from 0, found {lowest}")
-            if labels.ndim == 2 and (lowest < -1 or highest > 1):
+            if labels.ndim == 2 and (lowest < int(label_coding.partition("/")[0]) or highest > 1):
                 raise ValueError(
-                    f"labels: expected 1 present, 0 difficult, −1 absent, found {lowest if lowest < -1 else highest}"
+                    f"labels: expected {label_coding.replace('/', ', ')} (label_coding), found "
+                    f"{highest if highest > 1 else lowest}"
                 )
+            if labels.ndim == 2 and label_coding == "0/1":
+                labels = np.where(labels == 1, 1, -1)
             num_classes = labels.shape[1] if labels.ndim == 2 else highest + 1
             labels = labels.astype(np.int8 if labels.ndim == 2 else np.int64, copy=False)
         ids = np.array([str(row).encode() for row in range(len(values))], dtype=np.bytes_)
