@@ -110,10 +110,8 @@ class FeatureBank:
             if labels.ndim == 1 and lowest < 0:
                 raise ValueError(f"labels: expected class indices from 0, found {lowest}")
             if labels.ndim == 2 and (lowest < int(label_coding.partition("/")[0]) or highest > 1):
-                raise ValueError(
-                    f"labels: expected {label_coding.replace('/', ', ')} (label_coding), found "
-                    f"{highest if highest > 1 else lowest}"
-                )
+                meaning = "1 present, 0 absent" if label_coding == "0/1" else "1 present, 0 difficult, −1 absent"
+                raise ValueError(f"labels: expected {meaning}, found {highest if highest > 1 else lowest}")
             if labels.ndim == 2 and label_coding == "0/1":
                 labels = np.where(labels == 1, 1, -1)
             num_classes = labels.shape[1] if labels.ndim == 2 else highest + 1

@@ -9,22 +9,20 @@ Shapes: N items, D features, R principal axes (at most D), K classes, P problems
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
-from massl_bench.core.errors import CellError
+from massl_bench.learners.principal_axes import ROWS, Axes, Coordinates, Rows, principal_axes
 
-_ROWS = 2048
-"""Rows of features that are processed at a time: keeps the logits of all problems in the processor's cache."""
-
-_SMALLEST_EIGENVALUE = 1e-10
-"""Axes of less variance, relative to the largest, hold nothing but the rounding of float32."""
+_LOGITS = 1 << 20
+"""Logits of all problems that are held at a time: they stay in the processor's cache."""
 
 _HISTORY = 10
 """M, as in scikit-learn's (SciPy's) L-BFGS."""
@@ -32,85 +30,6 @@ _HISTORY = 10
 _STATE_BYTES = 1 << 30
 """The problems are solved in groups whose histories stay below this size (1,000 classes × 2,048 dimensions are 16 MB
 for each strength and vector)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Axes:
-    """Standardisation and rotation to the principal axes of the items that it was made from."""
-
-    mean_D: Tensor
-    inverse_std_D: Tensor
-    """0 for constant dimensions."""
-    rotation_DR: Tensor
-    variance_R: Tensor
-    """Largest first."""
-
-    def project(self, features_ND: NDArray[np.float32], rows_n: NDArray[np.int64] | None = None) -> Tensor:
-        """Returns the coordinates float32 [N, R] of all rows, or of the given ones."""
-        count = len(features_ND) if rows_n is None else len(rows_n)
-        out_NR = torch.empty((count, self.rotation_DR.shape[1]), device=self.mean_D.device)
-        for start in range(0, count, _ROWS):
-            piece = slice(start, start + _ROWS)
-            out_NR[piece] = self._standardised(features_ND, piece, rows_n) @ self.rotation_DR
-        return out_NR
-
-    def _standardised(self, features_ND: NDArray[np.float32], piece: slice, rows_n: NDArray[np.int64] | None) -> Tensor:
-        chunk_nD = _chunk(features_ND, piece, rows_n, self.mean_D.device)
-        return (chunk_nD - self.mean_D) * self.inverse_std_D
-
-
-def _chunk(
-    features_ND: NDArray[np.float32], piece: slice, rows_n: NDArray[np.int64] | None, device: torch.device
-) -> Tensor:
-    chunk_nD = features_ND[piece] if rows_n is None else features_ND[rows_n[piece]]
-    # A copy: a bank may be memory-mapped and read-only, which torch would warn of.
-    return torch.from_numpy(np.array(chunk_nD, dtype=np.float32)).to(device)
-
-
-def principal_axes(
-    features_ND: NDArray[np.float32], rows_n: NDArray[np.int64] | None = None, *, device: str = "cpu"
-) -> Axes:
-    """Returns the standardisation (per dimension; constant ones become 0) and the principal axes of all or some rows.
-
-    Raises:
-        CellError: Every dimension is constant.
-    """
-    count = len(features_ND) if rows_n is None else len(rows_n)
-    pieces = [slice(start, min(start + _ROWS, count)) for start in range(0, count, _ROWS)]
-    on = torch.device(device)
-    dims = features_ND.shape[1]
-    total_D = torch.zeros(dims, dtype=torch.float64, device=on)
-    low_D, high_D = torch.full((dims,), torch.inf, device=on), torch.full((dims,), -torch.inf, device=on)
-    for piece in pieces:
-        chunk_nD = _chunk(features_ND, piece, rows_n, on)
-        total_D += chunk_nD.sum(0, dtype=torch.float64)
-        low_D, high_D = torch.minimum(low_D, chunk_nD.amin(0)), torch.maximum(high_D, chunk_nD.amax(0))
-    mean_D = (total_D / count).float()
-    squares_D = torch.zeros_like(total_D)
-    for piece in pieces:
-        squares_D += ((_chunk(features_ND, piece, rows_n, on) - mean_D).double() ** 2).sum(0)
-    varies_D = high_D > low_D
-    if not varies_D.any():
-        raise CellError(
-            f"all {dims} feature dimensions are constant over the {count} training images: the model gives every image "
-            "the same features; check its weights and its preprocessing"
-        )
-    std_D = torch.where(varies_D, (squares_D / count).sqrt(), 1.0)
-    inverse_std_D = torch.where(varies_D, 1 / std_D, 0.0).float()
-    axes = Axes(mean_D, inverse_std_D, torch.empty(0), torch.empty(0))
-    if count >= dims:
-        covariance_DD = torch.zeros((dims, dims), dtype=torch.float64, device=on)
-        for piece in pieces:
-            chunk_nD = axes._standardised(features_ND, piece, rows_n).double()
-            covariance_DD.addmm_(chunk_nD.T, chunk_nD)
-        variance_R, rotation_DR = torch.linalg.eigh(covariance_DD / count)
-    else:
-        # Fewer items than dimensions: the solution lies in the span of the items.
-        items_ND = torch.cat([axes._standardised(features_ND, piece, rows_n) for piece in pieces]).double()
-        variance_R, items_NR = torch.linalg.eigh(items_ND @ items_ND.T / count)
-        rotation_DR = items_ND.T @ (items_NR / (count * variance_R.clamp(min=1e-300)).sqrt())
-    keep = (variance_R > _SMALLEST_EIGENVALUE * variance_R[-1]).nonzero()[:, 0].flip(0)
-    return Axes(mean_D, inverse_std_D, rotation_DR[:, keep].float(), variance_R[keep].float())
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,20 +44,30 @@ class Classifiers:
 
     def scores(self, features_ND: NDArray[np.float32], problem: int = 0) -> NDArray[np.float32]:
         """Returns the logits of one of the classifiers, float32 [N, K]."""
-        return self._scores(self.axes.project(features_ND), problem)
+        pieces = Rows(features_ND, device=str(self.bias_PK.device)).pieces()
+        return self._scores((self.axes.project(rows_nD) for rows_nD in pieces), problem).cpu().numpy()
 
-    def scores_of_rows(
-        self, features_ND: NDArray[np.float32], rows_n: NDArray[np.int64]
-    ) -> Iterator[NDArray[np.float32]]:
-        """Yields the logits of one classifier after the other for the given rows, float32 [n, K]."""
-        coordinates_nR = self.axes.project(features_ND, rows_n)
+    def on_rows(
+        self, features_ND: NDArray[np.float32], rows_n: NDArray[np.int64], targets: NDArray[Any]
+    ) -> Iterator[tuple[NDArray[np.float32], float]]:
+        """Yields (logits float32 [n, K], mean loss) of one classifier after the other on the given rows.
+
+        `targets` as for `fit`, of these rows.
+        """
+        coordinates = Coordinates(self.axes, Rows(features_ND, rows_n, str(self.bias_PK.device)))
+        truth = torch.from_numpy(np.array(targets)).to(self.bias_PK.device)
         for problem in range(len(self.bias_PK)):
-            yield self._scores(coordinates_nR, problem)
+            logits_nK = self._scores((piece_nR for _, piece_nR in coordinates.pieces(ROWS)), problem)
+            if truth.ndim == 1:
+                loss_n = functional.cross_entropy(logits_nK, truth, reduction="none")
+            else:
+                # −log of the probability of what is true: softplus of the logit away from it.
+                loss_n = (functional.softplus(-truth * logits_nK) * (truth != 0)).sum(1)
+            yield logits_nK.cpu().numpy(), float(loss_n.double().mean())
 
-    def _scores(self, coordinates_NR: Tensor, problem: int) -> NDArray[np.float32]:
-        logits_NK = torch.addmm(self.bias_PK[problem], coordinates_NR, self.weights_PRK[problem])
-        scores_NK: NDArray[np.float32] = logits_NK.cpu().numpy()
-        return scores_NK
+    def _scores(self, pieces: Iterable[Tensor], problem: int) -> Tensor:
+        weights_RK, bias_K = self.weights_PRK[problem], self.bias_PK[problem]
+        return torch.cat([torch.addmm(bias_K, piece_nR, weights_RK) for piece_nR in pieces])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,13 +104,14 @@ def fit(
     Raises:
         CellError: Every feature dimension is constant.
     """
-    axes = principal_axes(features_ND, rows_n, device=device)
-    coordinates_NR = axes.project(features_ND, rows_n)
+    rows = Rows(features_ND, rows_n, device)
+    axes = principal_axes(rows)
+    coordinates = Coordinates(axes, rows)
     chosen = torch.from_numpy(np.array(targets if rows_n is None else targets[rows_n])).to(device)
-    weight_bytes = 4 * (coordinates_NR.shape[1] + 1) * num_classes
+    weight_bytes = 4 * (coordinates.rank + 1) * num_classes
     group = max(1, _STATE_BYTES // (weight_bytes * (2 * _HISTORY + 8)))
-    penalties_P = torch.from_numpy(1 / (strengths * len(coordinates_NR))).float().to(device)
-    loss = _Loss(coordinates_NR, chosen, num_classes)
+    penalties_P = torch.from_numpy(1 / (strengths * len(coordinates))).float().to(device)
+    loss = _Loss(coordinates, chosen, num_classes)
     solved = [
         _minimise(loss, axes.variance_R, penalties_P[start : start + group], stopping)
         for start in range(0, len(penalties_P), group)
@@ -199,8 +129,8 @@ def fit(
 class _Loss:
     """Mean loss and gradient of P linear classifiers on the same items."""
 
-    def __init__(self, coordinates_NR: Tensor, targets: Tensor, num_classes: int) -> None:
-        self._coordinates_NR = coordinates_NR
+    def __init__(self, coordinates: Coordinates, targets: Tensor, num_classes: int) -> None:
+        self._coordinates = coordinates
         self._targets = targets
         self.num_classes = num_classes
         self.kind: Literal["softmax", "sigmoid"] = "softmax" if targets.ndim == 1 else "sigmoid"
@@ -209,18 +139,17 @@ class _Loss:
 
     def __call__(self, theta_PRK: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (loss float64 [P], gradient [P, R + 1, K]) without the penalty; the last row is the intercept's."""
-        count = len(self._coordinates_NR)
+        count = len(self._coordinates)
         problems, rank, classes = theta_PRK.shape[0], theta_PRK.shape[1] - 1, theta_PRK.shape[2]
         # Classes before problems: the sums over classes then run over whole vectors of problems.
         theta_RKP = theta_PRK.permute(1, 2, 0).reshape(rank + 1, classes * problems)
         weights, bias = theta_RKP[:-1], theta_RKP[-1]
         loss_P = torch.zeros(problems, dtype=torch.float64, device=theta_PRK.device)
         gradient = torch.zeros_like(theta_RKP)
-        rows = max(64, min(_ROWS, (1 << 20) // (classes * problems)))
-        for start in range(0, count, rows):
-            chunk_nR = self._coordinates_NR[start : start + rows]
+        rows = max(64, min(ROWS, _LOGITS // (classes * problems)))
+        for chosen, chunk_nR in self._coordinates.pieces(rows):
             logits_nKP = torch.addmm(bias, chunk_nR, weights).view(-1, classes, problems)
-            residual_nKP = self._residual(logits_nKP, self._targets[start : start + rows], loss_P)
+            residual_nKP = self._residual(logits_nKP, self._targets[chosen], loss_P)
             residual = residual_nKP.view(-1, classes * problems)
             gradient[:-1].addmm_(chunk_nR.T, residual)
             gradient[-1] += residual.sum(0)

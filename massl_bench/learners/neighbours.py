@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine similarity: the one module that imports faiss.
+"""Exact nearest neighbours by cosine similarity.
 
 Shapes: Q queries, N database rows, D dimensions, K neighbours.
 """
@@ -8,17 +8,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.core.arrays import let_go, pieces
 from massl_bench.core.errors import RequestError
 from massl_bench.core.values import SearchBackend
 from massl_bench.learners.faiss_backend import _DEFAULT_BACKEND, _FAISS_GPU_MAX_K, import_faiss
 
-_DATABASE_CHUNK_BYTES = 1 << 30
+_DATABASE_CHUNK_BYTES = 96 << 20
 """A larger database (ImageNet at 768 dimensions is 3.9 GB) is normalised and searched in pieces of this size."""
+
+_DEVICE_CHUNK_BYTES = 1 << 30
+"""The same on a GPU, where the memory of this process is not what counts."""
+
+_ROWS_TOGETHER = 2048
+"""Rows that are normalised at a time, and queries that are searched on the CPU: FAISS writes out their similarities."""
 
 _SIMILARITY_CHUNK_BYTES = 1 << 28
 """Size of a block of similarities, where one is written out."""
@@ -77,17 +86,21 @@ def cosine_neighbours(
             f"queries have {queries_QD.shape[1]} dimensions, the database {database_ND.shape[1]}: "
             "features of two models?"
         )
-    unit_queries_QD = unit_rows(queries_QD)
     # A few neighbours more than asked show whether a group of equals straddles the k-th place.
     wanted = min(k + _SPARE, num_rows)
-    chunk = max(1, _DATABASE_CHUNK_BYTES // (4 * database_ND.shape[1]))
-    best: Neighbours | None = None
-    for start in range(0, num_rows, chunk):
-        piece_MD = unit_rows(database_ND[start : start + chunk])
-        found = _search(unit_queries_QD, piece_MD, min(wanted, len(piece_MD)), backend)
-        found = Neighbours(found.similarities_QK, found.indices_QK + start)
-        best = found if best is None else _merge(best, found, wanted)
-    assert best is not None
+    best = Neighbours(
+        np.full((len(queries_QD), wanted), -np.inf, dtype=np.float32),
+        np.full((len(queries_QD), wanted), -1, dtype=np.int64),
+    )
+    on_cpu = backend.name == "faiss-cpu"
+    chunk = _DATABASE_CHUNK_BYTES if on_cpu else _DEVICE_CHUNK_BYTES
+    for rows in _even_pieces(num_rows, max(wanted, chunk // (4 * database_ND.shape[1]))):
+        piece_MD = unit_rows(database_ND[rows])
+        for chosen, queries_qD in pieces(queries_QD, _ROWS_TOGETHER if on_cpu else len(queries_QD)):
+            found = _search(unit_rows(queries_qD), piece_MD, min(wanted, len(piece_MD)), backend)
+            found.indices_QK[found.indices_QK >= 0] += rows.start
+            _merge(best, chosen, found)
+        let_go(database_ND)
     if (best.indices_QK < 0).any():
         raise RequestError("the search found fewer neighbours than asked: the features are not finite")
     return _settle(best, _Vectors(queries_QD, database_ND), (*boundaries, k))
@@ -101,27 +114,30 @@ def cosine_similarities(
     Equal rows of the database have equal similarities. A matrix product does not promise that, as the place of a row
     decides how its sum is rounded: each different row is multiplied once.
     """
-    unit_ND = unit_rows(database_ND) + np.float32(0)  # −0 becomes 0: rows that are equal have equal bytes
-    places: dict[bytes, int] = {}
-    place_N = np.array([places.setdefault(row_D.tobytes(), len(places)) for row_D in unit_ND])
+    unit_ND = unit_rows(database_ND)
+    unit_ND += np.float32(0)  # −0 becomes 0: rows that are equal have equal bytes
+    places: dict[bytes, int] = {}  # by a hash of the row: the rows themselves would be held a second time
+    place_N = np.array([places.setdefault(blake2b(row_D, digest_size=16).digest(), len(places)) for row_D in unit_ND])
     _, first_M = np.unique(place_N, return_index=True)
-    different_MD, unit_QD = unit_ND[first_M], unit_rows(queries_QD)
-    for start in range(0, len(unit_QD), _QUERIES_TOGETHER):
-        chosen = slice(start, start + _QUERIES_TOGETHER)
-        product_qM = unit_QD[chosen] @ different_MD.T
-        yield chosen, product_qM if len(first_M) == len(place_N) else product_qM[:, place_N]
+    repeated = len(first_M) < len(place_N)
+    different_MD = unit_ND[first_M] if repeated else unit_ND
+    for chosen, queries_qD in pieces(queries_QD, _QUERIES_TOGETHER):
+        product_qM = unit_rows(queries_qD) @ different_MD.T
+        yield chosen, product_qM[:, place_N] if repeated else product_qM
 
 
 def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns the rows at unit Euclidean norm, float32 and contiguous; rows of zeros stay zeros."""
-    # Scaling by the largest entry first (a power of two, so without rounding) keeps the squares in range.
-    peak_N1 = np.max(np.abs(rows_ND), axis=1, keepdims=True, initial=0)
-    _, exponent_N1 = np.frexp(peak_N1)
-    scaled_ND = np.ldexp(rows_ND, -exponent_N1)
-    norm_N1 = np.sqrt(np.einsum("nd,nd->n", scaled_ND, scaled_ND, dtype=np.float32))[:, None]
-    norm_N1[norm_N1 == 0] = 1
-    scaled_ND /= norm_N1
-    return np.ascontiguousarray(scaled_ND, dtype=np.float32)
+    unit_ND = np.empty(rows_ND.shape, dtype=np.float32)
+    for chosen, rows_nD in pieces(rows_ND, _ROWS_TOGETHER):
+        # Scaling by the largest entry first (a power of two, so without rounding) keeps the squares in range.
+        peak_n1 = np.max(np.abs(rows_nD), axis=1, keepdims=True, initial=0)
+        _, exponent_n1 = np.frexp(peak_n1)
+        scaled_nD = np.ldexp(rows_nD, -exponent_n1)
+        norm_n1 = np.sqrt(np.einsum("nd,nd->n", scaled_nD, scaled_nD, dtype=np.float32))[:, None]
+        norm_n1[norm_n1 == 0] = 1
+        np.divide(scaled_nD, norm_n1, out=unit_ND[chosen])
+    return unit_ND
 
 
 def _search(
@@ -177,12 +193,22 @@ def _search_torch(queries_QD: NDArray[np.float32], rows_MD: NDArray[np.float32],
     return Neighbours(similarities_QK, indices_QK)
 
 
-def _merge(left: Neighbours, right: Neighbours, k: int) -> Neighbours:
-    """Returns the k best of two searches over disjoint rows, the rows of `right` having the larger indices."""
-    similarities = np.concatenate([left.similarities_QK, right.similarities_QK], axis=1)
-    indices = np.concatenate([left.indices_QK, right.indices_QK], axis=1)
-    order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
-    return Neighbours(np.take_along_axis(similarities, order, 1), np.take_along_axis(indices, order, 1))
+def _even_pieces(num_rows: int, largest: int) -> Iterator[slice]:
+    """Yields slices of about equal length: no last one of a few rows, which would cost a search of its own."""
+    edges = np.linspace(0, num_rows, -(-num_rows // largest) + 1).astype(int).tolist()
+    yield from (slice(start, stop) for start, stop in pairwise(edges))
+
+
+def _merge(best: Neighbours, chosen: slice, found: Neighbours) -> None:
+    """Puts what was found for some queries among their best, in place; the rows found have the larger indices."""
+    if found.indices_QK.shape[1] == best.indices_QK.shape[1] and (best.indices_QK[chosen] < 0).all():
+        best.similarities_QK[chosen], best.indices_QK[chosen] = found.similarities_QK, found.indices_QK
+        return
+    similarities = np.concatenate([best.similarities_QK[chosen], found.similarities_QK], axis=1)
+    indices = np.concatenate([best.indices_QK[chosen], found.indices_QK], axis=1)
+    order = np.argsort(-similarities, axis=1, kind="stable")[:, : best.indices_QK.shape[1]]
+    best.similarities_QK[chosen] = np.take_along_axis(similarities, order, 1)
+    best.indices_QK[chosen] = np.take_along_axis(indices, order, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,3 +68,13 @@ def accuracy(
         Score(value=float(value), ci95=percentile_interval(draw)) for value, draw in zip(values, draws, strict=True)
     )
     return top, mean
+
+
+def classification_scores(
+    scores_NC: NDArray[np.floating], labels_N: NDArray[np.int64], resamples: int, rng: np.random.Generator
+) -> dict[str, Score]:
+    """Returns `top1`, `top5` and `mean_per_class` with their intervals."""
+    rank_N = rank_of_label(scores_NC, labels_N)
+    top1, per_class = accuracy(rank_N == 0, labels_N, resamples=resamples, rng=rng)
+    top5, _ = accuracy(rank_N < 5, labels_N, resamples=resamples, rng=rng)
+    return {"top1": top1, "top5": top5, "mean_per_class": per_class}

@@ -1,4 +1,8 @@
-"""Average precision of multi-label classification (PASCAL VOC). Shapes: N items, C classes, R resamples."""
+"""Average precision of multi-label classification (PASCAL VOC). Shapes: N items, C classes, R resamples.
+
+A class without a positive item has no recall, and one without a negative item has every ranking right: neither can be
+scored, and both leave the mean.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +56,20 @@ def _precisions(hit_N: NDArray[np.bool_], weights_RN: NDArray[np.float64]) -> ND
     return np.stack([area_R, eleven_R])
 
 
+def lacking(labels_NC: NDArray[np.int8], *, difficult_is_negative: bool) -> dict[str, NDArray[np.int64]]:
+    """Returns the classes that have no `positive` item and those that have no `negative` one: they cannot be scored.
+
+    Arguments as of `mean_average_precision`.
+    """
+    negative_NC = labels_NC != 1 if difficult_is_negative else labels_NC == -1
+    there = {"positive": (labels_NC == 1).any(axis=0), "negative": negative_NC.any(axis=0)}
+    return {word: np.flatnonzero(~there_C) for word, there_C in there.items()}
+
+
 def mean_average_precision(
     scores_NC: NDArray[np.floating], labels_NC: NDArray[np.int8], *, difficult_is_negative: bool
 ) -> tuple[float, float, int]:
-    """Returns (mAP, 11-point mAP, number of classes without a positive, which leave the mean).
+    """Returns (mAP, 11-point mAP, number of classes that leave the mean as they cannot be scored).
 
     Args:
         scores_NC: one score for each item and class.
@@ -66,7 +80,7 @@ def mean_average_precision(
     for scores_N, labels_N in zip(scores_NC.T, labels_NC.T, strict=True):
         counted_N = np.ones(len(labels_N), dtype=bool) if difficult_is_negative else labels_N != 0
         present_N = labels_N[counted_N] == 1
-        if present_N.any():
+        if present_N.any() and not present_N.all():
             order_N = _best_first(scores_N[counted_N])
             values.append(_precisions(present_N[order_N], np.ones((1, len(order_N))))[:, 0])
     if not values:
@@ -85,15 +99,14 @@ def _resampled(
 ) -> NDArray[np.float64]:
     """Returns mAP and 11-point mAP of each bootstrap resample of the items, [2, R].
 
-    A class that a resample holds no positive of leaves that resample's mean.
+    A class that a resample holds no positive of leaves that resample's mean; one that cannot be scored, all of them.
     """
     count = len(scores_NC)
     draws_2R = np.empty((2, resamples))
     rows = max(1, _WEIGHTS_PER_CHUNK // count)
-    ranked = [
-        (order, labels[order])
-        for order, labels in ((_best_first(s), y) for s, y in zip(scores_NC.T, labels_NC.T, strict=True))
-    ]
+    unscored = np.concatenate([*lacking(labels_NC, difficult_is_negative=difficult_is_negative).values()])
+    scored_C = np.setdiff1d(np.arange(labels_NC.shape[1]), unscored)
+    ranked = [(order, labels_NC[order, index]) for index in scored_C for order in [_best_first(scores_NC[:, index])]]
     for start in range(0, resamples, rows):
         piece = slice(start, min(start + rows, resamples))
         weights_RN = rng.multinomial(count, np.full(count, 1 / count), size=piece.stop - start).astype(np.float64)
@@ -116,7 +129,7 @@ def scored(
     resamples: int,
     rng: np.random.Generator,
 ) -> tuple[Score, Score]:
-    """Returns `map` and `map_11pt` with their intervals; classes without positives leave them and are counted.
+    """Returns `map` and `map_11pt` with their intervals; classes that cannot be scored leave them and are counted.
 
     Arguments as of `mean_average_precision`; `resamples` is R.
     """

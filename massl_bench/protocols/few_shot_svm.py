@@ -4,7 +4,7 @@ CARP, NeurIPS 2023, as its VOC07 script does it).
 Features at unit norm (norm + a small number). For every class k of its positive images are drawn, and the draws of all
 classes are put together with repeats: an image drawn for two classes counts twice. One SVM for each class on all of
 these; "difficult" counts as negative, in training and in the test. AP: area under the interpolated precision-recall
-curve, averaged over the classes that have a positive test image.
+curve, averaged over the classes that have a positive and a negative test image.
 
 Shapes: N items, D dimensions, C classes.
 """
@@ -20,11 +20,11 @@ from pydantic import Field
 
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
-from massl_bench.core.values import EvaluationData, Score
+from massl_bench.core.values import EvaluationData, Scores
 from massl_bench.metrics.multilabel import mean_average_precision, scored
 from massl_bench.protocols.shared.checks import check_not_constant
 from massl_bench.protocols.shared.draws import check_class_counts, given_draws, sampled_score
-from massl_bench.protocols.shared.labels import check_not_empty, multi_labels
+from massl_bench.protocols.shared.labels import check_not_empty, multi_labels, scored_classes
 
 ROLES = ("train", "test")
 
@@ -68,7 +68,7 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
         )
 
 
-def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
+def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Scores:
     """Returns the mAP for every k: mean, standard deviation and value of each draw; and on all training images.
 
     Raises:
@@ -79,8 +79,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     train, test = data.banks["train"], data.banks["test"]
     labels = multi_labels("train", train)
     truth = multi_labels("test", test)
-    if not (truth == 1).any():
-        raise CellError("no class has a positive test image: there is no precision to average")
+    notes = scored_classes(truth, test.class_names, difficult_is_negative=True)
     check_not_constant("training images", train.features)
     features_ND, test_ND = (_unit(bank.features, params.norm_epsilon) for bank in (train, test))
     given = given_draws(data, params.shots, params.num_draws, _METRIC)
@@ -107,7 +106,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         scores["map@full"], _ = scored(
             decisions_NC, truth, difficult_is_negative=True, resamples=params.bootstrap_resamples, rng=rng
         )
-    return scores
+    return Scores(scores, notes=notes)
 
 
 def _unit(features_ND: NDArray[np.float32], epsilon: float) -> NDArray[np.float32]:

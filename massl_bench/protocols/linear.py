@@ -6,33 +6,44 @@ scikit-learn's sense) from a grid, chosen on held-out data, refitted on all trai
 
 Held-out data: the official validation split where there is one (a bank `val`, or the part with which a training split
 of `train + val` ends; the refit takes both together); otherwise a share of each class of the training set, drawn at
-random (multi-label: of the whole). Of equally good strengths, the smallest C. Difficult items of a class neither train
-nor test that class.
+random (multi-label: of the whole). A share of fewer images than `min_held_out` cannot tell strengths apart: then every
+training image is held out once, in folds of that share. Of equally good strengths, the one of the least held-out loss.
+Difficult items of a class neither train nor test that class.
 
 Shapes: N items, D dimensions, C classes, P strengths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from massl_bench.core.errors import CellError, RequestError
-from massl_bench.core.strict import StrictModel
-from massl_bench.core.values import EvaluationData, FeatureBank, Score
-from massl_bench.metrics.classification import accuracy, rank_of_label
-from massl_bench.metrics.multilabel import mean_average_precision, scored
+from massl_bench.core.values import EvaluationData, FeatureBank, Score, Scores
+from massl_bench.metrics.classification import classification_scores
+from massl_bench.metrics.multilabel import scored
 from massl_bench.protocols.shared.labels import (
     check_every_class,
     check_not_empty,
     class_count,
     labels_of,
     multi_labels,
+    scored_classes,
     single_labels,
+)
+from massl_bench.protocols.shared.selection import (
+    Fold,
+    GridParams,
+    Training,
+    folds_of,
+    hold_out,
+    num_to_hold_out,
+    select_strength,
+    stratified_folds,
 )
 
 ROLES = ("train", "test")
@@ -42,36 +53,13 @@ HEADLINES = {"multi-label": ("map", "map_11pt")}
 """The metrics of a kind of dataset that the task's headline does not exist for; the first stands in for it."""
 
 
-class GridParams(StrictModel):
-    """The strengths that are tried, and when a fit counts as solved."""
-
-    log10_c_min: float
-    log10_c_max: float
-    num_c: int = Field(gt=0)
-    """The strengths are 10 ** linspace(log10_c_min, log10_c_max, num_c)."""
-    tolerance: float = Field(gt=0)
-    """As `solvers.Stopping`: of the gradient of the mean loss, in the metric of the inverse Hessian at zero."""
-    max_iterations: int = Field(gt=0)
-    bootstrap_resamples: int = Field(gt=0)
-
-    @property
-    def strengths(self) -> NDArray[np.float64]:
-        """The values of C, smallest first, [P]."""
-        grid_P: NDArray[np.float64] = 10 ** np.linspace(self.log10_c_min, self.log10_c_max, self.num_c)
-        return grid_P
-
-    @model_validator(mode="after")
-    def _increasing(self) -> GridParams:
-        if self.num_c > 1 and self.log10_c_min >= self.log10_c_max:
-            raise ValueError(f"log10_c_min: expected less than log10_c_max = {self.log10_c_max}")
-        return self
-
-
 class Params(GridParams):
     """The parameters of the protocol."""
 
     validation_share: float = Field(gt=0, lt=1)
     """Of the training set, held out where there is no validation split."""
+    min_held_out: int = Field(ge=0)
+    """Where the share is fewer images, all are held out, in as many folds as the share goes into one."""
 
 
 def metric_names(params: Params) -> list[str]:
@@ -90,13 +78,13 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
         )
 
 
-def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
+def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Scores:
     """Returns top-1, top-5 and mean per-class accuracy (multi-label: mAP and 11-point mAP) with bootstrap intervals.
 
     Raises:
         RequestError: A split is empty or without labels; fewer than two classes.
-        CellError: A class has no training item; every feature dimension is constant; no held-out or test item shows any
-            class.
+        CellError: A class has no training item; every feature dimension is constant; no class has held-out, or test,
+            items that show it and items that do not.
     """
     from massl_bench.learners.logistic import Stopping, fit
 
@@ -108,29 +96,16 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         role: _labels(role, bank, multi) for role, bank in data.banks.items() if role in (*ROLES, *OPTIONAL_ROLES)
     }
     _check_classes(labels["train"], num_classes, train.class_names)
-    if multi and not (labels["test"] == 1).any():
-        raise CellError("no class has a positive test image: there is no precision to average")
+    notes = scored_classes(labels["test"], test.class_names, difficult_is_negative=False) if multi else ()
     stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
-    features, targets = train.features, labels["train"]
-    if "val" in labels:
-        fitted = np.arange(len(train))
-        held_out = np.arange(len(train), len(train) + len(data.banks["val"]))
-        features = np.concatenate([features, data.banks["val"].features])
-        targets = np.concatenate([targets, labels["val"]])
-        split = "val"
-    elif train.validation_from is not None:
-        fitted, held_out = np.split(np.arange(len(train)), [train.validation_from])
-        split = f"val, the last {len(held_out)} of {len(train)} train"
-    else:
-        held_out = hold_out(targets, params.validation_share, rng)
-        fitted = np.setdiff1d(np.arange(len(train)), held_out)
-        split = f"{len(held_out)} of {len(train)} train, {'at random' if multi else 'of each class at random'}"
-    strength, validation = _select(features, targets, num_classes, (fitted, held_out), params, data.backend.device)
-    final = fit(features, targets, num_classes, np.array([strength]), stopping, device=data.backend.device)
+    features, targets, folds, split = _held_out(train, data.banks.get("val"), labels, params, rng)
+    training = Training(features_ND=features, targets=targets, num_classes=num_classes, device=data.backend.device)
+    selection = select_strength(training, folds, params)
+    final = fit(features, targets, num_classes, np.array([selection.strength]), stopping, device=data.backend.device)
     details: dict[str, float | int | str] = {
-        "C": strength,
+        "C": selection.strength,
         "selection_split": split,
-        "selection_value": validation,
+        "selection_value": selection.value,
         "converged": str(bool(final.converged_P[0])).lower(),
     }
     scores_NC = final.scores(test.features)
@@ -141,10 +116,37 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         found = {"map": area, "map_11pt": eleven}
     else:
         found = classification_scores(scores_NC, labels["test"], params.bootstrap_resamples, rng)
-    return {
+    scores = {
         name: Score(value=score.value, ci95=score.ci95, details={**details, **score.details})
         for name, score in found.items()
     }
+    return Scores(scores, notes=(*selection.notes, *notes))
+
+
+def _held_out(
+    train: FeatureBank,
+    val: FeatureBank | None,
+    labels: Mapping[str, NDArray[Any]],
+    params: Params,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[Any], Sequence[Fold], str]:
+    """Returns (features and targets of all that trains in the end, what is held out of it, the same in words)."""
+    count, targets = len(train), labels["train"]
+    if val is not None:
+        features = np.concatenate([train.features, val.features])
+        rows = np.split(np.arange(len(features)), [count])
+        return features, np.concatenate([targets, labels["val"]]), [(rows[0], rows[1])], "val"
+    if train.validation_from is not None:
+        rows = np.split(np.arange(count), [train.validation_from])
+        return train.features, targets, [(rows[0], rows[1])], f"val, the last {len(rows[1])} of {count} train"
+    if count * params.validation_share < params.min_held_out:
+        num_folds = max(2, min(round(1 / params.validation_share), num_to_hold_out(targets)))
+        folds = folds_of(stratified_folds(targets, num_folds, rng))
+        return train.features, targets, folds, f"{num_folds}-fold cross-validation of {count} train"
+    chosen = hold_out(targets, params.validation_share, rng)
+    how = "at random" if targets.ndim == 2 else "of each class at random"
+    rest = np.setdiff1d(np.arange(count), chosen)
+    return train.features, targets, [(rest, chosen)], f"{len(chosen)} of {count} train, {how}"
 
 
 def _labels(role: str, bank: FeatureBank, multi: bool) -> NDArray[Any]:
@@ -162,82 +164,3 @@ def _check_classes(labels: NDArray[Any], num_classes: int, names: tuple[str, ...
                 f"{len(missing)} of {num_classes} classes have no {word} training image, the first is class "
                 f"{missing[0]}; every class needs both: raise --limit train=N"
             )
-
-
-def hold_out(labels: NDArray[Any], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Returns the rows, increasing, that are held out: `share` of each class at random (multi-label: of all).
-
-    The rows are shuffled and sorted by class, and every (1/share)-th is taken from a random start: a class gives its
-    share up to less than one item.
-    """
-    order = rng.permutation(len(labels))
-    if labels.ndim == 1:
-        order = order[np.argsort(labels[order], kind="stable")]
-        # Without the only image of a class, no strength could predict it.
-        several = order[np.bincount(labels)[labels[order]] > 1]
-        order = several if len(several) else order
-    passed = np.floor(np.arange(len(order) + 1) * share + rng.random())
-    chosen: NDArray[np.int64] = np.sort(order[passed[1:] > passed[:-1]])
-    return chosen if len(chosen) else order[:1]
-
-
-def _select(
-    features_ND: NDArray[np.float32],
-    targets: NDArray[Any],
-    num_classes: int,
-    rows: tuple[NDArray[np.int64], NDArray[np.int64]],
-    params: Params,
-    device: str,
-) -> tuple[float, float]:
-    """Returns (C, its value on the held-out rows)."""
-    values_P = held_out_values(features_ND, targets, num_classes, rows, params, device)
-    if np.isnan(values_P).all():
-        raise CellError(
-            f"none of the {len(rows[1])} held-out images shows any class, so that no strength can be chosen: "
-            "raise --limit train=N"
-        )
-    best = int(np.nanargmax(values_P))
-    return float(params.strengths[best]), float(values_P[best])
-
-
-def held_out_values(
-    features_ND: NDArray[np.float32],
-    targets: NDArray[Any],
-    num_classes: int,
-    rows: tuple[NDArray[np.int64], NDArray[np.int64]],
-    params: GridParams,
-    device: str,
-) -> NDArray[np.float64]:
-    """Returns each strength's value on held-out rows, float64 [P]: top-1 accuracy (multi-label: mAP).
-
-    Args:
-        features_ND: float32.
-        targets: int64 [N], or int8 [N, C].
-        num_classes: C.
-        rows: (the rows that are fitted, those that are held out).
-        params: the strengths and when to stop.
-        device: where to compute.
-    """
-    from massl_bench.learners.logistic import Stopping, fit
-
-    stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
-    fitted, held_out = rows
-    grid = fit(features_ND, targets, num_classes, params.strengths, stopping, rows_n=fitted, device=device)
-    truth = targets[held_out]
-    values = []
-    for scores_nC in grid.scores_of_rows(features_ND, held_out):
-        if targets.ndim == 1:
-            values.append(float((rank_of_label(scores_nC, truth) == 0).mean()))
-        else:
-            values.append(mean_average_precision(scores_nC, truth, difficult_is_negative=False)[0])
-    return np.array(values)
-
-
-def classification_scores(
-    scores_NC: NDArray[np.floating], labels_N: NDArray[np.int64], resamples: int, rng: np.random.Generator
-) -> dict[str, Score]:
-    """Returns `top1`, `top5` and `mean_per_class` with their intervals."""
-    rank_N = rank_of_label(scores_NC, labels_N)
-    top1, per_class = accuracy(rank_N == 0, labels_N, resamples=resamples, rng=rng)
-    top5, _ = accuracy(rank_N < 5, labels_N, resamples=resamples, rng=rng)
-    return {"top1": top1, "top5": top5, "mean_per_class": per_class}

@@ -23,8 +23,7 @@ from pydantic import Field
 from massl_bench.core.errors import RequestError
 from massl_bench.core.settings import Augmentation
 from massl_bench.core.values import EvaluationData, Score, TrainingViews, ViewPlan
-from massl_bench.metrics.classification import rank_of_label
-from massl_bench.protocols.linear import classification_scores
+from massl_bench.metrics.classification import classification_scores, rank_of_label
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 
 if TYPE_CHECKING:

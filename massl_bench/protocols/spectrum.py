@@ -18,7 +18,7 @@ from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import EvaluationData, Score
 from massl_bench.learners.neighbours import cosine_neighbours, unit_rows
-from massl_bench.metrics.spectrum import alignment, alpha_req, rank_me, rank_me_interval, second_moment, uniformity
+from massl_bench.metrics.spectrum import alignment, alpha_req, products, rank_me, rank_me_interval, uniformity
 from massl_bench.protocols.shared.checks import check_not_constant
 
 ROLES = ("train",)
@@ -72,9 +72,9 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     check_sizes(params, {"train": len(bank)})
     features = bank.features
     check_not_constant("images", features)
-    mean_D, moment_DD = second_moment(features)
+    found = products(features)
     try:
-        alpha = alpha_req(moment_DD - np.outer(mean_D, mean_D), params.alpha_first, params.alpha_last)
+        alpha = alpha_req(found.centred_SS, params.alpha_first, params.alpha_last)
     except ValueError as error:
         raise CellError(f"alpha_req: {error}; lower --set alpha_first") from None
     sample = features
@@ -86,9 +86,9 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     own = nearest.indices_QK == np.arange(len(unit))[:, None]
     similarity = np.where(own[:, 0], nearest.similarities_QK[:, 1], nearest.similarities_QK[:, 0])
     details: dict[str, float | int | str] = {"items": len(unit)}
-    interval = rank_me_interval(features, moment_DD, params.rankme_epsilon, groups=params.jackknife_groups, rng=rng)
+    interval = rank_me_interval(features, found, params.rankme_epsilon, groups=params.jackknife_groups, rng=rng)
     return {
-        "rankme": Score(value=rank_me(moment_DD, params.rankme_epsilon), ci95=interval),
+        "rankme": Score(value=rank_me(found.gram_SS, params.rankme_epsilon), ci95=interval),
         "alpha_req": Score(value=alpha),
         "alignment": Score(value=alignment(similarity), details={**details, "positives": "nearest neighbours"}),
         "uniformity": Score(value=uniformity(unit), details=details),

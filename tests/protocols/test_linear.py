@@ -9,8 +9,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
 from massl_bench.core.errors import CellError, RequestError
-from massl_bench.learners.logistic import Stopping, fit, principal_axes
+from massl_bench.learners.logistic import Stopping, fit
+from massl_bench.learners.principal_axes import Rows, principal_axes
 from massl_bench.protocols import linear
+from massl_bench.protocols.shared.selection import hold_out
 from tests.protocols.banks import evaluation
 
 STOPPING = Stopping(tolerance=1e-3, max_iterations=1000)
@@ -19,6 +21,7 @@ PARAMS = linear.Params(
     log10_c_max=5.0,
     num_c=45,
     validation_share=0.1,
+    min_held_out=30,
     tolerance=1e-3,
     max_iterations=1000,
     bootstrap_resamples=200,
@@ -111,7 +114,7 @@ def test_constant_dimensions_change_nothing(rng):
     padded = np.concatenate([features, np.full((300, 2), 1e6, dtype=np.float32)], axis=1)
     one, other = (fit(each, labels, 3, np.array([1.0]), STOPPING).scores(each) for each in (features, padded))
     np.testing.assert_allclose(one, other, atol=1e-4)
-    assert (principal_axes(padded).inverse_std_D[-2:] == 0).all()
+    assert (principal_axes(Rows(padded)).inverse_std_D[-2:] == 0).all()
 
 
 def test_selection_takes_the_strength_that_scikit_learn_would(single_label):
@@ -121,7 +124,7 @@ def test_selection_takes_the_strength_that_scikit_learn_would(single_label):
         test=(single_label["test_features"], single_label["test_labels"]),
     )
     scores = linear.run(data, PARAMS, np.random.default_rng(0))
-    held_out = linear.hold_out(single_label["train_labels"], 0.1, np.random.default_rng(0))
+    held_out = hold_out(single_label["train_labels"], 0.1, np.random.default_rng(0))
     fitted = np.setdiff1d(np.arange(3000), held_out)
     assert len(held_out) in (300, 301)
     train, labels = single_label["train_features"], single_label["train_labels"]
@@ -179,13 +182,13 @@ def test_several_labels_of_which_no_held_out_image_shows_one(rng):
     rows = np.flatnonzero((labels == -1).all(axis=1))
     order = np.concatenate([np.setdiff1d(np.arange(40), rows), rows])
     bank = replace(data.banks["train"], labels=labels[order], validation_from=30)
-    with pytest.raises(CellError, match="none of the 10 held-out images shows any class"):
+    with pytest.raises(CellError, match="none of the 10 held-out images shows any class that another lacks"):
         linear.run(replace(data, banks={**data.banks, "train": bank}), PARAMS, rng)
 
 
 def test_held_out_share_is_taken_from_each_class(rng):
     labels = np.repeat([0, 1, 2], [1000, 200, 50])
-    held_out = linear.hold_out(labels, 0.1, rng)
+    held_out = hold_out(labels, 0.1, rng)
     np.testing.assert_allclose(np.bincount(labels[held_out]), [100, 20, 5], atol=1)
     assert len(np.unique(held_out)) == len(held_out)
 

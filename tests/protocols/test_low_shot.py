@@ -7,6 +7,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.protocols import low_shot
+from massl_bench.protocols.shared.selection import stratified_folds
 from tests.protocols.banks import evaluation, params_of
 
 PARAMS = params_of(low_shot, "low-shot")
@@ -26,7 +27,7 @@ def scikit_folds(labels, num_folds, rng):
     return folds
 
 
-@pytest.mark.parametrize("folds_of", [low_shot.stratified_folds, scikit_folds])
+@pytest.mark.parametrize("folds_of", [stratified_folds, scikit_folds])
 def test_selection_equals_cross_validated_logistic_regression(folds_of, rng, monkeypatch):
     features, labels = gaussian_classes(rng, count=600)
     train, test = (features[:150], labels[:150]), (features[150:], labels[150:])
@@ -54,18 +55,18 @@ def test_selection_equals_cross_validated_logistic_regression(folds_of, rng, mon
 
 def test_folds_are_stratified_and_seeded():
     labels = np.repeat([0, 1, 2], [52, 13, 5])
-    folds = low_shot.stratified_folds(labels, 5, np.random.default_rng(0))
+    folds = stratified_folds(labels, 5, np.random.default_rng(0))
     counts = np.array([np.bincount(folds[labels == c], minlength=5) for c in range(3)])
     assert counts.sum(1).tolist() == [52, 13, 5]
     assert (np.ptp(counts, axis=1) <= 1).all()
     assert np.ptp(counts.sum(0)) <= 1
-    assert (folds == low_shot.stratified_folds(labels, 5, np.random.default_rng(0))).all()
-    assert (folds != low_shot.stratified_folds(labels, 5, np.random.default_rng(1))).any()
+    assert (folds == stratified_folds(labels, 5, np.random.default_rng(0))).all()
+    assert (folds != stratified_folds(labels, 5, np.random.default_rng(1))).any()
 
 
 def test_small_classes_keep_an_image_in_every_fitted_part():
     labels = np.repeat([0, 1, 2, 3], [9, 3, 2, 1])
-    folds = low_shot.stratified_folds(labels, 5, np.random.default_rng(0))
+    folds = stratified_folds(labels, 5, np.random.default_rng(0))
     assert folds[labels == 3].tolist() == [-1]
     assert len(set(folds[labels == 1])) == 3
     assert len(set(folds[labels == 2])) == 2
@@ -92,6 +93,6 @@ def test_bad_input(rng):
     with pytest.raises(RequestError, match="4 training images cannot be cut into 5 folds; at least 5"):
         low_shot.run(few, PARAMS, rng)
     with pytest.raises(CellError, match="3 of 6 training images are of a class with several"):
-        low_shot.stratified_folds(np.array([0, 0, 0, 1, 2, 3]), 5, rng)
+        stratified_folds(np.array([0, 0, 0, 1, 2, 3]), 5, rng)
     with pytest.raises(CellError, match="1 of 5 classes have no training image"):
         low_shot.run(evaluation(5, train=(features, labels), test=(features, labels)), PARAMS, rng)

@@ -1,10 +1,12 @@
 """Spectrum measures of features whose answers are known in closed form."""
 
+import time
+
 import numpy as np
 import pytest
 
 from massl_bench.core.errors import CellError, RequestError
-from massl_bench.metrics.spectrum import alpha_req, rank_me, rank_me_interval, second_moment, uniformity
+from massl_bench.metrics.spectrum import alpha_req, products, rank_me, rank_me_interval, uniformity
 from massl_bench.protocols import spectrum
 from tests.protocols.banks import evaluation, params_of
 
@@ -46,9 +48,41 @@ def test_the_interval_of_rankme_is_as_wide_as_the_spread_over_samples():
 def test_the_interval_of_few_items_of_which_most_are_zero():
     features = np.zeros((6, 5), dtype=np.float32)
     features[0, 0] = 1
-    _, moment = second_moment(features)
-    low, high = rank_me_interval(features, moment, 1e-7, groups=20, rng=np.random.default_rng(0))
-    assert low <= rank_me(moment, 1e-7) <= high
+    found = products(features)
+    low, high = rank_me_interval(features, found, 1e-7, groups=20, rng=np.random.default_rng(0))
+    assert low <= rank_me(found.gram_SS, 1e-7) <= high
+
+
+def test_the_smaller_side_has_the_singular_values_of_the_definition(rng):
+    features = (rng.standard_normal((60, 200)) * np.geomspace(1, 0.1, 200) + 0.2).astype(np.float32)
+    singular = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    assert len(singular) == 60
+    share = singular / singular.sum() + 1e-7
+    assert run(features)["rankme"].value == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-9)
+    covariance = np.cov(features.T.astype(np.float64), bias=True)
+    assert run(features)["alpha_req"].value == pytest.approx(alpha_req(covariance, 3, 100), rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [15, 52, 300])
+def test_the_jackknife_leaves_groups_out_of_the_features(rng, count):
+    features = (rng.standard_normal((count, 50)) + 0.2).astype(np.float32)
+    groups = np.array_split(np.random.default_rng(1).permutation(count), 15)
+    left = [products(np.delete(features, group, axis=0)).gram_SS for group in groups]
+    values = np.array([rank_me(gram, 1e-7) for gram in left])
+    found = products(features)
+    low, high = rank_me_interval(features, found, 1e-7, groups=15, rng=np.random.default_rng(1))
+    assert (high - low) / (2 * 1.96) == pytest.approx(np.sqrt(14 * values.var()), rel=1e-9)
+    assert (high + low) / 2 == pytest.approx(rank_me(found.gram_SS, 1e-7), rel=1e-12)
+
+
+def test_few_items_of_many_dimensions_are_quick(rng):
+    features = rng.standard_normal((200, 3072)).astype(np.float32)
+    seconds = []
+    for _ in range(3):  # others may run beside it
+        start = time.perf_counter()
+        assert 100 < run(features)["rankme"].value < 200
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.7])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.values import EvaluationData, FeatureBank, LabelCoding
+from massl_bench.metrics.multilabel import lacking
 
 
 def check_not_empty(roles: Iterable[str], num_items: Mapping[str, int]) -> None:
@@ -100,3 +101,29 @@ def check_every_class(labels_N: NDArray[np.int64], num_classes: int, names: tupl
 def class_name(index: int, names: tuple[str, ...] | None) -> str:
     """Returns how an error calls a class."""
     return f"class {index}" if names is None else f"class {index}, {names[index]!r}"
+
+
+def scored_classes(
+    truth_NC: NDArray[np.int8], names: tuple[str, ...] | None, *, difficult_is_negative: bool
+) -> tuple[str, ...]:
+    """Returns the notes that name the classes of a test split that no average precision exists for.
+
+    Raises:
+        CellError: There is none for any class.
+    """
+    missing = lacking(truth_NC, difficult_is_negative=difficult_is_negative)
+    if len(np.unique(np.concatenate([*missing.values()]))) == truth_NC.shape[1]:
+        raise CellError(
+            "no class has a positive and a negative test image: there is no precision to average; found "
+            + ", ".join(f"{len(classes)} of {truth_NC.shape[1]} without a {word}" for word, classes in missing.items())
+        )
+    return tuple(
+        f"left out of the mean, without a {word} test image: {_listed(classes, names)}"
+        for word, classes in missing.items()
+        if len(classes)
+    )
+
+
+def _listed(classes: NDArray[np.int64], names: tuple[str, ...] | None) -> str:
+    shown = "; ".join(class_name(index, names) for index in classes[:20].tolist())
+    return f"{shown}; … ({len(classes)} in all)" if len(classes) > 20 else shown

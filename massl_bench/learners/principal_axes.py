@@ -1,0 +1,151 @@
+"""Features in their principal axes. Shapes: N rows, n rows of a piece, D dimensions, R axes (at most D)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from massl_bench.core.arrays import file_of, let_go
+from massl_bench.core.errors import CellError
+
+ROWS = 2048
+"""Rows of features that are processed at a time."""
+
+_LARGE_BYTES = 1 << 26
+"""Features from this size on are not copied as a whole."""
+
+_SMALLEST_EIGENVALUE = 1e-10
+"""Axes of less variance, relative to the largest, hold nothing but the rounding of float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """Standardisation and rotation to the principal axes of the items that it was made from."""
+
+    mean_D: Tensor
+    inverse_std_D: Tensor
+    """0 for constant dimensions."""
+    rotation_DR: Tensor
+    variance_R: Tensor
+    """Largest first."""
+
+    def standardised(self, rows_nD: Tensor) -> Tensor:
+        """Returns the rows without the mean, over the standard deviation."""
+        return (rows_nD - self.mean_D) * self.inverse_std_D
+
+    def project(self, rows_nD: Tensor) -> Tensor:
+        """Returns the coordinates of the rows, float32 [n, R]."""
+        return self.standardised(rows_nD) @ self.rotation_DR
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """All rows of an array of features, or some, read a few at a time."""
+
+    features_ND: NDArray[np.float32]
+    rows_n: NDArray[np.int64] | None = None
+    """Which of them; None for all."""
+    device: str = "cpu"
+    """Where they are read to."""
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self.features_ND) if self.rows_n is None else len(self.rows_n)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Returns rows [n, D] on the device."""
+        chosen = slice(start, stop) if self.rows_n is None else self.rows_n[start:stop]
+        # A copy: a bank may be memory-mapped and read-only, which torch would warn of.
+        rows = torch.from_numpy(np.array(self.features_ND[chosen], dtype=np.float32)).to(self.device)
+        let_go(self.features_ND)
+        return rows
+
+    def pieces(self) -> Iterator[Tensor]:
+        """Yields all rows, some at a time."""
+        for start in range(0, len(self), ROWS):
+            yield self.read(start, min(start + ROWS, len(self)))
+
+
+class Coordinates:
+    """Rows in principal axes, as many as memory should hold; those of the rest are computed whenever they are read.
+
+    Features that lie in memory leave room for three quarters of themselves, so that both stay below twice their size.
+    """
+
+    def __init__(self, axes: Axes, rows: Rows) -> None:
+        self._axes, self._rows = axes, rows
+        held = len(rows)
+        in_memory = rows.device == "cpu" and file_of(rows.features_ND) is None
+        if in_memory and rows.features_ND.nbytes > _LARGE_BYTES:
+            held = min(held, 3 * len(rows.features_ND) // 4)
+        self._held_MR = torch.empty((held, axes.rotation_DR.shape[1]), device=rows.device)
+        for start in range(0, held, ROWS):
+            stop = min(start + ROWS, held)
+            self._held_MR[start:stop] = axes.project(rows.read(start, stop))
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return int(self._held_MR.shape[1])
+
+    def __len__(self) -> int:
+        """Returns N."""
+        return len(self._rows)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Returns the coordinates of rows, float32 [n, R]."""
+        held = len(self._held_MR)
+        if stop <= held:
+            return self._held_MR[start:stop]
+        return torch.cat([self._held_MR[start:held], self._axes.project(self._rows.read(max(start, held), stop))])
+
+    def pieces(self, count: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yields (which rows, their coordinates), `count` at a time."""
+        for start in range(0, len(self), count):
+            stop = min(start + count, len(self))
+            yield slice(start, stop), self.read(start, stop)
+
+
+def principal_axes(rows: Rows) -> Axes:
+    """Returns the standardisation (per dimension; constant ones become 0) and the principal axes of rows.
+
+    Raises:
+        CellError: Every dimension is constant.
+    """
+    count, dims, on = len(rows), rows.features_ND.shape[1], torch.device(rows.device)
+    total_D = torch.zeros(dims, dtype=torch.float64, device=on)
+    low_D, high_D = torch.full((dims,), torch.inf, device=on), torch.full((dims,), -torch.inf, device=on)
+    for rows_nD in rows.pieces():
+        total_D += rows_nD.sum(0, dtype=torch.float64)
+        low_D, high_D = torch.minimum(low_D, rows_nD.amin(0)), torch.maximum(high_D, rows_nD.amax(0))
+    mean_D = (total_D / count).float()
+    squares_D = torch.zeros_like(total_D)
+    for rows_nD in rows.pieces():
+        squares_D += ((rows_nD - mean_D).double() ** 2).sum(0)
+    varies_D = high_D > low_D
+    if not varies_D.any():
+        raise CellError(
+            f"all {dims} feature dimensions are constant over the {count} training images: the model gives every image "
+            "the same features; check its weights and its preprocessing"
+        )
+    std_D = torch.where(varies_D, (squares_D / count).sqrt(), 1.0)
+    inverse_std_D = torch.where(varies_D, 1 / std_D, 0.0).float()
+    axes = Axes(mean_D, inverse_std_D, torch.empty(0), torch.empty(0))
+    if count >= dims:
+        covariance_DD = torch.zeros((dims, dims), dtype=torch.float64, device=on)
+        for rows_nD in rows.pieces():
+            chunk_nD = axes.standardised(rows_nD).double()
+            covariance_DD.addmm_(chunk_nD.T, chunk_nD)
+        variance_R, rotation_DR = torch.linalg.eigh(covariance_DD / count)
+    else:
+        # Fewer items than dimensions: the solution lies in the span of the items.
+        items_ND = torch.cat([axes.standardised(rows_nD) for rows_nD in rows.pieces()]).double()
+        variance_R, items_NR = torch.linalg.eigh(items_ND @ items_ND.T / count)
+        rotation_DR = items_ND.T @ (items_NR / (count * variance_R.clamp(min=1e-300)).sqrt())
+    keep = (variance_R > _SMALLEST_EIGENVALUE * variance_R[-1]).nonzero()[:, 0].flip(0)
+    return Axes(mean_D, inverse_std_D, rotation_DR[:, keep].float(), variance_R[keep].float())

@@ -1,0 +1,190 @@
+"""The strength of a logistic regression, chosen on training items that are held out from the fit.
+
+The strength that is best on the held-out items wins: by accuracy, or by mAP for several labels an image. Few items
+cannot tell strengths apart (all eight may be right from C = 1e-2 to 1e5): of strengths that are equally good, the one
+of the least held-out loss is taken, of equal losses the smallest C. Where a single held-out part would be too small,
+every item is held out once, in one of several folds.
+
+Shapes: N items, D dimensions, C classes, P strengths, F folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from massl_bench.core.errors import CellError
+from massl_bench.core.strict import StrictModel
+from massl_bench.metrics.classification import rank_of_label
+from massl_bench.metrics.multilabel import mean_average_precision
+
+NEVER = -1
+"""The fold of an item that is never held out."""
+
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""(the rows that are fitted, those that are held out)."""
+
+
+class GridParams(StrictModel):
+    """The strengths that are tried, and when a fit counts as solved."""
+
+    log10_c_min: float
+    log10_c_max: float
+    num_c: int = Field(gt=0)
+    """The strengths are 10 ** linspace(log10_c_min, log10_c_max, num_c)."""
+    tolerance: float = Field(gt=0)
+    """As `logistic.Stopping`: of the gradient of the mean loss, in the metric of the inverse Hessian at zero."""
+    max_iterations: int = Field(gt=0)
+    bootstrap_resamples: int = Field(gt=0)
+
+    @property
+    def strengths(self) -> NDArray[np.float64]:
+        """The values of C, smallest first, [P]."""
+        grid_P: NDArray[np.float64] = 10 ** np.linspace(self.log10_c_min, self.log10_c_max, self.num_c)
+        return grid_P
+
+    @model_validator(mode="after")
+    def _increasing(self) -> GridParams:
+        if self.num_c > 1 and self.log10_c_min >= self.log10_c_max:
+            raise ValueError(f"log10_c_min: expected less than log10_c_max = {self.log10_c_max}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Training:
+    """What is fitted."""
+
+    features_ND: NDArray[np.float32]
+    targets: NDArray[Any]
+    """int64 [N], or int8 [N, C] with 1 present, 0 difficult, −1 absent."""
+    num_classes: int
+    device: str
+    """Where to compute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The strength that was chosen."""
+
+    strength: float
+    value: float
+    """Its accuracy, or its mAP, on the held-out items."""
+    notes: tuple[str, ...]
+    """That several strengths were equally good, where they were."""
+
+
+def select_strength(training: Training, folds: Sequence[Fold], params: GridParams) -> Selection:
+    """Returns the strength that is best on the held-out rows of all folds together.
+
+    Raises:
+        CellError: No held-out item shows any class, or all show all of them; every feature dimension is constant.
+    """
+    value_P, loss_P = held_out_values(training, folds, params)
+    count = sum(len(held_out) for _, held_out in folds)
+    if np.isnan(value_P).all():
+        raise CellError(
+            f"none of the {count} held-out images shows any class that another lacks, so that no strength can be "
+            "chosen: raise --limit train=N"
+        )
+    tied = np.flatnonzero(value_P == np.nanmax(value_P))
+    best = int(tied[loss_P[tied].argmin()])
+    notes: tuple[str, ...] = ()
+    if len(tied) > 1:
+        metric = "accuracy" if training.targets.ndim == 1 else "mAP"
+        notes = (
+            f"{len(tied)} of {params.num_c} strengths have the same {metric} of {100 * value_P[best]:.2f} on {count} "
+            f"held-out images; C = {params.strengths[best]:.4g} has the least loss on them",
+        )
+    return Selection(strength=float(params.strengths[best]), value=float(value_P[best]), notes=notes)
+
+
+def held_out_values(
+    training: Training, folds: Sequence[Fold], params: GridParams
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns each strength's accuracy (several labels: mAP) and mean loss on the rows held out, float64 [P] each.
+
+    The mAP of several folds is that of the scores of all of them, put together.
+    """
+    from massl_bench.learners.logistic import Stopping, fit  # torch: not for reading specs
+
+    stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
+    features, targets = training.features_ND, training.targets
+    right_P, loss_P = np.zeros(params.num_c), np.zeros(params.num_c)
+    kept: list[list[NDArray[np.float32]]] = [[] for _ in range(params.num_c)]
+    for fitted, held_out in folds:
+        grid = fit(
+            features, targets, training.num_classes, params.strengths, stopping, rows_n=fitted, device=training.device
+        )
+        truth = targets[held_out]
+        for place, (scores_nC, loss) in enumerate(grid.on_rows(features, held_out, truth)):
+            loss_P[place] += loss * len(held_out)
+            if truth.ndim == 1:
+                right_P[place] += (rank_of_label(scores_nC, truth) == 0).sum()
+            elif len(folds) > 1:
+                kept[place].append(scores_nC)
+            else:  # one after the other: the scores of all strengths may not fit into memory
+                right_P[place] = mean_average_precision(scores_nC, truth, difficult_is_negative=False)[0]
+    count = sum(len(held_out) for _, held_out in folds)
+    if targets.ndim == 1:
+        return right_P / count, loss_P / count
+    if len(folds) > 1:
+        truth = targets[np.concatenate([held_out for _, held_out in folds])]
+        right_P = np.array(
+            [mean_average_precision(np.concatenate(each), truth, difficult_is_negative=False)[0] for each in kept]
+        )
+    return right_P, loss_P / count
+
+
+def hold_out(labels: NDArray[Any], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Returns the rows, increasing, that are held out: `share` of each class at random (multi-label: of all).
+
+    The rows are shuffled and sorted by class, and every (1/share)-th is taken from a random start: a class gives its
+    share up to less than one item.
+    """
+    order = rng.permutation(len(labels))
+    if labels.ndim == 1:
+        order = order[np.argsort(labels[order], kind="stable")]
+        # Without the only image of a class, no strength could predict it.
+        several = order[np.bincount(labels)[labels[order]] > 1]
+        order = several if len(several) else order
+    passed = np.floor(np.arange(len(order) + 1) * share + rng.random())
+    chosen: NDArray[np.int64] = np.sort(order[passed[1:] > passed[:-1]])
+    return chosen if len(chosen) else order[:1]
+
+
+def num_to_hold_out(labels: NDArray[Any]) -> int:
+    """Returns how many items can be held out: all but those that are the only one of their class."""
+    return len(labels) if labels.ndim == 2 else int((np.bincount(labels)[labels] > 1).sum())
+
+
+def stratified_folds(labels: NDArray[Any], num_folds: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Returns the fold in which each item is held out, int64 [N]; −1 for the only item of a class.
+
+    The items are shuffled, sorted by class (several labels an image: not sorted) and dealt to the folds in turn: the
+    sizes of the folds, and each class's share of them, differ by one item at most.
+
+    Raises:
+        CellError: A fold would stay empty: too few items are of a class with several.
+    """
+    dealt = rng.permutation(len(labels))
+    if labels.ndim == 1:
+        order = dealt[np.argsort(labels[dealt], kind="stable")]
+        dealt = order[np.bincount(labels)[labels[order]] > 1]
+    if len(dealt) < num_folds:
+        raise CellError(
+            f"{len(dealt)} of {len(labels)} training images are of a class with several, and only these "
+            f"can be held out; {num_folds} folds need {num_folds}: raise --limit train=N, or take a larger split"
+        )
+    fold_N = np.full(len(labels), NEVER, dtype=np.int64)
+    fold_N[dealt] = np.arange(len(dealt)) % num_folds
+    return fold_N
+
+
+def folds_of(fold_N: NDArray[np.int64]) -> list[Fold]:
+    """Returns the rows of each fold: those that are fitted, and those that are held out."""
+    return [(np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)) for fold in range(int(fold_N.max()) + 1)]
