@@ -30,6 +30,7 @@ from massl_bench import cli
 from tests.installed_packages import install_package
 
 GOLDEN = Path(__file__).parent / "golden"
+FAULTS = Path(__file__).parent / "faults"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -54,7 +54,10 @@ class Cells:
     def handed(self) -> HandedFeatures:
         """The features that were handed in."""
         assert self.request.features_file is not None
-        return read_features_file(self.request.features_file, self.request.ground_truth)
+        handed = read_features_file(self.request.features_file, self.request.ground_truth)
+        for note in handed.notes:
+            self.reporting.say(note)
+        return handed
 
     def roles(self, cell: PlannedCell) -> tuple[str, ...]:
         """Returns the splits that the cell reads."""

@@ -157,6 +157,8 @@ class Runner:
         protocols.check_sizes(spec, cell.task.params, sizes)  # again: corrupt images may have been left out
         with clock.measure("protocol"):
             metrics = protocols.run(spec, cell.task.params, data, np.random.default_rng(spec.seed))
+        for note in metrics.notes:
+            self._reporting.say(f"{spec.name} on {cell.dataset_reference}: {note}")
         if views is not None:
             clock.move("protocol", "extract", views.seconds)
         broken = [name for name, score in metrics.items() if not np.isfinite(score.value)]
@@ -177,6 +179,7 @@ class Runner:
             identity=identity,
             identity_sha256=identity.digest,
             departures=departures,
+            notes=[*(self._planner.handed.notes if cell.model is None else ()), *metrics.notes],
             complete=not identity.dataset.limit and not identity.dataset.skipped,
             metrics={name: Metric(**vars(score)) for name, score in metrics.items()},
             headline_scale=protocols.scale(spec.protocol),

@@ -74,7 +74,7 @@ class Rows:
 class Coordinates:
     """Rows in principal axes, as many as memory should hold; those of the rest are computed whenever they are read.
 
-    Features that lie in memory leave room for three quarters of themselves, so that both stay below twice their size.
+    Features that lie in memory leave room for two thirds of themselves, so that all stays below twice their size.
     """
 
     def __init__(self, axes: Axes, rows: Rows) -> None:
@@ -82,7 +82,7 @@ class Coordinates:
         held = len(rows)
         in_memory = rows.device == "cpu" and file_of(rows.features_ND) is None
         if in_memory and rows.features_ND.nbytes > _LARGE_BYTES:
-            held = min(held, 3 * len(rows.features_ND) // 4)
+            held = min(held, 2 * len(rows.features_ND) // 3)
         self._held_MR = torch.empty((held, axes.rotation_DR.shape[1]), device=rows.device)
         for start in range(0, held, ROWS):
             stop = min(start + ROWS, held)

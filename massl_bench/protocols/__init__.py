@@ -36,7 +36,7 @@ from pydantic import ValidationError
 
 from massl_bench.core.errors import MasslBenchError, RequestError, SpecError, unknown_name
 from massl_bench.core.strict import StrictModel, first_problem
-from massl_bench.core.values import DatasetKind, EvaluationData, GroundTruth, Score
+from massl_bench.core.values import DatasetKind, EvaluationData, GroundTruth, Score, Scores
 from massl_bench.specs import plugins
 from massl_bench.specs.registry import Registry
 from massl_bench.specs.suite import SuiteSpec
@@ -73,10 +73,11 @@ def check_sizes(task: TaskSpec, params: StrictModel, num_items: Mapping[str, int
         load(task.protocol).check_sizes(params, num_items)
 
 
-def run(task: TaskSpec, params: StrictModel, data: EvaluationData, rng: np.random.Generator) -> dict[str, Score]:
+def run(task: TaskSpec, params: StrictModel, data: EvaluationData, rng: np.random.Generator) -> Scores:
     """Returns the scores of a task by metric name; raises what its protocol raises."""
     with _errors_of(task):
-        return load(task.protocol).run(data, params, rng)
+        found = load(task.protocol).run(data, params, rng)
+    return found if isinstance(found, Scores) else Scores(found)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Features are set to unit norm; each of the k most similar training items (cosine
 exp(similarity / temperature); the class of the largest sum wins.
 
 Among k neighbours fewer classes than five may have a vote. Those without one come behind, by their number, as in the
-published script, so that `top5@k` counts some of them as hits: how many, the notes say. With k below 5 it would be about
+published script, so that `top5@k` counts some of them as hits: how many, the notes say. For k below 5 it would be about
 little else, and is not reported.
 
 Shapes: Q test items, K neighbours, C classes.

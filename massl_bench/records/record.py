@@ -143,6 +143,8 @@ class ResultRecord(StrictModel):
     identity_sha256: str
     departures: list[str]
     """How the run departs from its task (`--set`, `--limit`, …); a run that departs enters no leaderboard."""
+    notes: list[str] = Field(default_factory=list)
+    """What was assumed, left out or chosen in a way that a reader should know; no part of the identity."""
     complete: bool
     """Whether all items of all splits were measured."""
     metrics: dict[str, Metric]

@@ -7,7 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from massl_bench.core.errors import CellError
-from massl_bench.learners.logistic import Stopping, fit, principal_axes
+from massl_bench.learners.logistic import Stopping, fit
+from massl_bench.learners.principal_axes import Rows, principal_axes
 
 STRENGTHS = np.array([1e-3, 0.1, 10.0])
 EXACT = Stopping(tolerance=1e-6, max_iterations=500)
@@ -87,7 +88,7 @@ def test_a_constant_dimension_changes_nothing() -> None:
 
 def test_principal_axes_are_those_of_the_standardised_items() -> None:
     features, _ = blobs(200, 5, 2)
-    axes = principal_axes(features)
+    axes = principal_axes(Rows(features))
     coordinates = axes.project(features).numpy().astype(float)
     np.testing.assert_allclose(coordinates.mean(0), 0, atol=1e-5)
     covariance = coordinates.T @ coordinates / 200
@@ -98,4 +99,4 @@ def test_principal_axes_are_those_of_the_standardised_items() -> None:
 
 def test_constant_features_are_refused() -> None:
     with pytest.raises(CellError, match="all 3 feature dimensions are constant over the 10 training images"):
-        principal_axes(np.ones((10, 3), dtype=np.float32))
+        principal_axes(Rows(np.ones((10, 3), dtype=np.float32)))

@@ -6,6 +6,7 @@ import pytest
 from massl_bench.metrics.multilabel import (
     eleven_point_average_precision,
     interpolated_average_precision,
+    lacking,
     mean_average_precision,
     scored,
 )
@@ -43,6 +44,24 @@ def test_a_class_without_positives_leaves_the_mean_and_is_counted():
     score, _ = scored(scores, labels, difficult_is_negative=False, resamples=50, rng=np.random.default_rng(0))
     assert score.value == pytest.approx(3 / 5)
     assert score.details == {"classes_left_out": 1}
+
+
+@pytest.mark.parametrize("difficult_is_negative", [False, True])
+def test_a_class_without_negatives_leaves_the_mean_and_its_resamples(difficult_is_negative):
+    scores = np.stack([SCORES, SCORES], axis=1)
+    everywhere = [1, 1, 1, 1, 1] if difficult_is_negative else [1, 0, 1, 1, 0]
+    labels = np.stack([np.where(PRESENT, 1, -1), everywhere], axis=1).astype(np.int8)
+    how = {"difficult_is_negative": difficult_is_negative}
+    assert mean_average_precision(scores, labels, **how)[::2] == (pytest.approx(3 / 5), 1)
+    both, alone = (
+        scored(scores[:, :count], labels[:, :count], **how, resamples=50, rng=np.random.default_rng(0))[0]
+        for count in (2, 1)
+    )
+    assert both.ci95 == alone.ci95
+    assert {word: classes.tolist() for word, classes in lacking(labels, **how).items()} == {
+        "positive": [],
+        "negative": [1],
+    }
 
 
 def test_perfect_scores_give_one_and_their_order_is_all_that_counts():

@@ -11,7 +11,7 @@ import massl_bench as mb
 from massl_bench import cli
 from massl_bench.core.errors import RequestError
 from massl_bench.features.npz import read_features_file
-from tests.conftest import GOLDEN
+from tests.conftest import FAULTS, GOLDEN
 
 
 @pytest.fixture
@@ -115,6 +115,17 @@ def test_a_task_of_another_kind_is_refused_with_those_that_apply(run):
     assert "need --ground-truth FILE.json" in error
 
 
+def test_python_says_which_coding_a_bank_has():
+    features, labels = np.eye(12, dtype=np.float32), np.tile([[0, 1], [1, 0], [1, 1]], (4, 1))
+    banks = {role: mb.FeatureBank.from_arrays(features, labels) for role in ("train", "test")}
+    with pytest.raises(mb.RequestError, match=r"no -1 \(absent\).*label_coding='0/1'"):
+        mb.evaluate("linear", banks)
+    bank = mb.FeatureBank.from_arrays(features, labels, label_coding="0/1")
+    assert bank.labels.tolist() == (2 * labels - 1).tolist()
+    with pytest.raises(ValueError, match="expected 1 present, 0 absent, found -1"):
+        mb.FeatureBank.from_arrays(features, 2 * labels - 1, label_coding="0/1")
+
+
 def test_python_names_the_tasks_that_apply_to_banks():
     features = np.eye(4, dtype=np.float32)
     one = {role: mb.FeatureBank.from_arrays(features, np.array([0, 1, 0, 1])) for role in ("train", "test")}
@@ -125,16 +136,103 @@ def test_python_names_the_tasks_that_apply_to_banks():
         mb.evaluate("knn", several)
 
 
+def multi_label_file(path, train_labels, test_labels, **others):
+    train, test = (np.ones((len(labels), 2), dtype=np.float32) for labels in (train_labels, test_labels))
+    arrays = {"train_features": train, "test_features": test, **others}
+    np.savez(path, **arrays, train_labels=train_labels, test_labels=test_labels)
+    return read_features_file(path)
+
+
 def test_multi_label_without_minus_one_is_absent_and_present(tmp_path):
     labels = np.array([[1, 0], [0, 1], [1, 1]])
-    features = np.ones((3, 2), dtype=np.float32)
-    arrays = {f"{role}_features": features for role in ("train", "test")}
-    np.savez(tmp_path / "f.npz", **arrays, train_labels=labels, test_labels=labels)
-    handed = read_features_file(tmp_path / "f.npz")
+    handed = multi_label_file(tmp_path / "f.npz", labels, labels)
     assert handed.kind == "multi-label"
     assert handed.banks["train"].labels.tolist() == [[1, -1], [-1, 1], [1, 1]]
-    np.savez(tmp_path / "f.npz", **arrays, train_labels=labels, test_labels=np.where(labels == 1, 1, -1))
-    assert read_features_file(tmp_path / "f.npz").banks["train"].labels.tolist() == labels.tolist()
+    assert handed.notes == (f"{tmp_path / 'f.npz'}: labels read as 0 absent, 1 present",)
+
+
+@pytest.mark.parametrize(("zero_one", "other"), [("train", "test"), ("test", "train")])
+def test_two_codings_in_one_file_are_refused(tmp_path, zero_one, other):
+    labels = np.array([[1, 0], [0, 1], [1, 1]])
+    splits = {f"{zero_one}_labels": labels, f"{other}_labels": 2 * labels - 1}
+    with pytest.raises(RequestError, match=rf"{zero_one}_labels holds 0 2 times .*2 in {other}_labels.*alike"):
+        multi_label_file(tmp_path / "f.npz", **splits)
+    # One −1 among many 0: unknown, or a slip, and not the only item that does not show its class.
+    slip = np.tile(labels, (3, 1))
+    slip[0, 1] = -1
+    with pytest.raises(RequestError, match=r"holds 0 5 times .* add label_coding=np.array\('-1/0/1'\) to the file"):
+        multi_label_file(tmp_path / "f.npz", slip, slip)
+
+
+@pytest.mark.parametrize("values", [(0, 1), (-1, 1), (-1, 0, 1)])
+def test_one_coding_is_found_for_all_splits_alike(tmp_path, rng, values):
+    shares = [1 / len(values)] * len(values) if len(values) == 2 else [0.7, 0.1, 0.2]
+    splits = [rng.choice(values, size=(count, 5), p=shares) for count in (40, 12)]
+    handed = multi_label_file(tmp_path / "f.npz", *splits)
+    for bank, labels in zip((handed.banks["train"], handed.banks["test"]), splits, strict=True):
+        assert ((bank.labels == 1) == (labels == 1)).all()
+        absent = 0 if -1 not in values else -1
+        assert ((bank.labels == -1) == (labels == absent)).all()
+
+
+def test_the_coding_can_be_declared(tmp_path):
+    mostly_difficult = np.array([[1, 0], [0, 0], [-1, 1]])
+    handed = multi_label_file(tmp_path / "f.npz", mostly_difficult, mostly_difficult, label_coding=np.array("-1/0/1"))
+    assert handed.banks["test"].labels.tolist() == mostly_difficult.tolist()
+    assert handed.notes == ()
+    with pytest.raises(RequestError, match="train_labels holds -1, and label_coding says 0/1"):
+        multi_label_file(tmp_path / "f.npz", mostly_difficult, mostly_difficult, label_coding=np.array(["0/1"]))
+    with pytest.raises(RequestError, match=r"label_coding: expected one of 0/1, -1/0/1, found '1/2'"):
+        multi_label_file(tmp_path / "f.npz", mostly_difficult, mostly_difficult, label_coding=np.array("1/2"))
+
+
+def test_random_features_under_two_codings_have_no_map(run):
+    """They had a mAP of 100.0 [100, 100]: every 0 of the test split was left out as difficult."""
+    code, error = run(FAULTS / "ml_m1_train_01_test.npz", "linear")
+    assert code == 2
+    assert "test_labels holds 0 99 times and -1 is there too (219 in train_labels, 0 in test_labels)" in error
+
+
+@pytest.mark.parametrize("task", ["linear", "few-shot-svm"])
+def test_random_features_under_one_coding(run, tmp_path, task):
+    with np.load(FAULTS / "ml_m1_train_01_test.npz") as arrays:
+        np.savez(tmp_path / "f.npz", **{**arrays, "test_labels": 2 * arrays["test_labels"] - 1})
+        share = arrays["test_labels"].mean()
+    record = run(tmp_path / "f.npz", task)
+    metric = record["metrics"][record["identity"]["task"]["headline"]]
+    assert metric["value"] < share + 0.25
+    assert metric["ci95"][1] < 0.8
+
+
+def test_classes_that_cannot_be_scored_are_named_and_counted(run, tmp_path, rng):
+    labels = {role: rng.choice((-1, 1), size=(60, 5)) for role in ("train", "test")}
+    labels["test"][:, 1], labels["test"][:, 3] = 1, -1
+    arrays = {f"{role}_features": rng.standard_normal((60, 4)).astype(np.float32) for role in labels}
+    np.savez(tmp_path / "f.npz", **arrays, **{f"{role}_labels": each for role, each in labels.items()})
+    for task, metric in (("linear", "map"), ("few-shot-svm", "map@full")):
+        record = run(tmp_path / "f.npz", task, "--set", f"{task}.bootstrap_resamples=20")
+        assert record["metrics"][metric]["details"]["classes_left_out"] == 2
+        assert record["metrics"][metric]["value"] < 0.8  # with class 1, whose every ranking is right, 0.2 more
+        assert record["notes"][-2:] == [
+            "left out of the mean, without a positive test image: class 3",
+            "left out of the mean, without a negative test image: class 1",
+        ]
+    labels["test"][:, [0, 2, 4]] = 1
+    np.savez(tmp_path / "f.npz", **arrays, **{f"{role}_labels": each for role, each in labels.items()})
+    code, error = run(tmp_path / "f.npz", "linear")
+    assert code == 1
+    assert "no class has a positive and a negative test image" in error
+    assert "found 1 of 5 without a positive, 4 of 5 without a negative" in error
+
+
+def test_few_held_out_images_do_not_choose_the_smallest_strength(run):
+    """8 held-out images were all right from C = 0.01 on, and the smallest C gave 36.7."""
+    record = run(FAULTS / "longtail.npz", "linear")
+    top1 = record["metrics"]["top1"]
+    assert top1["value"] == pytest.approx(59 / 60)
+    assert record["selection_split"] == "10-fold cross-validation of 86 train"
+    assert top1["details"]["C"] > 100
+    assert [note for note in record["notes"] if "strengths have the same accuracy" in note]
 
 
 @pytest.mark.parametrize(

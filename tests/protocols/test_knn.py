@@ -77,9 +77,7 @@ def test_top5_counts_classes_without_a_vote() -> None:
     assert scores["top1@5"].value == pytest.approx(1 / 5)
     assert scores["top5@5"].value == pytest.approx(3 / 5)
     # Of the three hits, class 9 has votes; classes 0 and 3 are hits by their number.
-    assert scores.notes == (
-        "hits of classes without a vote, by class number as in the published script: 2 of top5@5",
-    )
+    assert scores.notes == ("hits of classes without a vote, by class number as in the published script: 2 of top5@5",)
 
 
 def test_what_could_never_be_predicted() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from massl_bench.core.errors import CellError, RequestError
-from massl_bench.core.values import EvaluationData, FeatureBank, LabelCoding
+from massl_bench.core.values import EvaluationData, FeatureBank
 from massl_bench.metrics.multilabel import lacking
 
 
@@ -51,28 +51,6 @@ def multi_labels(role: str, bank: FeatureBank) -> NDArray[np.int8]:
             "FeatureBank.from_arrays(features, labels, label_coding='0/1')"
         )
     return labels.astype(np.int8, copy=False)
-
-
-def label_coding(labels: Mapping[str, NDArray[Any]]) -> LabelCoding:
-    """Returns what the labels [N, C] of all splits of a dataset mean, which hold no other numbers than −1, 0 and 1.
-
-    A split of a few images may hold no −1 by chance, so one coding is found for all splits together.
-
-    Raises:
-        ValueError: 0 could mean difficult or absent.
-    """
-    absent = {role: int((values == -1).sum()) for role, values in labels.items()}
-    zeros = {role: int((values == 0).sum()) for role, values in labels.items()}
-    if not any(absent.values()):
-        return "0/1"
-    for role, count in zeros.items():
-        if count > absent[role]:
-            other = max(absent, key=absent.__getitem__)
-            found = f"{role}_labels holds 0 {count} times and -1 {absent[role]} times"
-            if other != role:
-                found += f", {other}_labels -1 {absent[other]} times"
-            raise ValueError(f"{found}: does 0 mean absent, or difficult beside -1 absent?")
-    return "-1/0/1"
 
 
 def class_count(data: EvaluationData) -> int:

@@ -1,0 +1,57 @@
+"""Peaks of memory, each measured in a process of its own, over what the interpreter and its libraries hold."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MEASURE = """
+import sys
+import numpy as np, scipy.stats, torch
+from massl_bench.core.values import EvaluationData, FeatureBank
+from massl_bench.learners import faiss_backend
+from massl_bench.protocols import knn, linear
+
+faiss_backend.import_faiss()
+torch.linalg.eigh(torch.eye(300) @ torch.eye(300))
+
+
+def memory(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
+
+
+task, place = sys.argv[1:]
+before = memory("VmRSS")
+rng = np.random.default_rng(0)
+labels = {"train": rng.integers(0, 10, 200_000), "test": rng.integers(0, 10, 2_000)}
+features = {role: rng.standard_normal((len(each), 384), dtype=np.float32) for role, each in labels.items()}
+if place != "memory":
+    np.save(place, features["train"])
+    features["train"] = np.load(place, mmap_mode="r")
+size = sum(each.nbytes for each in features.values())
+open("/proc/self/clear_refs", "w").write("5")
+banks = {
+    role: FeatureBank(features=each, labels=labels[role], ids=np.zeros(len(each), dtype="S1"))
+    for role, each in features.items()
+}
+data = EvaluationData(banks=banks, num_classes=10)
+if task == "knn":
+    knn.run(data, knn.Params(k=(10, 20, 100, 200), temperature=0.07, bootstrap_resamples=10), rng)
+else:
+    params = {"log10_c_min": -6, "log10_c_max": 5, "num_c": 45, "validation_share": 0.1, "min_held_out": 30}
+    linear.run(data, linear.Params(**params, tolerance=1e-3, max_iterations=1, bootstrap_resamples=10), rng)
+print((memory("VmHWM") - before) / size)
+"""
+
+
+@pytest.mark.speed
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from /proc, which is Linux's")
+@pytest.mark.parametrize("task", ["knn", "linear"])
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_at_most_twice_the_features(task: str, place: str, tmp_path: Path) -> None:
+    place = place if place == "memory" else str(tmp_path / "features.npy")
+    done = subprocess.run([sys.executable, "-c", MEASURE, task, place], capture_output=True, text=True, check=True)
+    assert float(done.stdout) <= 2, f"{task} of features in {place}: {done.stdout} times their size"
