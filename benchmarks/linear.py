@@ -43,7 +43,8 @@ def _at(count: int, dims: int, classes: int, num_strengths: int) -> Comparison:
     def ours() -> None:
         grid = fit(train, labels[:part], classes, strengths, stopping)
         rows = np.arange(len(rest))
-        values["ours"] = [(each.argmax(1) == labels[part:]).mean() for each in grid.scores_of_rows(rest, rows)]
+        on_held_out = grid.on_rows(rest, rows, labels[part:])
+        values["ours"] = [(each.argmax(1) == labels[part:]).mean() for each, _ in on_held_out]
 
     def scikit_learn() -> None:
         scaler = StandardScaler().fit(train)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
 from massl_bench.core.errors import CellError
+from massl_bench.learners import principal_axes as principal
 from massl_bench.learners.logistic import Stopping, fit
 from massl_bench.learners.principal_axes import Rows, principal_axes
 
@@ -89,7 +91,7 @@ def test_a_constant_dimension_changes_nothing() -> None:
 def test_principal_axes_are_those_of_the_standardised_items() -> None:
     features, _ = blobs(200, 5, 2)
     axes = principal_axes(Rows(features))
-    coordinates = axes.project(features).numpy().astype(float)
+    coordinates = axes.project(torch.from_numpy(features)).numpy().astype(float)
     np.testing.assert_allclose(coordinates.mean(0), 0, atol=1e-5)
     covariance = coordinates.T @ coordinates / 200
     np.testing.assert_allclose(covariance, np.diag(axes.variance_R.numpy()), atol=1e-4)
@@ -100,3 +102,12 @@ def test_principal_axes_are_those_of_the_standardised_items() -> None:
 def test_constant_features_are_refused() -> None:
     with pytest.raises(CellError, match="all 3 feature dimensions are constant over the 10 training images"):
         principal_axes(Rows(np.ones((10, 3), dtype=np.float32)))
+
+
+def test_rows_that_are_computed_again_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = blobs(200, 6, 3)
+    held = fit(features, labels, 3, STRENGTHS, EXACT)
+    monkeypatch.setattr(principal, "_LARGE_BYTES", 0)
+    again = fit(features, labels, 3, STRENGTHS, EXACT)
+    np.testing.assert_allclose(held.scores(features, 1), again.scores(features, 1), atol=1e-4)
+    assert len(principal.Coordinates(again.axes, Rows(features))._held_MR) == 133

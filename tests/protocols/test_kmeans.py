@@ -54,15 +54,15 @@ def test_all_points_train_unless_the_task_limits_them(rng):
         def train(self, rows):
             pass
 
-    original = faiss_backend._faiss().Kmeans
-    faiss_backend._faiss().Kmeans = Spy
+    original = faiss_backend.import_faiss().Kmeans
+    faiss_backend.import_faiss().Kmeans = Spy
     try:
         features, labels = rng.standard_normal((1000, 4)), np.arange(1000) % 3
         data = evaluation(3, train=(features, labels), test=(features, labels))
         for task in ("kmeans", "kmeans-carp"):
             kmeans.run(data, params_of(kmeans, task), rng)
     finally:
-        faiss_backend._faiss().Kmeans = original
+        faiss_backend.import_faiss().Kmeans = original
     assert sorted(seen) == [256, 334]  # 3 × 334 ≥ 1,000: every point
     assert seen[334]["nredo"] == 10
     assert seen[334]["seed"] == 1234
