@@ -98,7 +98,6 @@ def file_of(module: str) -> Path | None:
     return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
 
-@pytest.mark.xfail(reason="the files of models/")
 def test_the_files_have_no_circle() -> None:
     waiting = {path: imported_files(path) for path in FILES}
     while waiting:

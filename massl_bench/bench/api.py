@@ -15,6 +15,7 @@ from massl_bench.bench.progress import reporting as show_progress
 from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import unknown_name
 from massl_bench.core.files import default_cache_dir
+from massl_bench.core.model_settings import parse_settings
 from massl_bench.core.values import FeatureBank
 from massl_bench.datasets import Columns, DataOptions, open_dataset
 from massl_bench.datasets.handed import HandedSplit
@@ -69,11 +70,16 @@ def info(name: str, *, include_path: Sequence[str | Path] = ()) -> TaskSpec | Da
     raise unknown_name("name", name, [known for files, _ in kinds for known in files])
 
 
-def load_encoder(
+def load_encoder(  # the settings of a model, by name
     model: str,
     *,
     device: str = "cpu",
     arch: str | None = None,
+    num_heads: int | None = None,
+    checkpoint_key: str | None = None,
+    img_size: int | None = None,
+    pooling: str | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
 ) -> Encoder:
@@ -83,13 +89,26 @@ def load_encoder(
         model: what the command line's `--model` takes: a checkpoint, a manifest's name, `timm:NAME`, `pixels`, …
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
         arch: a timm architecture, for a checkpoint whose shapes leave it open.
+        num_heads: attention heads, of a checkpoint that does not tell them.
+        checkpoint_key: which of a checkpoint's sets of weights, where not the one that its authors evaluate.
+        img_size: side of the images that it is fed, in pixels.
+        pooling: what becomes the feature: `token`, `avg`, `token+avg`, `token-before-norm` or `last4`.
+        preprocessing: what replaces parts of its own: `resize`, `resize_mode`, `crop`, `interpolation`, `mean`, `std`.
         cache_dir: where hashes are remembered; None for the user's cache directory.
         offline: never download.
 
     Raises:
         RequestError: The name is unknown, or the checkpoint is not safe or does not fit; nothing is guessed.
     """
-    options = ModelOptions(cache_dir=_cache_dir(cache_dir), arch=arch, download=not offline)
+    settings = parse_settings(
+        arch=arch,
+        num_heads=num_heads,
+        checkpoint_key=checkpoint_key,
+        img_size=img_size,
+        pooling=pooling,
+        preprocessing=preprocessing,
+    )
+    options = ModelOptions(cache_dir=_cache_dir(cache_dir), settings=settings, download=not offline)
     return open_model(model, _registry(()), options).encoder(resolve_device(device))
 
 

@@ -138,11 +138,7 @@ class Cells:
         else:
             assert cell.dataset is not None
             card = cell.model.card.pooled(spec.pooling)
-            model = ModelIdentity(
-                **card.model_dump(
-                    include={"name", "architecture", "pooling", "embed_dim", "weights_sha256", "weights_hash_of"}
-                )
-            )
+            model = ModelIdentity(**card.model_dump(include=set(ModelIdentity.model_fields)))
             fingerprint = cell.dataset.fingerprint
             roles = self.roles(cell)
             limits = {role: self.limit(cell.dataset, role) for role in roles}
@@ -160,7 +156,6 @@ class Cells:
             preprocessing=self.preprocessing(cell),
             precision=self.request.extraction.precision if cell.model is not None else "unknown",
             feature_keys=keys,
-            backend=self.backend.name,
         )
 
     def departures(self, cell: PlannedCell, identity: Identity) -> list[str]:

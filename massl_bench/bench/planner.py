@@ -103,11 +103,16 @@ class Planner(Cells):
 
     def _open_model(self, reference: str) -> Model:
         options = ModelOptions(
-            cache_dir=self.request.data.cache_dir, arch=self.request.arch, download=not self.request.data.offline
+            cache_dir=self.request.data.cache_dir,
+            settings=self.request.settings,
+            download=not self.request.data.offline,
         )
         model = open_model(reference, self._registry, options)
         if self.request.name is not None:
             model = replace(model, card=model.card.model_copy(update={"name": self.request.name}))
+        self.reporting.say(model.card.describe())
+        for note in model.card.notes:
+            self.reporting.say(f"{model.card.name}: {note}")
         return model
 
     def model_facts(self, cell: PlannedCell) -> ModelFacts:
@@ -181,8 +186,7 @@ class Planner(Cells):
         cell = PlannedCell(task=task, dataset_reference=reference, model=model, dataset=self.as_task_reads(task, found))
         if task.spec.pooling is not None and model.card.pooled(task.spec.pooling) == model.card:
             self.reporting.say(
-                f"{model.card.name} has no class and patch tokens: {task.spec.name} takes its own feature "
-                f"({model.card.pooling})"
+                f"{model.card.name} {_why_own(model)}: {task.spec.name} takes its own feature ({model.card.pooling})"
             )
         try:
             seconds, _ = timed(lambda: self.check_cell(cell))
@@ -246,7 +250,7 @@ class Planner(Cells):
         """Raises `RequestError` for options of models and images, which features that are handed in have none of."""
         given = {
             "--limit": self.request.limit,
-            "--arch": self.request.arch,
+            **dict(self.request.settings.options),
             "--precision": self.request.extraction.precision != "fp32",
             "--skip-corrupt": self.request.extraction.skip_corrupt,
         }
@@ -279,6 +283,11 @@ class Planner(Cells):
         cell = PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None)
         self._check_headline(cell)
         return cell
+
+
+def _why_own(model: Model) -> str:
+    given = model.card.settings.pooling
+    return f"was given --pooling {given}" if given is not None else "has no class and patch tokens"
 
 
 def timed(call: Callable[[], T]) -> tuple[float, T]:

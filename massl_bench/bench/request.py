@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from massl_bench.core.errors import MasslBenchError
+from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from massl_bench.core.strict import StrictModel
 from massl_bench.datasets import DataOptions, Dataset
 from massl_bench.features import ExtractionOptions
@@ -41,7 +42,8 @@ class RunRequest:
     results_dir: Path
     features_dir: Path | None = None
     """Where feature banks are kept; None for the cache directory."""
-    arch: str | None = None
+    settings: ModelSettings = NO_SETTINGS
+    """What the user says of the models beyond their names."""
     force: bool = False
 
 

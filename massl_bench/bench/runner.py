@@ -197,7 +197,7 @@ class Runner:
             dataset_layout=cell.dataset.layout.kind if cell.dataset is not None else "npz",
             dataset_revision=cell.dataset.revision if cell.dataset is not None else None,
             generated_copies=cell.dataset.generated if cell.dataset is not None else None,
-            environment=environment(self._planner.device),
+            environment=environment(self._planner.device, self._planner.backend.name),
             timings=clock.timings(),
             peak_memory_mb=peak_memory_mb(self._planner.device),
             argv=sys.argv[1:],
@@ -271,7 +271,7 @@ class Runner:
 def _requested_options(request: RunRequest) -> RequestedOptions:
     columns = request.data.columns
     return RequestedOptions(
-        arch=request.arch,
+        model=request.settings,
         image_column=columns.image,
         label_column=columns.label,
         splits=dict(request.data.splits),

@@ -88,7 +88,7 @@ def verify(
             limit=identity.dataset.limit,
             device=device,
             data=replace(data, columns=Columns(asked.image_column, asked.label_column), splits=asked.splits),
-            arch=asked.arch,
+            settings=asked.model,
             features_dir=None if use_cached_features else Path(folder),
             extraction=ExtractionOptions(
                 precision=identity.precision if identity.precision != "unknown" else "fp32",

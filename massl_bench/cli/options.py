@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -28,6 +31,57 @@ IncludePath = Annotated[
 ]
 WeightsDir = Annotated[Path, typer.Option(help="Where manifests of models are looked for first, and written.")]
 Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Never download.")]
+
+
+_OF_A_MODEL: dict[str, Any] = {
+    "arch": Annotated[str | None, typer.Option(help="timm architecture of a checkpoint whose shapes leave it open.")],
+    "num_heads": Annotated[
+        int | None, typer.Option(min=1, help="Attention heads of a checkpoint that does not tell them.")
+    ],
+    "checkpoint_key": Annotated[
+        str | None,
+        typer.Option(help="Which of a checkpoint's sets of weights [default: the one that its authors evaluate]."),
+    ],
+    "img_size": Annotated[int | None, typer.Option(min=1, help="Side of the images that the model is fed, in pixels.")],
+    "pooling": Annotated[
+        str | None, typer.Option(help="What becomes the feature: token, avg, token+avg, token-before-norm or last4.")
+    ],
+    "preprocessing": Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="resize, resize_mode, crop, interpolation, mean or std, in place of the model's own; repeatable.",
+        ),
+    ],
+}
+"""What a user can say of a model beyond its name, by the names of `core.model_settings`."""
+
+
+NONE_GIVEN: Any = None
+"""The default of `settings`: `model_options` always hands them over."""
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of a model, in the place of its parameter `settings`, which it gets made of them."""
+
+    @functools.wraps(command)
+    def with_settings(*arguments: Any, **options: Any) -> None:
+        from massl_bench.core.model_settings import parse_settings
+
+        given = {name: options.pop(name) for name in _OF_A_MODEL}
+        command(*arguments, settings=parse_settings(**given), **options)
+
+    hints = get_type_hints(command, localns={"ModelSettings": Any}, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name == "settings":
+            for name, annotation in _OF_A_MODEL.items():
+                parameters.append(inspect.Parameter(name, parameter.kind, default=None, annotation=annotation))
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+    with_settings.__annotations__ = {each.name: each.annotation for each in parameters}
+    with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return with_settings
 
 
 def open_registry(include: list[Path] | None, weights_dir: Path | None = None) -> Registry:

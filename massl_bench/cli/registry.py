@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from massl_bench.cli.options import CacheDir, IncludePath, Json, Offline, WeightsDir, cache_directory, open_registry
+from massl_bench.cli.options import (
+    NONE_GIVEN,
+    CacheDir,
+    IncludePath,
+    Json,
+    Offline,
+    WeightsDir,
+    cache_directory,
+    model_options,
+    open_registry,
+)
 from massl_bench.cli.output import print_json
 from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.core.terminal import say, show
 
 if TYPE_CHECKING:
+    from massl_bench.core.model_settings import ModelSettings
     from massl_bench.specs.registry import Registry
 
 
@@ -46,11 +57,10 @@ def list_(
         say("also: a checkpoint file, timm:NAME, hf-hub:ORG/NAME, torchvision:NAME[@FILE], random:TIMM_NAME")
 
 
+@model_options
 def info(
     name: Annotated[str, typer.Argument(help="A task, dataset, suite or model.")],
-    arch: Annotated[
-        str | None, typer.Option(help="timm architecture of a checkpoint whose shapes leave it open.")
-    ] = None,
+    settings: ModelSettings = NONE_GIVEN,
     cache_dir: CacheDir = None,
     weights_dir: WeightsDir = Path("weights"),
     include_path: IncludePath = None,
@@ -66,7 +76,7 @@ def info(
     ]
     found = [(kind, load(name)) for kind, files, load in loaders if name in files]
     if not found:
-        found = [("model", _card(name, arch, cache_dir, registry, offline))]
+        found = [("model", _card(name, settings, cache_dir, registry, offline))]
     if as_json:
         contents = [{"type": kind, **spec.model_dump(mode="json", exclude_none=True)} for kind, spec in found]
         print_json(contents[0] if len(contents) == 1 else contents)
@@ -83,12 +93,12 @@ def info(
             show(f"preprocessing, in words: {spec.preprocessing.describe()}")
 
 
-def _card(name: str, arch: str | None, cache_dir: Path | None, registry: Registry, offline: bool) -> Any:
+def _card(name: str, settings: ModelSettings, cache_dir: Path | None, registry: Registry, offline: bool) -> Any:
     from massl_bench.models import ModelOptions, open_model
 
     try:
         return open_model(
-            name, registry, ModelOptions(cache_dir=cache_directory(cache_dir), arch=arch, download=not offline)
+            name, registry, ModelOptions(cache_dir=cache_directory(cache_dir), settings=settings, download=not offline)
         ).card
     except RequestError as error:
         if not str(error).startswith("unknown model"):

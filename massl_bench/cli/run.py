@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from massl_bench.cli.options import (
+    NONE_GIVEN,
     CacheDir,
     DataRoot,
     IncludePath,
@@ -16,6 +17,7 @@ from massl_bench.cli.options import (
     ResultsDir,
     WeightsDir,
     cache_directory,
+    model_options,
     open_registry,
     parse_limits,
     parse_overrides,
@@ -27,7 +29,11 @@ from massl_bench.cli.stopping import stopping
 from massl_bench.core.errors import RequestError
 from massl_bench.core.terminal import say, show
 
+if TYPE_CHECKING:
+    from massl_bench.core.model_settings import ModelSettings
 
+
+@model_options
 @stopping("finished cells are kept, the same command")
 def run(
     task: Annotated[
@@ -53,9 +59,7 @@ def run(
         Path | None, typer.Option(help="What each query should find (.json), for --features of database and queries.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the results.")] = None,
-    arch: Annotated[
-        str | None, typer.Option(help="timm architecture of a checkpoint whose shapes leave it open.")
-    ] = None,
+    settings: ModelSettings = NONE_GIVEN,
     data_root: DataRoot = None,
     cache_dir: CacheDir = None,
     results_dir: ResultsDir = Path("results"),
@@ -134,7 +138,7 @@ def run(
             skip_corrupt=skip_corrupt,
         ),
         results_dir=results_dir,
-        arch=arch,
+        settings=settings,
         force=force,
     )
     if dry_run:

@@ -8,32 +8,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from massl_bench.cli.options import CacheDir, IncludePath, Json, Offline, WeightsDir, cache_directory, open_registry
+from massl_bench.cli.options import (
+    NONE_GIVEN,
+    CacheDir,
+    IncludePath,
+    Json,
+    Offline,
+    WeightsDir,
+    cache_directory,
+    model_options,
+    open_registry,
+)
 from massl_bench.cli.output import fail, print_json
 from massl_bench.core.errors import MasslBenchError, RequestError, unknown_name
-from massl_bench.core.terminal import say, show
+from massl_bench.core.terminal import show
 
 if TYPE_CHECKING:
+    from massl_bench.core.model_settings import ModelSettings
     from massl_bench.models.inspection import Inspection
 
 weights_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Register, look into, fetch and export weights."
 )
 
-Arch = Annotated[str | None, typer.Option(help="timm architecture of a checkpoint whose shapes leave it open.")]
-CheckpointKey = Annotated[
-    str | None, typer.Option(help="Which of the file's sets of weights [default: the teacher's, where there is one].")
-]
 
 _SUFFIXES = {"safetensors": ".safetensors", "massl": ".pth"}
 
 
 @weights_app.command(epilog="Example: massl-bench weights add checkpoint.pth --name my-model --licence MIT")
+@model_options
 def add(
     file: Annotated[Path, typer.Argument(help="A checkpoint.")],
     name: Annotated[str, typer.Option(help="By which the model is then known.")],
-    arch: Arch = None,
-    checkpoint_key: CheckpointKey = None,
+    settings: ModelSettings = NONE_GIVEN,
     summary: Annotated[str | None, typer.Option(help="One line for lists [default: architecture and file].")] = None,
     licence: Annotated[str, typer.Option(help="Of the weights.")] = "unknown",
     citation: Annotated[str, typer.Option(help="Of the weights.")] = "unknown",
@@ -55,8 +62,7 @@ def add(
         file=file.expanduser(),
         name=name,
         weights_dir=weights_dir,
-        arch=arch,
-        checkpoint_key=checkpoint_key,
+        settings=settings,
         url=url,
         summary=summary,
         licence=licence,
@@ -64,22 +70,24 @@ def add(
         copy=copy,
         force=force,
     )
-    card = add_weights(new)
+    card, manifest = add_weights(new)
     if as_json:
-        print_json({"manifest": new.path, **card.model_dump(mode="json")})
+        print_json({"manifest": new.path, "file_sha256": manifest.sha256, **card.model_dump(mode="json")})
         return
     show(
         f"{card.name}: {card.architecture}, {card.embed_dim} dimensions, {card.num_parameters:,} parameters, sha256 "
-        f"{card.weights_sha256} -> {new.path}"
+        f"{manifest.sha256} -> {new.path}"
     )
-    show(f"preprocessing: {card.preprocessing.describe()}; from {card.preprocessing_origin}")
+    show(card.describe())
+    for note in card.notes:
+        show(f"note: {note}")
 
 
 @weights_app.command(epilog="Example: massl-bench weights inspect checkpoint.pth")
+@model_options
 def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint.")],
-    arch: Arch = None,
-    checkpoint_key: CheckpointKey = None,
+    settings: ModelSettings = NONE_GIVEN,
     as_json: Json = False,
 ) -> None:
     """Say what is in a file, and what it would be taken for.
@@ -89,14 +97,16 @@ def inspect(
     from massl_bench.models.inspection import inspect_checkpoint
 
     path = file.expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise RequestError(f"{file}: no such file; expected a checkpoint")
-    inspection = inspect_checkpoint(path, arch, checkpoint_key)
+    inspection = inspect_checkpoint(path, settings)
     if as_json:
         own = inspection.metadata
         print_json({**asdict(inspection), "metadata": own.model_dump(mode="json") if own is not None else None})
     else:
         _print_inspection(inspection)
+    if inspection.backbone.problem is not None:
+        raise typer.Exit(2)
 
 
 def _print_inspection(inspection: Inspection) -> None:
@@ -115,8 +125,18 @@ def _print_inspection(inspection: Inspection) -> None:
     if inspection.metadata is not None:
         show(f"exported as: {inspection.metadata.name}; {inspection.metadata.preprocessing.describe()}")
     backbone = inspection.backbone
+    if backbone.adapter is not None:
+        show(f"adapter: {backbone.adapter} ({backbone.why})")
     show(f"backbone: {backbone.found or 'none found'}")
     show(f"architecture: {backbone.architecture or 'unknown'}")
+    for aspect, origin in backbone.origins.items():
+        show(f"  {aspect}: {origin}")
+    if backbone.preprocessing is not None:
+        show(f"preprocessing: {backbone.preprocessing}")
+    for what, where in backbone.left_out.items():
+        show(f"left out: {what}: {where}")
+    for note in backbone.notes:
+        show(f"note: {note}")
     show(f"as --model: {f'refused: {backbone.problem}' if backbone.problem else 'every tensor fits'}")
 
 
@@ -159,11 +179,12 @@ def fetch(
 
 
 @weights_app.command(epilog="Example: massl-bench weights export my-model --format safetensors")
+@model_options
 def export(
     name: Annotated[str, typer.Argument(help="A manifest's name, or a checkpoint.")],
     format: Annotated[str, typer.Option(help="safetensors, or massl: the layout that the authors' tools read.")],
     output: Annotated[Path | None, typer.Option(help="File to write [default: NAME with the format's suffix].")] = None,
-    arch: Arch = None,
+    settings: ModelSettings = NONE_GIVEN,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     cache_dir: CacheDir = None,
     weights_dir: WeightsDir = Path("weights"),
@@ -177,14 +198,13 @@ def export(
     --json prints {name, architecture, file, card}.
     """
     from massl_bench.core.files import file_safe
-    from massl_bench.core.settings import DEFAULT_PREPROCESSING
     from massl_bench.models import ModelOptions
     from massl_bench.models.export import card_path, export_weights, open_for_export
     from massl_bench.models.fetch import CHECKPOINT_SUFFIXES
 
     if format not in _SUFFIXES:
         raise unknown_name("format", format, _SUFFIXES)
-    options = ModelOptions(cache_dir=cache_directory(cache_dir), arch=arch)
+    options = ModelOptions(cache_dir=cache_directory(cache_dir), settings=settings)
     model = open_for_export(name, open_registry(include_path, weights_dir), options)
     card = model.encoder.card
     file = output if output is not None else Path(f"{file_safe(card.name)}{_SUFFIXES[format]}")
@@ -196,15 +216,10 @@ def export(
     if format == "massl":
         from massl_bench.pretrain.export import official_content
 
-        export_weights(model, file, "massl", official_content(model.encoder.files[0], model.encoder.network))
+        export_weights(model, file, "massl", official_content(model.encoder.files[0], model.encoder.backbone))
     else:
         export_weights(model, file, "safetensors")
     if as_json:
         print_json({"name": card.name, "architecture": card.architecture, "file": file, "card": card_path(file)})
     else:
         show(f"{card.name}: {card.architecture} -> {file}, {card_path(file)}")
-    if format == "massl" and card.preprocessing != DEFAULT_PREPROCESSING:
-        say(
-            f"{file} has no place for the preprocessing: read as --model {file}, images are fed as "
-            f"{DEFAULT_PREPROCESSING.describe()}, and not as {card.preprocessing.describe()}"
-        )

@@ -88,6 +88,28 @@ DEFAULT_PREPROCESSING = Preprocessing(
 """The default of the classification protocols (MaSSL, CARP and DINO evaluate at this setting)."""
 
 
+_SMALL = 64
+"""Images up to this side are evaluated whole: cutting an eighth off their borders would take what they show."""
+
+
+def own_size(
+    side: int,
+    *,
+    interpolation: Interpolation = "bicubic",
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> Preprocessing:
+    """Returns how images of `side` pixels are evaluated: short side to 8/7 of it (256 for 224), centre crop."""
+    return Preprocessing(
+        resize=side if side <= _SMALL else round(side * 8 / 7),
+        resize_mode="shortest",
+        crop=side,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+    )
+
+
 class PreprocessingOverride(_ImageSettings):
     """What a task changes of the model's preprocessing; what is not named stays the model's."""
 

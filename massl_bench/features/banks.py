@@ -56,7 +56,7 @@ def bank_key(
     """Returns the content key of a bank; nothing of the model or the images is opened for it."""
     return BankKey(
         weights_sha256=card.weights_sha256,
-        architecture=card.architecture,
+        network_sha256=card.network_sha256,
         pooling=card.pooling,
         preprocessing=preprocessing.of_split(role),
         dataset_fingerprint=dataset.fingerprint,

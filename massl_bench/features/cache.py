@@ -46,7 +46,9 @@ class BankKey(StrictModel):
     """All that can change the arrays of a bank. Batch size, workers and device are not among it: they must not."""
 
     weights_sha256: str
-    architecture: str
+    """Of the tensors that were loaded, by name."""
+    network_sha256: str
+    """Of every number of the network that they were loaded into."""
     pooling: str
     preprocessing: Preprocessing
     dataset_fingerprint: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from massl_bench.core.settings import ClassGem, Pooling
-from massl_bench.models.blocks import LastBlocksFeatures
-from massl_bench.models.model import ModelCard
-from massl_bench.models.tokens import ClassGemFeatures, at_size
+from massl_bench.models.card import ModelCard
+from massl_bench.models.networks.blocks import LastBlocksFeatures
+from massl_bench.models.networks.tokens import ClassGemFeatures, at_size
 
 
 class Encoder:
@@ -21,14 +20,22 @@ class Encoder:
     Args:
         network: maps float32 [B, 3, H, W] to [B, D].
         card: what it is.
+        tokens_of: the network whose tokens `network` makes its features of; None for `network` itself.
         files: the weights' files, whose change makes a remembered card invalid.
         reproducible: whether building it again gives the same tensors although they come from no file.
     """
 
     def __init__(
-        self, network: nn.Module, card: ModelCard, *, files: Sequence[Path] = (), reproducible: bool = False
+        self,
+        network: nn.Module,
+        card: ModelCard,
+        *,
+        tokens_of: nn.Module | None = None,
+        files: Sequence[Path] = (),
+        reproducible: bool = False,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
+        self._tokens_of = tokens_of
         self.card = card
         self.files = tuple(files)
         self.reproducible = reproducible
@@ -37,7 +44,12 @@ class Encoder:
 
     def with_card(self, card: ModelCard) -> Encoder:
         """Returns the same network under another card (another name, another preprocessing)."""
-        return Encoder(self.network, card, files=self.files, reproducible=self.reproducible)
+        return Encoder(self.network, card, tokens_of=self._tokens_of, files=self.files, reproducible=self.reproducible)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network under its own tensor names, whatever becomes the feature."""
+        return self.network if self._tokens_of is None else self._tokens_of
 
     def pooled(self, pooling: Pooling | None, side: int | None = None) -> Encoder:
         """Returns the same network under a task's pooling, or this encoder where the network has no tokens.
@@ -49,7 +61,7 @@ class Encoder:
         card = self.card.pooled(pooling)
         if pooling is None or card == self.card:
             return self
-        sized = self.network if side is None else at_size(self.network, side)
+        sized = self.backbone if side is None else at_size(self.backbone, side)
         network: nn.Module
         if isinstance(pooling, ClassGem):
             network = ClassGemFeatures(sized, pooling)
@@ -78,17 +90,3 @@ class Encoder:
         with torch.inference_mode():
             features: Tensor = self.network(images)
         return features.float()
-
-
-def tensors_sha256(network: nn.Module) -> str:
-    """Returns the hex sha256 over the names, shapes and values of all tensors of a network."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def num_parameters(network: nn.Module) -> int:
-    """Returns the number of parameters of a network."""
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from massl_bench.core.errors import CellError, MasslBenchError, RequestError, one_line
-from massl_bench.core.files import atomic_file, sha256_file, write_atomic
+from massl_bench.core.files import atomic_file, canonical_json, sha256_file, write_atomic
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.encoder import Encoder
-from massl_bench.models.metadata import WeightsMetadata, read_metadata, save_weights
-from massl_bench.models.model import PREFIXES, ModelOptions, open_model
+from massl_bench.models.metadata import KEY, WeightsMetadata, read_metadata, save_weights
+from massl_bench.models.networks.features import WORDS
+from massl_bench.models.open import open_model
+from massl_bench.models.source import ModelOptions
+from massl_bench.models.sources import sources
 from massl_bench.specs.registry import Registry
 
 FileLayout = Literal["safetensors", "massl"]
@@ -29,7 +32,10 @@ LEFT_OUT_OF_OFFICIAL = (
 )
 """What a file of the trainer has, and one that was exported from a model's weights has not."""
 
-_NO_PREPROCESSING = "The layout has no place for the preprocessing: who reads the file must know it."
+_PREPROCESSING = (
+    f"The preprocessing stands under the key `{KEY}`, which the authors' tools do not read: who reads the file with "
+    "them must know it."
+)
 
 _SIDE = 224
 """Pixels of the images that prove an export, where a model crops none: whole patches of 7, 8, 14, 16, 28 or 32."""
@@ -59,14 +65,15 @@ def open_for_export(reference: str, registry: Registry, options: ModelOptions) -
         RequestError: The reference is of another kind, or as `open_model`.
         MissingDataError: As `open_model`.
     """
-    if reference == "pixels" or reference.partition(":")[0] in PREFIXES:
+    prefixes = {source.prefix for source in sources().values() if source.prefixed}
+    if reference == "pixels" or reference.partition(":")[0] in prefixes:
         raise RequestError(
             f"model {reference}: expected a manifest's name or a checkpoint: its weights are no file here"
         )
     manifest = registry.manifest(reference) if reference in registry.manifests else None
     encoder = open_model(reference, registry, options).encoder("cpu")
     own = read_metadata(encoder.files[0])
-    told = manifest.arch if manifest is not None else options.arch
+    told = manifest.arch if manifest is not None else options.settings.arch
     return ExportedModel(
         encoder=encoder,
         arch=own.arch if told is None and own is not None else told,
@@ -119,24 +126,33 @@ def card_path(file: Path) -> Path:
 
 
 def _write(model: ExportedModel, file: Path, layout: FileLayout, training: Mapping[str, Any] | None) -> None:
-    tensors = model.encoder.network.state_dict()
+    tensors = model.encoder.backbone.state_dict()
+    metadata = _metadata(model)
     if layout == "massl":
         weights = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
         content = dict(training) if training is not None else official_weights(weights, weights)
+        # The authors' tools read the keys that they know; this one says how images are fed, and what shapes do not.
+        content = {**content, KEY: canonical_json(metadata.model_dump(mode="json"))}
         # Through a handle: torch.save writes the name of a path into the file.
         with atomic_file(file) as temporary, temporary.open("wb") as opened:
             torch.save(content, opened)
         return
+    save_weights(file, tensors, metadata)
+
+
+def _metadata(model: ExportedModel) -> WeightsMetadata:
     card = model.encoder.card
-    metadata = WeightsMetadata(
+    heads = card.network.get("heads")
+    return WeightsMetadata(
         name=card.name,
         architecture=card.architecture,
         arch=model.arch,
+        num_heads=int(heads) if heads is not None else None,
+        feature=next((feature for feature, words in WORDS.items() if words == card.pooling), None),
         preprocessing=card.preprocessing,
         licence=card.licence,
         citation=model.citation,
     )
-    save_weights(file, tensors, metadata)
 
 
 def _check_reads_back(encoder: Encoder, file: Path, layout: FileLayout) -> None:
@@ -166,7 +182,8 @@ def _model_card(model: ExportedModel, file: Path, layout: FileLayout, training: 
         "preprocessing from": card.preprocessing_origin,
         "file": f"{file.name}, layout {layout}",
         "sha256 of the file": sha256_file(file),
-        "exported from": f"{card.weights_origin}, sha256 {card.weights_sha256}",
+        "exported from": f"{card.weights_origin}, sha256 of the file {sha256_file(model.encoder.files[0])}",
+        "sha256 of the tensors": card.weights_sha256,
         "licence": card.licence,
         "citation": model.citation,
     }
@@ -174,7 +191,7 @@ def _model_card(model: ExportedModel, file: Path, layout: FileLayout, training: 
     parts = [f"# {card.name}\n\n| | |\n|---|---|\n{rows}"]
     parts.append(f"## Use\n\n```bash\nmassl-bench run --task knn --dataset cifar10 --model {file.name}\n```\n")
     if layout == "massl":
-        left_out = [*(LEFT_OUT_OF_OFFICIAL if training is None else ()), _NO_PREPROCESSING]
+        left_out = [*(LEFT_OUT_OF_OFFICIAL if training is None else ()), _PREPROCESSING]
         parts.append("## What is not in the file\n\n" + "".join(f"- {line}\n" for line in left_out))
     if model.training:
         told = json.dumps(model.training, indent=2, sort_keys=True, ensure_ascii=False)

@@ -9,14 +9,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from massl_bench.core.errors import MasslBenchError
 from massl_bench.core.files import sha256_file
-from massl_bench.models.checkpoints import build_network, find_backbone, mismatches, not_finite
+from massl_bench.core.model_settings import ModelSettings
+from massl_bench.models.assemble import feature_of, fed
+from massl_bench.models.content import Content
+from massl_bench.models.files import open_content
+from massl_bench.models.loading import fill
 from massl_bench.models.metadata import WeightsMetadata, read_metadata
-from massl_bench.models.reading import LazyTensor, load, open_checkpoint, shown, state_dict
+from massl_bench.models.reading import LazyTensor, shown, state_dict
 from massl_bench.models.reading.describing import described
+from massl_bench.models.recognition import recognise
 
 _MOST_VALUES = 200
 
@@ -54,7 +57,18 @@ class Recognition:
 
     found: str | None = None
     """Where the backbone's tensors lie; None where there are none of a known layout."""
+    adapter: str | None = None
+    why: str | None = None
+    """Whose files have this layout."""
     architecture: str | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where parts of the architecture came from: `heads`, `size`, …"""
+    preprocessing: str | None = None
+    """How images would be fed, and who says so."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What would not be taken, by what it is."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the numbers should know."""
     problem: str | None = None
     """Why `--model FILE` would refuse it; None where every tensor fits."""
 
@@ -72,52 +86,58 @@ class Inspection:
     backbone: Recognition
 
 
-def inspect_checkpoint(file: Path, arch: str | None = None, checkpoint_key: str | None = None) -> Inspection:
+def inspect_checkpoint(path: Path, settings: ModelSettings | None = None) -> Inspection:
     """Reads a checkpoint safely and says what it holds; no network is filled with its tensors.
 
     Args:
-        file: of torch or safetensors.
-        arch: as loading it would be told.
-        checkpoint_key: likewise.
+        path: a file of torch or safetensors, or a directory with one.
+        settings: what the user says of the model, as loading it would be told.
 
     Raises:
         RequestError: The file cannot be read, or would execute something.
     """
-    content = open_checkpoint(file).content
-    plain = state_dict(content, str(file))
-    if plain is not None or not isinstance(content, Mapping):
-        parts = [_part("", content)]
+    content = open_content(path)
+    tree = content.tree
+    if content.is_flat or not isinstance(tree, Mapping):
+        parts = [_part("", tree)]
     else:
-        parts = [_part(shown(key), value) for key, value in islice(content.items(), _MOST_VALUES)]
-    metadata = read_metadata(file)
-    if arch is None and metadata is not None:
-        arch = metadata.arch
+        parts = [_part(shown(key), value) for key, value in islice(tree.items(), _MOST_VALUES)]
     return Inspection(
-        file=str(file),
-        num_bytes=file.stat().st_size,
-        sha256=sha256_file(file),
+        file=str(content.file),
+        num_bytes=content.file.stat().st_size,
+        sha256=sha256_file(content.file),
         parts=tuple(parts),
-        metadata=metadata,
-        backbone=_recognise(content, arch, checkpoint_key),
+        metadata=read_metadata(content.file),
+        backbone=_recognise(content, settings if settings is not None else ModelSettings()),
     )
 
 
-def _recognise(content: Any, arch: str | None, checkpoint_key: str | None) -> Recognition:
+def _recognise(content: Content, settings: ModelSettings) -> Recognition:
     try:
-        backbone = find_backbone(content, "the file", checkpoint_key)
+        recognised = recognise(content, settings, "the file")
     except MasslBenchError as error:
-        return Recognition(problem=str(error))
+        return Recognition(problem=str(error).removeprefix("the file: "))
+    adapter = recognised.adapter
+    known: dict[str, Any] = {
+        "found": recognised.place,
+        "adapter": adapter.name,
+        "why": adapter.summary,
+        "left_out": recognised.left_out_texts,
+    }
     try:
-        with torch.device("meta"):  # shapes only: neither memory nor random numbers for the values
-            network, architecture, _ = build_network(backbone.tensors, arch, "the file")
+        network = adapter.network(recognised.found)
+        known |= {
+            "architecture": network.architecture,
+            "origins": {part: origin for part, origin in network.origins.items() if origin},
+            "preprocessing": f"{network.preprocessing.describe()} ({network.preprocessing_origin})",
+            "notes": network.notes,
+        }
+        assembled_network = fill(network, recognised.found.tensors, "the file")
+        feature_of(assembled_network, network, settings, "the file")
+        fed(network, settings, assembled_network, "the file")
     except MasslBenchError as error:
-        return Recognition(found=backbone.layout, problem=str(error))
-    problem: str | None = "; ".join(mismatches(network.state_dict(), backbone.tensors))
-    try:
-        problem = problem or not_finite(load(backbone.tensors, "the file"))
-    except MasslBenchError as error:
-        problem = str(error)
-    return Recognition(found=backbone.layout, architecture=architecture, problem=problem)
+        return Recognition(problem=str(error).removeprefix("the file: "), **known)
+    return Recognition(**known)
 
 
 def _part(key: str, value: Any) -> Part:

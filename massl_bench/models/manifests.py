@@ -8,8 +8,9 @@ from pathlib import Path
 
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.files import atomic_file, file_safe, sha256_file, write_atomic
+from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
+from massl_bench.models.card import ModelCard
 from massl_bench.models.checkpoints import build_checkpoint
-from massl_bench.models.model import ModelCard
 from massl_bench.specs.manifest import DEFAULT_MODEL, ManifestSpec
 from massl_bench.specs.toml import to_toml
 
@@ -22,8 +23,7 @@ class NewManifest:
         file: the checkpoint.
         name: by which the model will be known.
         weights_dir: where manifests are looked for.
-        arch: a timm architecture, where the shapes do not tell everything.
-        checkpoint_key: which of the file's sets of weights.
+        settings: what the file does not tell of the model, or what replaces what it tells.
         url: where others can download the file.
         summary: one line for lists; None for the architecture and the file's name.
         copy: whether the file is copied beside the manifest.
@@ -33,8 +33,7 @@ class NewManifest:
     file: Path
     name: str
     weights_dir: Path
-    arch: str | None = None
-    checkpoint_key: str | None = None
+    settings: ModelSettings = NO_SETTINGS
     url: str | None = None
     summary: str | None = None
     licence: str = "unknown"
@@ -48,26 +47,32 @@ class NewManifest:
         return self.weights_dir / f"{self.name}.toml"
 
 
-def add_weights(new: NewManifest) -> ModelCard:
+def add_weights(new: NewManifest) -> tuple[ModelCard, ManifestSpec]:
     """Loads a checkpoint, every tensor of it, and writes its manifest.
 
     Returns:
-        The model's card, under its new name.
+        The model's card, under its new name, and what was written.
 
     Raises:
         RequestError: The name or the file will not do, the manifest is there already, or the tensors do not fit.
         CellError: The manifest, or the copy of the file, could not be written.
     """
     _check_request(new)
-    card = build_checkpoint(new.file, str(new.file), new.arch, new.checkpoint_key).card
+    card = build_checkpoint(new.file, str(new.file), new.settings).card
+    settings = new.settings
+    told = settings.img_size is not None or settings.preprocessing is not None
     try:
+        sha256 = sha256_file(new.file)
         manifest = ManifestSpec(
             name=new.name,
-            file=_copy(new, card.weights_sha256) if new.copy else _named_file(new),
+            file=_copy(new, sha256) if new.copy else _named_file(new),
             url=new.url,
-            sha256=card.weights_sha256,
-            checkpoint_key=new.checkpoint_key,
-            arch=new.arch,
+            sha256=sha256,
+            checkpoint_key=settings.checkpoint_key,
+            arch=settings.arch,
+            num_heads=settings.num_heads,
+            pooling=settings.pooling,
+            preprocessing=card.preprocessing if told else None,
             summary=new.summary if new.summary is not None else f"{card.architecture}, added from {new.file.name}",
             licence=new.licence,
             citation=new.citation,
@@ -75,7 +80,7 @@ def add_weights(new: NewManifest) -> ModelCard:
         write_atomic(new.path, to_toml(manifest.model_dump(mode="json", exclude_defaults=True)))
     except OSError as error:
         raise CellError(f"{new.path}: could not be written: {one_line(error)}") from None
-    return card.model_copy(update={"name": new.name, "licence": new.licence})
+    return card.model_copy(update={"name": new.name, "licence": new.licence}), manifest
 
 
 def _check_request(new: NewManifest) -> None:

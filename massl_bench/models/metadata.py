@@ -10,13 +10,14 @@ from pydantic import ValidationError
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.files import atomic_file, canonical_json, open_regular
+from massl_bench.core.model_settings import FeatureName
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.strict import StrictModel, first_problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_KEY = "massl_bench"
+KEY = "massl_bench"
 """One entry: safetensors writes several in an order that changes from run to run, and with it the hash of the file."""
 
 
@@ -28,6 +29,10 @@ class WeightsMetadata(StrictModel):
     architecture: str
     arch: str | None
     """The timm architecture that loading must be told; None where the tensors' shapes tell it."""
+    num_heads: int | None = None
+    """Of a ViT; None for what is none, and in older files, whose heads are 64 wide each."""
+    feature: FeatureName | None = None
+    """What becomes the feature; None for what the network itself returns."""
     preprocessing: Preprocessing
     licence: str
     citation: str
@@ -42,7 +47,7 @@ def save_weights(file: Path, tensors: Mapping[str, Tensor], metadata: WeightsMet
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    header = {_KEY: canonical_json(metadata.model_dump(mode="json"))}
+    header = {KEY: canonical_json(metadata.model_dump(mode="json"))}
     try:
         with atomic_file(file) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
@@ -51,7 +56,7 @@ def save_weights(file: Path, tensors: Mapping[str, Tensor], metadata: WeightsMet
 
 
 def read_metadata(file: Path) -> WeightsMetadata | None:
-    """Returns what a file says of itself; None for one that was not written by `save_weights`.
+    """Returns what a safetensors file says of itself; None for one that was not written by `save_weights`.
 
     Raises:
         RequestError: It was, and its metadata is damaged or of a newer format.
@@ -64,9 +69,16 @@ def read_metadata(file: Path) -> WeightsMetadata | None:
 
     with safe_open(file, framework="pt") as tensors:
         header = tensors.metadata() or {}
-    if _KEY not in header:
-        return None
+    return parse_metadata(header[KEY], file) if KEY in header else None
+
+
+def parse_metadata(text: str, file: Path) -> WeightsMetadata:
+    """Returns what a file says of itself, from the text in it.
+
+    Raises:
+        RequestError: It is damaged, or of a newer format.
+    """
     try:
-        return WeightsMetadata.model_validate_json(header[_KEY])
+        return WeightsMetadata.model_validate_json(text)
     except ValidationError as error:
-        raise RequestError(f"{file}: metadata {_KEY}: {first_problem(error)}") from None
+        raise RequestError(f"{file}: metadata {KEY}: {first_problem(error)}") from None

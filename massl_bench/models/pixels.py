@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from massl_bench.core.files import sha256_of
 from massl_bench.core.settings import Preprocessing
-from massl_bench.models.model import ModelCard
+from massl_bench.models.card import ModelCard
 
 if TYPE_CHECKING:
     from massl_bench.models.encoder import Encoder
@@ -27,6 +27,7 @@ def pixels_card() -> ModelCard:
         num_parameters=0,
         weights_sha256=sha256_of("pixels"),
         weights_hash_of="nothing",
+        network_sha256=sha256_of("pixels"),
         weights_origin="none",
         preprocessing=Preprocessing(
             resize=_SIDE,

@@ -12,8 +12,9 @@ from torch import nn
 
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.files import sha256_file, write_atomic
-from massl_bench.core.settings import Preprocessing
-from massl_bench.models.checkpoints import build_network, load_exactly
+from massl_bench.core.settings import Preprocessing, own_size
+from massl_bench.models.checkpoints import build_checkpoint
+from massl_bench.models.identity import telling_numbers, tensors_sha256
 from massl_bench.models.manifests import check_name
 from massl_bench.models.metadata import WeightsMetadata, save_weights
 from massl_bench.pretrain import methods
@@ -22,9 +23,6 @@ from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, official_checkpoint, training_checkpoint
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.toml import to_toml
-
-_SMALL = 64
-"""Images up to this side are evaluated whole: cutting an eighth off their borders would take what they show."""
 
 
 def export_weights(
@@ -55,18 +53,20 @@ def export_weights(
     file = folder / f"{name}.safetensors"
     tensors = backbone.state_dict()
     arch = manifest_arch(config.backbone)
-    network, architecture, _ = build_network(tensors, arch, name)
-    load_exactly(network, tensors, name)
+    heads = telling_numbers(backbone).get("heads")
     metadata = WeightsMetadata(
         name=name,
-        architecture=architecture,
+        architecture=config.backbone.arch,
         arch=arch,
+        num_heads=int(heads) if heads is not None and arch is None else None,
         preprocessing=evaluation_preprocessing(config),
         licence=licence,
         citation=f"{methods.load(config.method).paper}; trained with massl-bench",
     )
     try:
         save_weights(file, tensors, metadata)
+        if tensors_sha256(build_checkpoint(file, name).backbone) != tensors_sha256(backbone):
+            raise CellError(f"{file}: read again, it is another network; this is a defect: the checkpoints are whole")
         manifest = ManifestSpec(
             name=name,
             file=file.name,
@@ -129,11 +129,4 @@ def check_names(names: Sequence[str], folder: Path) -> None:
 def evaluation_preprocessing(config: PretrainConfig) -> Preprocessing:
     """Returns how images are fed to a trained backbone: at the size of its global views, an eighth cut off photos."""
     size = config.views.global_1.size
-    return Preprocessing(
-        resize=size if size <= _SMALL else round(size * 8 / 7),
-        resize_mode="shortest",
-        crop=size,
-        interpolation="bicubic",
-        mean=config.views.mean,
-        std=config.views.std,
-    )
+    return own_size(size, mean=config.views.mean, std=config.views.std)

@@ -15,8 +15,8 @@ from massl_bench.specs.registry import packaged_root
 _PACKAGES = ("massl-bench", "torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "pillow")
 
 
-def environment(device: str) -> Environment:
-    """Returns what a record says of the machine."""
+def environment(device: str, search_backend: str | None = None) -> Environment:
+    """Returns what a record says of the machine, and of where neighbours were searched."""
     packages = plugins.packages()
     for name in _PACKAGES:
         try:
@@ -29,6 +29,7 @@ def environment(device: str) -> Environment:
         device=device,
         packages=packages,
         git_commit=_git_commit(),
+        search_backend=search_backend,
     )
 
 

@@ -22,12 +22,13 @@ from massl_bench.core.files import (
     unsealed,
     write_atomic,
 )
+from massl_bench.core.model_settings import ModelSettings
 from massl_bench.core.settings import Precision, Preprocessing
 from massl_bench.core.strict import Listed, StrictModel, first_problem
 from massl_bench.core.values import Score
 from massl_bench.specs.registry import packaged_root
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 
 
 class ModelIdentity(StrictModel):
@@ -38,7 +39,12 @@ class ModelIdentity(StrictModel):
     pooling: str
     embed_dim: int
     weights_sha256: str
+    """Of the tensors that were loaded, by name; of the file in records of the first schema."""
     weights_hash_of: Literal["file", "tensors", "nothing", "features"]
+    network: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    """What shapes do not tell of the network, for people: heads, patch, eps, activation, …"""
+    network_sha256: str | None = None
+    """Of every number of the network as it was built; None for features, and in records of the first schema."""
 
 
 class TaskIdentity(StrictModel):
@@ -75,12 +81,11 @@ class Identity(StrictModel):
     precision: Precision | Literal["unknown"]
     feature_keys: dict[str, str]
     """Content key of the bank of each split."""
-    backend: str
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of the identity."""
-        return sha256_of(self.model_dump(mode="json"))
+        """Hex sha256 of the identity; what the model is called is no part of what was measured."""
+        return sha256_of(self.model_dump(mode="json", exclude={"model": {"name"}}))
 
 
 class Metric(StrictModel):
@@ -115,12 +120,14 @@ class Environment(StrictModel):
     device: str
     packages: dict[str, str]
     git_commit: str | None
+    search_backend: str | None = None
+    """Where neighbours were searched: the sets that are found are the same everywhere."""
 
 
 class RequestedOptions(StrictModel):
     """What the user said of how model and data are read, beyond their names: `verify` has to ask the same again."""
 
-    arch: str | None = None
+    model: ModelSettings = ModelSettings()
     image_column: str | None = None
     label_column: str | None = None
     splits: dict[str, str] = Field(default_factory=dict)
@@ -138,7 +145,7 @@ class ModelFacts(StrictModel):
 class ResultRecord(StrictModel):
     """One cell: one model, one task, one dataset."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     identity: Identity
     identity_sha256: str
     departures: list[str]
@@ -236,10 +243,10 @@ def read_record(path: Path) -> ResultRecord:
     except ValueError as error:
         raise RequestError(f"{path}: not a result record: {one_line(error)}") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise RequestError(f"{path}: schema_version: expected {SCHEMA_VERSION}, got {shown(version)}")
+    if version not in (1, SCHEMA_VERSION):
+        raise RequestError(f"{path}: schema_version: expected 1 or {SCHEMA_VERSION}, got {shown(version)}")
     try:
-        record = ResultRecord.model_validate(content)
+        record = ResultRecord.model_validate(_from_first(content) if version == 1 else content)
     except ValidationError as error:
         raise RequestError(f"{path}: {first_problem(error)}") from None
     if record.identity.digest != record.identity_sha256:
@@ -256,6 +263,26 @@ def read_record(path: Path) -> ResultRecord:
     elif record.curves != curves(record.metrics):
         raise RequestError(f"{path}: curves: other values than metrics: the record was damaged, or changed by hand")
     return record
+
+
+def _from_first(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record of the first schema as one of this: where neighbours were searched was in its identity.
+
+    Its identity stays another one than that of the same measurement today: it says of which file the weights are, not
+    which tensors were loaded, nor under which network.
+    """
+    parts = {name: content.get(name) for name in ("identity", "request", "environment")}
+    identity, asked, environment = (dict(part) if isinstance(part, dict) else {} for part in parts.values())
+    intact = content.get("identity_sha256") == sha256_of(identity)
+    environment["search_backend"] = identity.pop("backend", None)
+    if "arch" in asked:
+        asked["model"] = {"arch": asked.pop("arch")}
+    moved = {**content, "schema_version": SCHEMA_VERSION, "identity": identity, "environment": environment}
+    if asked:
+        moved["request"] = asked
+    if intact:
+        moved["identity_sha256"] = Identity.model_validate(identity).digest
+    return moved
 
 
 def find_records(directory: Path) -> list[Path]:

@@ -54,7 +54,7 @@ class Details:
             "python": found.python,
             **found.packages,
             "commit": found.git_commit,
-            "search": record.identity.backend,
+            "search": found.search_backend,
         }
         return [
             self._share(_model(record)),
@@ -137,11 +137,12 @@ def command(record: ResultRecord) -> str | None:
     else:
         words += ["--dataset", identity.dataset.name, "--model", record.model_reference]
     options: Mapping[str, str | None] = {
-        "--arch": asked.arch,
         "--image-column": asked.image_column,
         "--label-column": asked.label_column,
         "--split": ",".join(f"{role}={source}" for role, source in asked.splits.items()) or None,
     }
+    for option, text in asked.model.options:
+        words += [option, text]
     for option, value in options.items():
         words += [option, value] if value is not None else []
     return shlex.join(words) if all(word.isprintable() for word in words) else None

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from massl_bench.core.model_settings import FeatureName
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.strict import StrictModel
 
@@ -24,6 +25,11 @@ class ManifestSpec(StrictModel):
     checkpoint_key: str | None = None
     """Where the backbone's tensors lie inside the file, where there is more than one place."""
     arch: str | None = None
+    """timm's name of the architecture, where neither the file's layout nor its shapes tell it."""
+    num_heads: int | None = Field(default=None, gt=0)
+    """Attention heads, likewise."""
+    pooling: FeatureName | None = None
+    """What becomes the feature, where not what the layout's authors evaluate."""
     preprocessing: Preprocessing | None = None
     summary: str
     licence: str

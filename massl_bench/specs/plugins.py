@@ -5,6 +5,8 @@
 * Group `massl_bench.protocols`: the name of a protocol, and the module that computes it.
 * Group `massl_bench.methods`: the name of a pretraining method, and the module that defines it.
 * Group `massl_bench.formats`: the name of a leaderboard's format, and the module that writes it.
+* Group `massl_bench.adapters`: the name of a layout of checkpoints, and the module that knows it.
+* Group `massl_bench.sources`: the name of a source of models, and the module that opens them.
 
 A package that does not keep its word is an error that names it, and never left out.
 """
@@ -25,14 +27,17 @@ from massl_bench.core.errors import SpecError, one_line
 
 REGISTRY_GROUP = "massl_bench.registry"
 PROTOCOLS_GROUP = "massl_bench.protocols"
-
 METHODS_GROUP = "massl_bench.methods"
 FORMATS_GROUP = "massl_bench.formats"
+ADAPTERS_GROUP = "massl_bench.adapters"
+SOURCES_GROUP = "massl_bench.sources"
 
 _CODE = {
     PROTOCOLS_GROUP: ("protocol", ("ROLES", "Params", "metric_names", "check_sizes", "run")),
     METHODS_GROUP: ("method", ("METHOD",)),
     FORMATS_GROUP: ("format", ("write",)),
+    ADAPTERS_GROUP: ("adapter", ("ADAPTER",)),
+    SOURCES_GROUP: ("source", ("SOURCE",)),
 }
 """The groups of modules: what one of them is called, and what it defines."""
 

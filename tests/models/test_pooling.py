@@ -11,9 +11,10 @@ from torch import Tensor
 from massl_bench.core.settings import LastBlocks
 from massl_bench.models import ModelOptions, open_model
 from massl_bench.models.encoder import Encoder
-from massl_bench.models.model import Model
+from massl_bench.models.networks.tokens import num_token_blocks
+from massl_bench.models.networks.vit import MasslVisionTransformer
+from massl_bench.models.open import Model
 from massl_bench.models.pixels import pixels_card, pixels_encoder
-from massl_bench.models.vit import MasslVisionTransformer, num_token_blocks
 from massl_bench.specs.registry import Registry
 
 POOLING = LastBlocks(kind="last-blocks", num_blocks=4, wide=768)

@@ -11,8 +11,7 @@ import torch
 import massl_bench as mb
 from massl_bench.core.settings import ClassGem, PreprocessingOverride
 from massl_bench.models import ModelOptions, open_model
-from massl_bench.models.timm_models import token_dim
-from massl_bench.models.tokens import generalised_mean
+from massl_bench.models.networks.tokens import generalised_mean, token_dim
 from massl_bench.specs.registry import Registry
 
 POOLING = ClassGem(kind="class-gem", exponent=4.0, floor=1e-6)

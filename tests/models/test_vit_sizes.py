@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from massl_bench.models.vit import MasslVisionTransformer
+from massl_bench.models.networks.vit import MasslVisionTransformer
 
 PATCH, GRID, WIDTH, DEPTH, HEADS = 8, 4, 32, 2, 2
 

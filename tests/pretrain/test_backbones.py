@@ -9,7 +9,7 @@ import torch
 
 from massl_bench.core.errors import RequestError
 from massl_bench.models.checkpoints import build_checkpoint
-from massl_bench.models.vit import MasslVisionTransformer
+from massl_bench.models.networks.vit import MasslVisionTransformer
 from massl_bench.pretrain.backbones import build_backbone, manifest_arch
 from massl_bench.pretrain.config import BackboneConfig
 from massl_bench.pretrain.configure import load_config

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from massl_bench.models.vit import MasslVisionTransformer
+from massl_bench.models.networks.vit import MasslVisionTransformer
 from massl_bench.pretrain import MemoryBank, MultiCropNetwork, Projector, massl_objective
 from massl_bench.pretrain.loop.optimizers import (
     clip_each_gradient,

@@ -42,7 +42,7 @@ def test_keys_are_sorted_and_the_file_reads_back(record_file: Path) -> None:
     [
         (lambda r: r.pop("metrics"), "metrics: is missing"),
         (lambda r: r.update(note="x"), "note: is not a known key"),
-        (lambda r: r.update(schema_version=7), "schema_version: expected 1, got 7"),
+        (lambda r: r.update(schema_version=7), "schema_version: expected 1 or 2, got 7"),
         (lambda r: r["metrics"]["top1@20"].update(value="0.9"), "metrics.top1@20.value: expected a valid number"),
         (lambda r: r["identity"]["task"].update(seed=4), "the record was changed by hand"),
         (lambda r: r["metrics"].pop("top1@20"), "the headline 'top1@20' is missing"),

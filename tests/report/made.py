@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from massl_bench.records.record import Identity, ResultRecord
+from massl_bench.records.record import Identity, ResultRecord, read_record
 from massl_bench.records.rows import Leaderboard, Row
 from massl_bench.specs.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 _TEMPLATES = {
-    path.parent.name: json.loads(path.read_text())
+    path.parent.name: read_record(path).model_dump(mode="json")
     for path in sorted((ROOT / "results" / "massl-small-cifar10").glob("*/cifar10.json"))
 }
 _task = cache(Registry().task)

@@ -11,16 +11,19 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from massl_bench.core.errors import MissingDataError, RequestError, one_line, unknown_name
-from massl_bench.core.files import sha256_file
 from massl_bench.core.settings import DEFAULT_PREPROCESSING, Preprocessing
-from massl_bench.models.checkpoints import load_exactly, read_tensors
-from massl_bench.models.encoder import Encoder, num_parameters
-from massl_bench.models.model import ModelCard
+from massl_bench.models.adapter import Network
+from massl_bench.models.assemble import assembled
+from massl_bench.models.card import ModelCard
+from massl_bench.models.checkpoints import read_tensors
+from massl_bench.models.encoder import Encoder
+from massl_bench.models.loading import load_exactly
+from massl_bench.models.source import Reference
 
 _HEADS = ("fc", "classifier", "heads", "head")
 
 
-def build_torchvision(name: str, file: Path | None, reference: str, download: bool) -> Encoder:
+def build_torchvision(name: str, file: Path | None, reference: Reference, known: ModelCard | None) -> Encoder:
     """Returns the encoder of `torchvision:NAME` (its default weights) or `torchvision:NAME@FILE`.
 
     Raises:
@@ -28,37 +31,40 @@ def build_torchvision(name: str, file: Path | None, reference: str, download: bo
             in a linear layer.
         MissingDataError: The weights are not on this machine and could not, or may not, be downloaded.
     """
-    known = models.list_models(module=models)
-    if name not in known:
-        raise unknown_name("torchvision model", name, known)
+    names = models.list_models(module=models)
+    if name not in names:
+        raise unknown_name("torchvision model", name, names)
+    text = reference.text
     if file is None:
         weights = models.get_model_weights(name).DEFAULT
-        file = _download(weights, reference, download)
-        preprocessing, origin = _own_preprocessing(weights, reference), f"the weights' transforms() ({weights})"
-        weights_origin, label = str(weights.url), reference
+        file = _download(weights, text, reference.options.download)
+        preprocessing, origin = _own_preprocessing(weights, text), f"the weights' transforms() ({weights})"
+        weights_origin, label = str(weights.url), text
     else:
         preprocessing, origin = DEFAULT_PREPROCESSING, "the default (a local file has none of its own)"
         weights_origin, label = file.name, f"torchvision:{name}@{file.stem}"
     network = models.get_model(name, weights=None)
-    load_exactly(network, read_tensors(file), f"model {reference}")
-    embed_dim = _remove_last_linear(network, reference)
-    card = ModelCard(
-        name=label,
-        reference=reference,
+    load_exactly(network, read_tensors(file), f"model {text}")
+    embed_dim = _remove_last_linear(network, text)
+    network.num_features = embed_dim
+    described = Network(
         architecture=name,
-        pooling="input of the last linear layer",
-        embed_dim=embed_dim,
-        num_blocks=None,
-        token_dim=None,
-        num_parameters=num_parameters(network),
-        weights_sha256=sha256_file(file),
-        weights_hash_of="file",
-        weights_origin=weights_origin,
+        build=lambda: network,
         preprocessing=preprocessing,
         preprocessing_origin=origin,
-        licence="BSD-3-Clause (torchvision); the training data has terms of its own",
     )
-    return Encoder(network, card, files=[file])
+    encoder = assembled(
+        network,
+        described,
+        reference=text,
+        settings=reference.settings,
+        name=label,
+        weights_origin=weights_origin,
+        licence="BSD-3-Clause (torchvision); the training data has terms of its own",
+        files=[file],
+        known=known,
+    )
+    return encoder.with_card(encoder.card.model_copy(update={"pooling": "input of the last linear layer"}))
 
 
 def _download(weights: WeightsEnum, reference: str, download: bool) -> Path:

@@ -6,6 +6,8 @@ import copy
 from typing import Any
 
 import torch
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from massl_bench.core.settings import ClassGem
@@ -53,3 +55,18 @@ class ClassGemFeatures(nn.Module):
         patches_BPD = tokens_BTD[:, self._network.num_prefix_tokens :]
         gem_BD = generalised_mean(patches_BPD, self._pooling.exponent, self._pooling.floor)
         return torch.cat([tokens_BTD[:, 0].float(), gem_BD], dim=1)
+
+
+def num_token_blocks(network: nn.Module) -> int | None:
+    """Returns the number of blocks of a ViT whose feature is its class token; None for any other network."""
+    if isinstance(network, VisionTransformer) and network.global_pool == "token" and network.cls_token is not None:
+        return len(network.blocks)
+    return None
+
+
+def token_dim(network: nn.Module) -> int | None:
+    """Returns the width of a network's tokens, or None where it has no class token and patch tokens after one norm."""
+    if not isinstance(network, VisionTransformer | Eva) or network.cls_token is None:
+        return None
+    # A network that normalises its pooled tokens instead has an identity here.
+    return None if isinstance(network.norm, nn.Identity) else int(network.num_features)

@@ -1,9 +1,9 @@
-"""The ViT of MaSSL (and DINO): timm's, with the published interpolation of position embeddings."""
+"""timm's ViT with the published interpolation of position embeddings, and MaSSL's (and DINO's) among them."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.layers.attention import Attention
@@ -16,8 +16,15 @@ from typing_extensions import override
 
 from massl_bench.core.errors import RequestError, one_line
 
+PositionRule = Literal["offset", "size", "antialias", "fixed"]
+"""How position embeddings that were learnt for one grid of patches serve another one, as the authors' code does it:
+`offset`: bicubic, no antialiasing, the scale factor (side + 0.1) / grid given to the interpolation (DINO, iBOT, MaSSL,
+DINOv2, Franca); `size`: bicubic to the size, no antialiasing (MAE, Hugging Face's ViTs); `antialias`: bicubic to the
+size, antialiased (DINOv2 with registers, open_clip; timm); `fixed`: not at all, another grid is refused (MoCo v3,
+OpenAI's CLIP)."""
 
-class _WholePatches(PatchEmbed):
+
+class WholePatches(PatchEmbed):
     """A patch embedding that leaves out what exceeds the last whole patch, at the right and below.
 
     So does the strided convolution of the official code; timm refuses such sizes.
@@ -31,8 +38,80 @@ class _WholePatches(PatchEmbed):
         return patches
 
 
-class MasslVisionTransformer(VisionTransformer):
-    """A ViT whose feature is the class token after the final norm, at any input size of at least one patch.
+class OfficialVisionTransformer(VisionTransformer):
+    """timm's ViT at any input size of at least one patch, with the authors' resampling of position embeddings.
+
+    Attributes:
+        position_rule: which one.
+    """
+
+    position_rule: PositionRule = "offset"
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        """Returns the tokens [B, P + h·w, D] of a patch map [B, h, w, D]: P prefix tokens first, positions added."""
+        batch, rows, columns, width = x.shape
+        prefix = [token.expand(batch, -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        tokens = x.reshape(batch, rows * columns, width)
+        if self.pos_embed is None:
+            return torch.cat([*prefix, tokens], dim=1)
+        positions = self._positions(rows, columns)
+        if self.no_embed_class:
+            tokens = torch.cat([*prefix, tokens + positions], dim=1)
+        else:
+            tokens = torch.cat([*prefix, tokens], dim=1) + positions
+        dropped: Tensor = self.pos_drop(tokens)
+        return dropped
+
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        """Returns the position embeddings [1, P + rows·columns, D] of a patch grid; P is 0 where prefixes have none.
+
+        Under `offset`, the 0.1 guards against rounding, and shifts the sampling points: features at other sizes than
+        the trained one depend on it. Only where an image has the trained grid, but two different sides (225 × 230 at
+        patch 16), the official code resamples too, and this leaves the embeddings as they were learnt.
+        """
+        grid_rows, grid_columns = self.patch_embed.grid_size
+        positions = self.pos_embed
+        assert positions is not None
+        if (rows, columns) == (grid_rows, grid_columns):
+            return positions
+        count = 0 if self.no_embed_class else self.num_prefix_tokens
+        width = positions.shape[-1]
+        learnt = positions[:, count:].reshape(1, grid_rows, grid_columns, width).permute(0, 3, 1, 2)
+        resized = _resized(learnt, rows, columns, self.position_rule)
+        return torch.cat([positions[:, :count], resized.permute(0, 2, 3, 1).reshape(1, rows * columns, width)], dim=1)
+
+
+def _resized(learnt_1DHW: Tensor, rows: int, columns: int, rule: PositionRule) -> Tensor:
+    grid_rows, grid_columns = learnt_1DHW.shape[-2:]
+    match rule:
+        case "offset":
+            factors = (rows + 0.1) / grid_rows, (columns + 0.1) / grid_columns
+            return functional.interpolate(learnt_1DHW, scale_factor=factors, mode="bicubic")
+        case "size" | "antialias":
+            antialias = rule == "antialias"
+            return functional.interpolate(learnt_1DHW, (rows, columns), mode="bicubic", antialias=antialias)
+        case "fixed":
+            raise RequestError(
+                f"the network takes {grid_rows} × {grid_columns} patches alone, these images have {rows} × {columns}; "
+                "its authors never resample its position embeddings"
+            )
+
+
+def with_positions(model: VisionTransformer, rule: PositionRule) -> OfficialVisionTransformer:
+    """Makes a ViT that timm built (with `dynamic_img_size`) resample its position embeddings by the authors' rule.
+
+    timm's constructors of named architectures take no class: the model's own is exchanged for its subclass, which has
+    the same tensors and the same parts.
+    """
+    assert model.dynamic_img_size, "timm builds it for any size, or for one"
+    model.__class__ = OfficialVisionTransformer
+    official: Any = model
+    official.position_rule = rule
+    return official  # type: ignore[no-any-return]
+
+
+class MasslVisionTransformer(OfficialVisionTransformer):
+    """The ViT of MaSSL and DINO: its feature is the class token after the final norm.
 
     Args:
         img_size: side of the images that the position embeddings were learnt for, in pixels.
@@ -43,6 +122,7 @@ class MasslVisionTransformer(VisionTransformer):
         mlp_ratio: hidden width of the MLPs over D.
         qkv_bias: whether queries, keys and values have a bias.
         drop_path_rate: largest rate of stochastic depth in training; nothing in evaluation.
+        position_rule: how position embeddings are resampled; MaSSL's and DINO's is `offset`.
     """
 
     def __init__(  # noqa: PLR0913  # the dimensions of an architecture
@@ -56,6 +136,7 @@ class MasslVisionTransformer(VisionTransformer):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         drop_path_rate: float = 0.0,
+        position_rule: PositionRule = "offset",
     ) -> None:
         super().__init__(
             img_size=img_size,
@@ -69,37 +150,10 @@ class MasslVisionTransformer(VisionTransformer):
             num_classes=0,
             global_pool="token",
             dynamic_img_size=True,
-            embed_layer=_WholePatches,
+            embed_layer=WholePatches,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         )
-
-    def _pos_embed(self, patches: Tensor) -> Tensor:
-        """Returns the tokens [B, 1 + h·w, D] of a patch map [B, h, w, D]: class token first, positions added."""
-        batch, rows, columns, width = patches.shape
-        assert self.cls_token is not None
-        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), patches.reshape(batch, rows * columns, width)], dim=1)
-        positions: Tensor = self.pos_drop(tokens + self._positions(rows, columns))
-        return positions
-
-    def _positions(self, rows: int, columns: int) -> Tensor:
-        """Returns the position embeddings [1, 1 + rows·columns, D] of a patch grid.
-
-        As the official code computes them: bicubic, without antialiasing, with the scale factor (side + 0.1) / grid
-        given to the interpolation (the 0.1 guards against rounding, and shifts the sampling points: features at other
-        sizes than the trained one depend on it). Only where an image has the trained grid, but two different sides
-        (225 × 230 at patch 16), the official code resamples too, and this leaves the embeddings as they were learnt.
-        """
-        grid_rows, grid_columns = self.patch_embed.grid_size
-        positions = self.pos_embed
-        assert positions is not None
-        if (rows, columns) == (grid_rows, grid_columns):
-            return positions
-        width = positions.shape[-1]
-        learnt = positions[:, 1:].reshape(1, grid_rows, grid_columns, width).permute(0, 3, 1, 2)
-        resized = functional.interpolate(
-            learnt, scale_factor=((rows + 0.1) / grid_rows, (columns + 0.1) / grid_columns), mode="bicubic"
-        )
-        return torch.cat([positions[:, :1], resized.permute(0, 2, 3, 1).reshape(1, rows * columns, width)], dim=1)
+        self.position_rule = position_rule
 
 
 def like_plain_vit(
@@ -168,10 +222,3 @@ def special_vit(arch: str, *, img_size: int, patch_size: int, drop_path_rate: fl
             f"{one_line(error)}"
         ) from None
     return model
-
-
-def num_token_blocks(network: nn.Module) -> int | None:
-    """Returns the number of blocks of a ViT whose feature is its class token; None for any other network."""
-    if isinstance(network, VisionTransformer) and network.global_pool == "token" and network.cls_token is not None:
-        return len(network.blocks)
-    return None

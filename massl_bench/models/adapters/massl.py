@@ -1,0 +1,54 @@
+"""MaSSL, DINO, iBOT and CARP as their trainers write them: student and teacher, each a backbone and a head."""
+
+from __future__ import annotations
+
+from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
+from massl_bench.models.build import resnet, vit
+from massl_bench.models.content import Content
+from massl_bench.models.shapes import VitShape
+
+_WHY = "as DINO's evaluation"
+
+
+def _matches(content: Content) -> bool:
+    marks = ("memory_bank", "dino_loss", "ibot_loss")
+    return content.has("teacher") or (content.has("student") and any(map(content.has, marks)))
+
+
+def _heads(shape: VitShape) -> int | None:
+    """Heads of 64 dimensions: so these trainers make every ViT (`vit_tiny`, `vit_small`, `vit_base`, `vit_large`)."""
+    return shape.width // 64 if shape.width % 64 == 0 else None
+
+
+def _network(found: Found) -> Network:
+    if "patch_embed.proj.weight" not in found.tensors:
+        return resnet(found, evaluation_origin=_WHY)
+    return vit(
+        found,
+        heads=_heads,
+        heads_origin="64 dimensions each, as its trainer makes every ViT",
+        feature_origin="as its authors evaluate",
+        evaluation_origin=_WHY,
+    )
+
+
+ADAPTER = Adapter(
+    name="massl",
+    summary="MaSSL, DINO, iBOT and CARP trainers (student and teacher)",
+    read_in="facebookresearch/dino 7c446df main_dino.py, eval_knn.py; bytedance/ibot da316d8 main_ibot.py; "
+    "MaSSL 0fa1456; CARP c9b068b",
+    rank=Rank.KEYS,
+    matches=_matches,
+    weights=(
+        Weights(name="teacher", key="teacher", prefix="backbone.", what="the teacher"),
+        Weights(name="student", key="student", prefix="backbone.", what="the student"),
+    ),
+    inside={"masked_embed": "mask token", "fc.": "classifier"},
+    beside={"head.": "projector"},
+    others={
+        "memory_bank": "memory",
+        "dino_loss": "loss",
+        "ibot_loss": "loss",
+    },
+    network=_network,
+)

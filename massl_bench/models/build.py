@@ -1,0 +1,375 @@
+"""Networks of common kinds from a file's shapes: what adapters call to say what a file's tensors are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import timm
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from massl_bench.core.errors import RequestError
+from massl_bench.core.model_settings import FeatureName
+from massl_bench.core.settings import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, own_size
+from massl_bench.models.adapter import Found, Network, Tensors
+from massl_bench.models.networks.resnet import STEMS, SmallImageResNet
+from massl_bench.models.networks.vit import OfficialVisionTransformer, PositionRule, WholePatches, with_positions
+from massl_bench.models.shapes import PUBLISHED_HEADS, Heads, VitShape, count_blocks, heads_of, named_on_meta, vit_shape
+
+Rename = Callable[[Tensors, Any], Mapping[str, Tensor]]
+
+UNKNOWN_EVALUATION = "the default: the file has no preprocessing of its own"
+
+
+def centre_crop(
+    side: int,
+    interpolation: Interpolation = "bicubic",
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> Preprocessing:
+    """Returns the usual evaluation at a side in pixels: short side to 8/7 of it (256 for 224), centre crop.
+
+    Images up to 64 pixels are taken whole: an eighth cut off their borders would take what they show.
+    """
+    return own_size(side, interpolation=interpolation, mean=mean, std=std)
+
+
+def vit(  # noqa: PLR0913  # what a layout says of its ViT
+    found: Found,
+    *,
+    heads: Heads = PUBLISHED_HEADS,
+    heads_origin: str = "published for these dimensions",
+    positions: PositionRule = "offset",
+    feature: FeatureName = "token",
+    feature_origin: str = "",
+    evaluation: Callable[[int], Preprocessing] = centre_crop,
+    evaluation_origin: str = UNKNOWN_EVALUATION,
+    evaluated_at: int | None = None,
+    eps: float = 1e-6,
+    act: Callable[..., nn.Module] = nn.GELU,
+    rename: Rename | None = None,
+    notes: tuple[str, ...] = (),
+    **arguments: Any,
+) -> Network:
+    """Returns the ViT that the tensors are: timm's class, under the authors' resampling of position embeddings.
+
+    Width, depth, patch, grid, MLP, biases, class token, registers, LayerScale and norms come from the shapes (after
+    `rename`, where shapes and names differ from timm's, an adapter builds its own `Network` with `timm_network`).
+
+    Args:
+        found: the file; its names are timm's.
+        heads: number of heads by (width, depth[, patch]), or a rule.
+        heads_origin: who says so, in words.
+        positions: how position embeddings are resampled.
+        feature: what the authors evaluate.
+        feature_origin: in words; empty for nothing to say.
+        evaluation: makes the preprocessing of a side in pixels.
+        evaluation_origin: where it was read.
+        evaluated_at: side of the authors' evaluation, in pixels, where that is not the one of the position embeddings;
+            a network of smaller images keeps its own.
+        eps: of the norms.
+        act: activation of the MLPs.
+        rename: changes names that the shapes do not depend on.
+        notes: what a reader of the numbers should know.
+        arguments: of timm's VisionTransformer, in place of what the shapes say.
+
+    Raises:
+        RequestError: The shapes are no ViT's, or nobody knows the number of heads.
+    """
+    shape = vit_shape(found)
+    if found.settings.arch is not None and not _is_common(found.settings.arch, found.where):
+        return _special(found, shape, positions)
+    number, origin = heads_of(found, shape, heads, heads_origin)
+    native = shape.img_size if shape.img_size is not None else 224
+    side = native if evaluated_at is None else min(native, evaluated_at)
+    # timm's own norm after pooling stands where the file has one.
+    pooling = "token" if shape.class_token and not shape.norm_after_pooling else "avg"
+    options: dict[str, Any] = {
+        "img_size": native,
+        "patch_size": shape.patch,
+        "embed_dim": shape.width,
+        "depth": shape.depth,
+        "num_heads": number,
+        "mlp_ratio": shape.hidden / shape.width,
+        "qkv_bias": shape.qkv_bias,
+        "class_token": shape.class_token,
+        "reg_tokens": shape.registers,
+        "no_embed_class": not shape.prefix_positions,
+        "pos_embed": "learn" if shape.grid is not None else "none",
+        "init_values": 1e-5 if shape.layer_scale else None,
+        "pre_norm": shape.pre_norm,
+        "fc_norm": shape.norm_after_pooling,
+        "global_pool": pooling,
+        "act_layer": act,
+        **arguments,
+    }
+    plain_avg = pooling == "avg" and not shape.norm_after_pooling
+    return Network(
+        architecture=vit_name(shape, number),
+        build=partial(_build_vit, options, eps, positions),
+        feature=None if shape.norm_after_pooling else feature if shape.class_token else "avg",
+        own_feature="token" if pooling == "token" else "avg" if plain_avg else None,
+        preprocessing=evaluation(side),
+        preprocessing_origin=evaluation_origin,
+        rename=rename,
+        origins={
+            "heads": origin,
+            "pooling": feature_origin,
+            "size": f"position embeddings of {shape.grid} × {shape.grid} patches of {shape.patch}"
+            if side == native and shape.grid is not None
+            else "as its authors evaluate",
+        },
+        notes=notes,
+    )
+
+
+def _build_vit(options: Mapping[str, Any], eps: float, positions: PositionRule) -> nn.Module:
+    network = OfficialVisionTransformer(
+        num_classes=0,
+        dynamic_img_size=True,
+        embed_layer=WholePatches,
+        norm_layer=partial(nn.LayerNorm, eps=eps),
+        **options,
+    )
+    network.position_rule = positions
+    return network
+
+
+def vit_name(shape: VitShape, heads: int) -> str:
+    """Returns what a ViT is called: by timm's names of sizes where it has such, else by its dimensions."""
+    sizes = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}
+    size = sizes.get((shape.width, shape.depth))
+    if size is None:
+        return f"vit_width{shape.width}_depth{shape.depth}_heads{heads}_patch{shape.patch}"
+    usual = PUBLISHED_HEADS.get((shape.width, shape.depth), 6)
+    return f"vit_{size}_patch{shape.patch}" if heads == usual else f"vit_{size}_heads{heads}_patch{shape.patch}"
+
+
+def _is_common(arch: str, where: str) -> bool:
+    """Returns whether a ViT of timm differs from the common one in dimensions alone."""
+    from massl_bench.models.networks.vit import is_plain
+
+    model = named_on_meta(arch, where)
+    # What is no ViT at all is refused where its dimensions are compared.
+    return not isinstance(model, VisionTransformer) or is_plain(model)
+
+
+def _special(found: Found, shape: VitShape, positions: PositionRule) -> Network:
+    """Returns the ViT of timm that the user names, at the sizes of the file."""
+    arch = found.settings.arch
+    assert arch is not None
+    heads_of(found, shape, {}, "")
+    native = shape.img_size
+    sizes: dict[str, Any] = {"img_size": native} if native is not None else {}
+    return timm_network(found, arch, positions=positions, dynamic_img_size=True, **sizes)
+
+
+def timm_network(  # noqa: PLR0913  # what a layout says of its network
+    found: Found,
+    arch: str,
+    *,
+    positions: PositionRule | None = None,
+    feature: FeatureName | None = None,
+    feature_origin: str = "",
+    preprocessing: Preprocessing | None = None,
+    preprocessing_origin: str = UNKNOWN_EVALUATION,
+    rename: Rename | None = None,
+    notes: tuple[str, ...] = (),
+    licence: str | None = None,
+    origin: str = "",
+    **arguments: Any,
+) -> Network:
+    """Returns an architecture of timm by its name: the layout's, or the one that the user gave in its place.
+
+    Args:
+        found: the file.
+        arch: timm's name, without a tag.
+        positions: of a ViT, how position embeddings are resampled; None for timm's own way at one size.
+        feature: what the authors evaluate; None for what timm's network returns.
+        feature_origin: in words.
+        preprocessing: of the authors' evaluation; None for the usual one at the network's size.
+        preprocessing_origin: where it was read.
+        rename: makes the file's tensors the network's; timm's `checkpoint_filter_fn` is such a function.
+        notes: what a reader of the numbers should know.
+        licence: where the file says it.
+        origin: who says that it is this architecture.
+        arguments: of timm's constructor.
+
+    Raises:
+        RequestError: timm has no such architecture.
+    """
+    told = found.settings.arch
+    arch, origin = (arch, origin) if told is None else (told, "as given")
+    if positions is not None:
+        arguments = {"dynamic_img_size": True, **arguments}
+    build = partial(build_timm_network, arch, positions, arguments)
+    model = _on_meta(build, arch, found.where)
+    side = network_side(model)
+    return Network(
+        architecture=arch,
+        build=build,
+        feature=feature,
+        own_feature=own_feature(model),
+        preprocessing=preprocessing if preprocessing is not None else centre_crop(side),
+        preprocessing_origin=preprocessing_origin,
+        rename=rename,
+        origins={"architecture": origin, "pooling": feature_origin},
+        notes=notes,
+        licence=licence,
+    )
+
+
+def build_timm_network(arch: str, positions: PositionRule | None, arguments: Mapping[str, Any]) -> nn.Module:
+    """Makes a network of timm without its classifier."""
+    network: Any = timm.create_model(arch, **arguments)
+    network.reset_classifier(0)
+    return with_positions(network, positions) if positions is not None else network
+
+
+def _on_meta(build: Callable[[], nn.Module], arch: str, where: str) -> nn.Module:
+    import torch
+
+    from massl_bench.core.errors import one_line, unknown_name
+
+    if not timm.is_model(arch):
+        raise unknown_name("timm architecture", arch, timm.list_models())
+    try:
+        with torch.device("meta"):
+            return build()
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise RequestError(f"{where}: timm does not make {arch} so: {one_line(error)}") from None
+
+
+def network_side(model: Any) -> int:
+    """Returns the side of the images that a network of timm is made for, in pixels."""
+    embed = getattr(model, "patch_embed", None)
+    size = getattr(embed, "img_size", None)
+    if size:
+        return int(size[0])
+    if isinstance(getattr(model, "conv1", None), nn.Conv2d) and model.conv1.kernel_size == (3, 3):
+        return 32
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return int(config.get("input_size", (3, 224, 224))[-1])
+
+
+def own_feature(model: Any) -> FeatureName | None:
+    """Returns which of the named features a network of timm returns by itself; None for another."""
+    if isinstance(model, VisionTransformer | Eva):
+        if isinstance(model.norm, nn.Identity):  # the norm comes after pooling
+            return None
+        return {"token": "token", "avg": "avg"}.get(model.global_pool)  # type: ignore[return-value]
+    return "avg" if getattr(model, "global_pool", None) is not None else None
+
+
+_RESNETS: Mapping[tuple[bool, tuple[int, ...], int, int], str] = {
+    (False, (2, 2, 2, 2), 64, 64): "resnet18",
+    (False, (3, 4, 6, 3), 64, 64): "resnet34",
+    (True, (3, 4, 6, 3), 64, 64): "resnet50",
+    (True, (3, 4, 23, 3), 64, 64): "resnet101",
+    (True, (3, 8, 36, 3), 64, 64): "resnet152",
+    (True, (3, 4, 6, 3), 128, 4): "resnext50_32x4d",
+    (True, (3, 4, 23, 3), 256, 8): "resnext101_32x8d",
+    (True, (3, 4, 6, 3), 128, 128): "wide_resnet50_2",
+    (True, (3, 4, 23, 3), 128, 128): "wide_resnet101_2",
+}
+"""By (bottlenecks, blocks of the stages, width of the first convolution, inputs of the second one)."""
+
+
+def resnet(
+    found: Found,
+    *,
+    evaluation: Callable[[int], Preprocessing] = centre_crop,
+    evaluation_origin: str = UNKNOWN_EVALUATION,
+    stem: str | None = None,
+    rename: Rename | None = None,
+    notes: tuple[str, ...] = (),
+) -> Network:
+    """Returns the ResNet that the tensors are, under timm's (and torchvision's) names; its feature is the pooled map.
+
+    Args:
+        found: the file.
+        evaluation: makes the preprocessing of a side in pixels.
+        evaluation_origin: where it was read.
+        stem: of a network of small images, a name of `networks.resnet.STEMS`: what its shapes do not tell; None where
+            the layout does not tell either, which is then said.
+        rename: changes names that the shapes do not depend on.
+        notes: what a reader of the numbers should know.
+
+    Raises:
+        RequestError: The shapes are no known ResNet's.
+    """
+    told = found.settings.arch
+    convolution = found.shape("conv1.weight")
+    small = convolution[2:] == (3, 3)
+    if told is not None and told not in STEMS:
+        return timm_network(
+            found,
+            told,
+            preprocessing=evaluation(32 if small else 224),
+            preprocessing_origin=evaluation_origin,
+            rename=rename,
+            notes=notes,
+        )
+    if small:
+        return _small_resnet(found, evaluation, evaluation_origin, told or stem, rename, notes)
+    if told is not None:
+        raise RequestError(f"{found.where}: --arch {told} has a stem of 3 × 3; the file's is {list(convolution)}")
+    depths, bottleneck = _stages(found)
+    first, second = found.shape("layer1.0.conv1.weight"), found.shape("layer1.0.conv2.weight")
+    width, inputs = (first or (0,))[0], (second or (0, 0))[1]
+    name = _RESNETS.get((bottleneck, depths, width, inputs))
+    if name is None:
+        raise RequestError(
+            f"{found.where}: a ResNet with {depths} blocks of width {width} is not a known one; name it with --arch"
+        )
+    return Network(
+        architecture=name,
+        build=partial(timm.create_model, name, num_classes=0),
+        own_feature="avg",
+        preprocessing=evaluation(224),
+        preprocessing_origin=evaluation_origin,
+        rename=rename,
+        origins={"size": "its stem of 7 × 7 is for photographs"},
+        notes=notes,
+    )
+
+
+def _stages(found: Found) -> tuple[tuple[int, ...], bool]:
+    """Returns (number of blocks in each stage, whether they are bottlenecks)."""
+    depths = tuple(count_blocks(found.tensors, f"layer{stage}", found.where) for stage in range(1, 5))
+    return depths, "layer1.0.conv3.weight" in found.tensors
+
+
+def _small_resnet(  # handed on
+    found: Found,
+    evaluation: Callable[[int], Preprocessing],
+    evaluation_origin: str,
+    stem: str | None,
+    rename: Rename | None,
+    notes: tuple[str, ...],
+) -> Network:
+    depths, bottleneck = _stages(found)
+    widths = [int(found.shape(f"layer{stage}.0.conv1.weight")[0]) for stage in range(1, 5)]
+    blocks = "bottlenecks" if bottleneck else "blocks"
+    name = f"resnet_small_images_widths{'-'.join(map(str, widths))}_{blocks}{'-'.join(map(str, depths))}"
+    if stem is None:
+        stem = next(iter(STEMS))
+        notes = (
+            *notes,
+            f"the shapes do not tell how its stem pads and pools: taken as {STEMS[stem].words} ({stem}); others: "
+            + "; ".join(f"--arch {other}: {each.words}" for other, each in STEMS.items() if other != stem),
+        )
+    chosen = STEMS[stem]
+    return Network(
+        architecture=name if stem == next(iter(STEMS)) else f"{name}_{stem}",
+        build=partial(SmallImageResNet, widths=widths, depths=depths, bottleneck=bottleneck, stem=chosen),
+        own_feature="avg",
+        preprocessing=evaluation(32),
+        preprocessing_origin=evaluation_origin,
+        rename=rename,
+        origins={"size": "its stem of 3 × 3 is for images of about 32 pixels"},
+        notes=notes,
+    )

@@ -1,0 +1,24 @@
+"""From a path to a checkpoint's content: the file of weights, and the configuration that lies beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from massl_bench.models.content import Content
+from massl_bench.models.reading import open_checkpoint
+from massl_bench.models.weights_path import NAMED_BY_LIBRARIES, has_config, weights_of
+
+
+def open_content(path: Path) -> Content:
+    """Returns the content of a checkpoint file, or of a directory with one.
+
+    The JSON files of a directory belong to its weights; those beside a single file do where it is called as libraries
+    call the weights of a `config.json`.
+
+    Raises:
+        RequestError: There is no checkpoint, or which of several is meant is not clear; or it is not safe to read.
+    """
+    file = weights_of(path)
+    folder = file.parent if path.is_dir() or (file.name in NAMED_BY_LIBRARIES and has_config(file.parent)) else None
+    opened = open_checkpoint(file)
+    return Content(file=file, tree=opened.content, metadata=opened.metadata, folder=folder)

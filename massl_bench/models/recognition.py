@@ -1,0 +1,281 @@
+"""Which layout a file has, which of its sets of weights is meant, and what of it is left out; never a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from massl_bench.core.errors import RequestError
+from massl_bench.core.model_settings import ModelSettings
+from massl_bench.models.adapter import Adapter, Found, Weights
+from massl_bench.models.adapters import adapters
+from massl_bench.models.content import STATE_KEY, Content, Stored, is_stored, listed
+
+_TRAINING = {
+    "optimizer": "optimizer",
+    "optimiser": "optimizer",
+    "optim": "optimizer",
+    "opt": "optimizer",
+    "optimizers": "optimizer",
+    "optimizer_states": "optimizer",
+    "optimizer_state_dict": "optimizer",
+    "scaler": "loss scaler",
+    "fp16_scaler": "loss scaler",
+    "amp": "loss scaler",
+    "loss_scaler": "loss scaler",
+    "lr_scheduler": "schedule",
+    "lr_schedulers": "schedule",
+    "scheduler": "schedule",
+    "callbacks": "callbacks",
+    "loops": "loops",
+    "loss": "loss",
+    "criterion": "loss",
+    "rng_state": "random state",
+    "rng_states": "random state",
+    "random_state": "random state",
+}
+"""What trainers keep beside weights, whatever the method: their keys at the top, and what they are."""
+
+_MARKS = ("patch_embed.proj.weight", "layer4.0.conv1.weight", "blocks.0.attn.qkv.weight", "conv1.weight")
+"""Tensors of a ViT and of a ResNet under timm's names: what shows them behind an unknown prefix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognised:
+    """A file's layout, and the backbone in it.
+
+    Attributes:
+        adapter: which layout.
+        found: the backbone's tensors.
+        left_out: names that are not taken, by what they are.
+    """
+
+    adapter: Adapter
+    found: Found
+    left_out: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """Where the tensors lie, for people: `key teacher, backbone`."""
+        weights = self.found.weights
+        parts = [f"key {weights.key}"] if weights.key else []
+        parts += [weights.prefix.rstrip(".")] if weights.prefix else []
+        return ", ".join(parts) or "state dict"
+
+    @property
+    def left_out_texts(self) -> dict[str, str]:
+        """How many tensors are not taken and where they lie, by what they are."""
+        return {what: f"{len(names)} tensors ({_where(names)})" for what, names in self.left_out.items()}
+
+
+def recognise(content: Content, settings: ModelSettings, where: str) -> Recognised:
+    """Returns what a file is.
+
+    Args:
+        content: of the file.
+        settings: what the user said of the model.
+        where: for messages.
+
+    Raises:
+        RequestError: No adapter has this layout, or two have it; the weights that its authors evaluate are not there,
+            or no state dict; a tensor is left that no adapter names. The text says what to do.
+    """
+    key = settings.checkpoint_key
+    adapter = _adapter_of(content, where, key)
+    if adapter is None:
+        assert key is not None  # a part of the file, which the user names, may be a file of its own
+        inner = replace(content, tree=content.value(key), _states={}, _configs=content._configs)
+        found = recognise(inner, settings.model_copy(update={"checkpoint_key": None}), f"{where}, key {key}")
+        inner_key = STATE_KEY.join(part for part in (key, found.found.weights.key) if part)
+        weights = replace(found.found.weights, key=inner_key)
+        return replace(found, found=replace(found.found, weights=weights, settings=settings, where=where))
+    weights = _chosen(adapter, content, key, where)
+    taken, left_out = _split(adapter, content, weights, where)
+    if key is None:
+        left_out |= _beside_at_the_top(adapter, content, where)
+    found_tensors = Found(tensors=taken, content=content, weights=weights, settings=settings, where=where)
+    return Recognised(adapter=adapter, found=found_tensors, left_out=left_out)
+
+
+def _adapter_of(content: Content, where: str, key: str | None) -> Adapter | None:
+    """Returns the adapter that a file belongs to; None where only the key that the user names may belong to one."""
+    matching = [adapter for adapter in adapters().values() if adapter.matches(content)]
+    top = max((adapter.rank for adapter in matching), default=None)
+    best = [adapter for adapter in matching if adapter.rank == top]
+    if len(best) > 1:
+        names = " and ".join(f"{adapter.name} ({adapter.summary})" for adapter in best)
+        raise RequestError(f"{where}: two adapters have this layout: {names}; save the backbone's state dict by itself")
+    names_key = key is not None and (not best or _of_key(best[0], content, key) is None) and content.has(key)
+    if names_key and not content.is_flat:
+        return None
+    if not best:
+        raise RequestError(f"{where}: {_nearest(content)}")
+    return best[0]
+
+
+def _of_key(adapter: Adapter, content: Content, key: str) -> Weights | None:
+    """Returns the set of weights that the user names: by its own name, or by a key that holds one set alone."""
+    sets = adapter.sets(content)
+    named = [weights for weights in sets if weights.name == key]
+    named = named or [weights for weights in sets if weights.key == key]
+    return named[0] if named else None
+
+
+def _chosen(adapter: Adapter, content: Content, key: str | None, where: str) -> Weights:
+    sets = adapter.sets(content)
+    there = [weights.name for weights in sets if _is_there(content, weights)]
+    if key is not None:
+        named = _of_key(adapter, content, key)
+        if named is None or (not content.has(named.key) and named.key):
+            known = ", ".join(there) or "none"
+            raise RequestError(f"{where}: no set of weights {key!r} in this file of {adapter.summary}; there: {known}")
+        return named
+    first = sets[0]
+    if first.name in there:
+        return first
+    reason = content.problem(first.key) or f"no tensor of it begins with {first.prefix}"
+    advice = f"; there: {', '.join(there)} (--checkpoint-key {there[0]} takes it)" if there else ""
+    raise RequestError(
+        f"{where}: {first.name} ({first.what}), which is evaluated of {adapter.summary}, cannot be read: {reason}"
+        f"{advice}"
+    )
+
+
+def _is_there(content: Content, weights: Weights) -> bool:
+    names = content.names(weights.key)
+    return any(name.startswith(weights.prefix) for name in names) if weights.prefix else bool(names)
+
+
+def _split(
+    adapter: Adapter, content: Content, weights: Weights, where: str
+) -> tuple[dict[str, Stored], dict[str, list[str]]]:
+    """Returns (the backbone's tensors without prefix, names that are left out by what they are)."""
+    try:
+        state = content.state(weights.key)
+    except RequestError as error:
+        raise RequestError(f"{where}: {error}") from None
+    twins = {each.prefix: each.what for each in adapter.sets(content) if each.key == weights.key and each != weights}
+    inside = adapter.inside(content) if callable(adapter.inside) else adapter.inside
+    taken: dict[str, Stored] = {}
+    left_out: dict[str, list[str]] = {}
+    rest = []
+    for name, tensor in state.items():
+        if name.startswith(weights.prefix):
+            inner = name.removeprefix(weights.prefix)
+            what = _what(inner, inside)
+            if what is None:
+                taken[inner] = tensor
+                continue
+        else:
+            what = _what(name, adapter.beside) or next(
+                (twin for prefix, twin in twins.items() if prefix and name.startswith(prefix)), None
+            )
+        if what is None:
+            rest.append(name)
+        else:
+            left_out.setdefault(what, []).append(name)
+    if rest:
+        raise RequestError(
+            f"{where}: unexpected tensors beside the backbone: {listed(sorted(rest))}; nearest adapter: {adapter.name} "
+            f"({adapter.summary}), which knows nothing of them beside {weights.prefix or 'its tensors'}"
+        )
+    return taken, left_out
+
+
+def _what(name: str, known: Mapping[str, str]) -> str | None:
+    """Returns what a name is that is left out: by whole name, or by a prefix of whole parts; `*` is one part."""
+    parts = name.split(".")
+    for pattern, what in known.items():
+        wanted = pattern.split(".")
+        rest_may_follow = not wanted[-1]
+        wanted = wanted[:-1] if rest_may_follow else wanted
+        long_enough = len(parts) > len(wanted) if rest_may_follow else len(parts) == len(wanted)
+        if long_enough and all(want in ("*", part) for want, part in zip(wanted, parts, strict=False)):
+            return what
+    return None
+
+
+def _beside_at_the_top(adapter: Adapter, content: Content, where: str) -> dict[str, list[str]]:
+    """Returns the keys at the top that hold tensors and are not taken, by what they are."""
+    sets = {weights.key.split(STATE_KEY)[0]: weights.what for weights in adapter.sets(content) if weights.key}
+    taken = adapter.sets(content)[0].key.split(STATE_KEY)[0]
+    left_out: dict[str, list[str]] = {}
+    for key in content.keys:
+        if key == taken:
+            continue
+        names = [f"{key}.{name}" if name else key for name in _tensor_names(content.value(key))]
+        if not names:
+            continue
+        what = adapter.others.get(key) or sets.get(key) or _TRAINING.get(key)
+        if what is None:
+            raise RequestError(
+                f"{where}: the key {key} holds {len(names)} tensors that the adapter {adapter.name} "
+                f"({adapter.summary}) does not know: a twin of {taken or 'the backbone'}? --checkpoint-key says which "
+                f"set of weights is meant: {taken or 'the backbone'} or {key}"
+            )
+        left_out.setdefault(what, []).extend(names)
+    return left_out
+
+
+def _tensor_names(value: Any, prefix: str = "", seen: frozenset[int] = frozenset()) -> Iterator[str]:
+    """Yields where the tensors inside nested containers lie; a container that holds itself is seen once."""
+    if is_stored(value):
+        yield prefix
+    elif isinstance(value, Mapping | list | tuple) and id(value) not in seen and len(seen) < 8:
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _tensor_names(item, f"{prefix}.{key}" if prefix else str(key), seen | {id(value)})
+
+
+def _where(names: list[str]) -> str:
+    """Returns the parts of names that tell where they lie: the first ones that differ."""
+    starts = list(
+        dict.fromkeys(".".join(name.split(".")[:2]) if len(names) < 8 else name.split(".")[0] for name in names)
+    )
+    return listed(starts, 3)
+
+
+def _nearest(content: Content) -> str:
+    """Returns why no adapter has a file, and what hinders the nearest one."""
+    if not isinstance(content.tree, Mapping):
+        return f"no backbone in this checkpoint: found {type(content.tree).__name__}; expected a state dict"
+    for key in content.keys:
+        inner = replace(content, tree=content.value(key), _states={})
+        adapter = next((each for each in adapters().values() if content.names(key) and each.matches(inner)), None)
+        if adapter is not None:
+            return (
+                f"no adapter has this layout as a whole; under the key {key} lies {adapter.summary}: --checkpoint-key "
+                f"{key} takes it"
+            )
+    candidates = {key: content.names(key) for key in ("", *content.keys)}
+    for key, names in candidates.items():
+        for mark in _MARKS:
+            behind = next((name for name in sorted(names) if name.endswith(f".{mark}")), None)
+            if behind is not None:
+                prefix = behind.removesuffix(mark)
+                kind = "ViT" if "blocks" in mark or "patch" in mark else "ResNet"
+                place = f"under the key {key}, " if key else ""
+                return (
+                    f"no adapter has this layout: {place}the tensors of a {kind} lie behind the prefix {prefix}, which "
+                    f"none knows; nearest: timm_{kind.lower()}; save them without it: {{name.removeprefix({prefix!r}): "
+                    "tensor …} of the names that begin with it, as a state dict"
+                )
+    return _unknown(content, candidates)
+
+
+def _unknown(content: Content, candidates: Mapping[str, frozenset[str]]) -> str:
+    states = {key: names for key, names in candidates.items() if names}
+    known = ", ".join(adapters())
+    if states:
+        key, names = max(states.items(), key=lambda item: len(item[1]))
+        place = f" under the key {key}" if key else ""
+        return (
+            f"the architecture cannot be inferred from its tensors{place} ({listed(sorted(names))}); no adapter has "
+            f"this layout: {known}"
+        )
+    found = ", ".join(content.keys[:8]) or "nothing"
+    return (
+        f"no backbone in this checkpoint: found the keys {found}; expected a state dict, or one under teacher, "
+        f"state_dict, model; adapters: {known}"
+    )

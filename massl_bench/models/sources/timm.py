@@ -1,0 +1,25 @@
+"""`timm:NAME`: a model of timm with its own pretrained weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from massl_bench.models.card import ModelCard
+from massl_bench.models.source import Opening, Reference, Source
+
+if TYPE_CHECKING:
+    from massl_bench.models.encoder import Encoder
+
+
+def _open(reference: Reference) -> Opening:
+    reference.check_only("name")
+
+    def build(known: ModelCard | None) -> Encoder:
+        from massl_bench.models.timm_networks import build_pretrained
+
+        return build_pretrained(reference, False, known)
+
+    return Opening(build=build, name=reference.text)
+
+
+SOURCE = Source(name="timm", usage="timm:NAME", help="A model of timm with its own pretrained weights.", open=_open)

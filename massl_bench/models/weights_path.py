@@ -1,0 +1,52 @@
+"""Which file of a path is its weights; opens nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from massl_bench.core.errors import RequestError
+from massl_bench.models.fetch import CHECKPOINT_SUFFIXES
+
+NAMED_BY_LIBRARIES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+"""What timm and Hugging Face call the file of weights beside a `config.json`, the one that they take first."""
+
+_CONFIG = "config.json"
+
+
+def weights_of(path: Path) -> Path:
+    """Returns the file of weights that a path means.
+
+    Raises:
+        RequestError: There is none, or several.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise RequestError(f"model {path}: expected a checkpoint, or a directory with one; it is neither")
+    named = [path / name for name in NAMED_BY_LIBRARIES if (path / name).is_file()]
+    if named and has_config(path):
+        return _inside(named[0], path)
+    found = sorted(entry for entry in path.iterdir() if entry.suffix in CHECKPOINT_SUFFIXES)
+    if len(found) != 1:
+        names = ", ".join(entry.name for entry in found[:5]) or "none"
+        raise RequestError(f"model {path}: expected one checkpoint in this directory, found {names}; name the file")
+    return _inside(found[0], path)
+
+
+def _inside(file: Path, folder: Path) -> Path:
+    """Raises `RequestError` where a file of a directory is a link that leads out of where its neighbours are.
+
+    A hub's cache links every file into one folder of blobs: that folder lies beside the snapshots.
+    """
+    root = folder.resolve()
+    allowed = root.parent.parent if root.parent.name == "snapshots" else root
+    if not file.resolve().is_relative_to(allowed):
+        raise RequestError(
+            f"model {folder}: {file.name} is a link out of the directory, to {file.resolve()}; name that file"
+        )
+    return file
+
+
+def has_config(folder: Path) -> bool:
+    """Returns whether a configuration lies in a folder."""
+    return (folder / _CONFIG).is_file()
