@@ -319,7 +319,7 @@ def resnet(
         raise RequestError(f"{found.where}: --arch {told} has a stem of 3 × 3; the file's is {list(convolution)}")
     depths, bottleneck = _stages(found)
     first, second = found.shape("layer1.0.conv1.weight"), found.shape("layer1.0.conv2.weight")
-    width, inputs = (first or (0,))[0], (second or (0, 0))[1]
+    width, inputs = (first or (0,))[0], ((second or (0,)) + (0,))[1]
     name = _RESNETS.get((bottleneck, depths, width, inputs))
     if name is None:
         raise RequestError(
@@ -343,6 +343,13 @@ def _stages(found: Found) -> tuple[tuple[int, ...], bool]:
     return depths, "layer1.0.conv3.weight" in found.tensors
 
 
+def _width_of_stage(found: Found, stage: int) -> int:
+    shape = found.shape(f"layer{stage}.0.conv1.weight")
+    if len(shape) != 4:
+        raise RequestError(f"{found.where}: not a ResNet in timm's names: layer{stage}.0.conv1.weight is missing")
+    return shape[0]
+
+
 def _small_resnet(  # handed on
     found: Found,
     evaluation: Callable[[int], Preprocessing],
@@ -352,7 +359,7 @@ def _small_resnet(  # handed on
     notes: tuple[str, ...],
 ) -> Network:
     depths, bottleneck = _stages(found)
-    widths = [int(found.shape(f"layer{stage}.0.conv1.weight")[0]) for stage in range(1, 5)]
+    widths = [_width_of_stage(found, stage) for stage in range(1, 5)]
     blocks = "bottlenecks" if bottleneck else "blocks"
     name = f"resnet_small_images_widths{'-'.join(map(str, widths))}_{blocks}{'-'.join(map(str, depths))}"
     if stem is None:
