@@ -125,9 +125,9 @@ def on_meta(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
 def tiny_vit(
     *, seed: int, img_size: int = 32, patch_size: int = 8, width: int = 64, heads: int = 2, **more: Any
 ) -> Any:
-    """Returns a ViT of timm with two blocks, as plain as DINO's, with values of its own; its feature is the class token.
+    """Returns a ViT of timm with two blocks, as plain as DINO's, with its own values; its feature is the class token.
 
-    Its own resampling of position embeddings is timm's: at other sizes, authors' is computed by `resampled`.
+    It takes images of one size: `at_any_size` resamples its position embeddings as authors do.
     """
     from functools import partial
 
