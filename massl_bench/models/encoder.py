@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from massl_bench.core.settings import ClassGem, Pooling
 from massl_bench.models.card import ModelCard
 from massl_bench.models.networks.blocks import LastBlocksFeatures
 from massl_bench.models.networks.tokens import ClassGemFeatures, at_size
+from massl_bench.models.own import card_of_module
 
 
 class Encoder:
@@ -41,6 +43,29 @@ class Encoder:
         self.reproducible = reproducible
         self._mean = torch.tensor(card.preprocessing.mean).view(3, 1, 1)
         self._std = torch.tensor(card.preprocessing.std).view(3, 1, 1)
+
+    @classmethod
+    def from_module(cls, module: nn.Module, *, name: str, transform: Any) -> Encoder:
+        """Returns the encoder of a module of your own.
+
+        ```python
+        encoder = mb.Encoder.from_module(net, name="mine", transform=transforms.Compose([...]))
+        mb.evaluate("knn", mb.extract(encoder, "digits"))
+        ```
+
+        Its identity is that of its tensors, of the numbers that its modules hold, and of the source of its classes.
+
+        Args:
+            module: maps float32 [B, 3, H, W] to [B, D]; set to evaluation mode, and its parameters no longer train.
+            name: as a leaderboard shows it.
+            transform: how an image is prepared: torchvision's (or timm's) Compose of Resize, CenterCrop, ToTensor and
+                Normalize, the `transforms()` of torchvision's weights, or a `Preprocessing`.
+
+        Raises:
+            RequestError: The module does not map such images to [B, D], or the transform is of a kind that a record
+                cannot hold.
+        """
+        return cls(module, card_of_module(module, name=name, transform=transform))
 
     def with_card(self, card: ModelCard) -> Encoder:
         """Returns the same network under another card (another name, another preprocessing)."""
