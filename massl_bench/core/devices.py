@@ -1,9 +1,14 @@
-"""Devices by name, without importing torch where there is no GPU driver."""
+"""Devices by name, and what memory they have left; without importing torch where there is no GPU driver."""
 
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 from massl_bench.core.errors import RequestError
 
@@ -38,3 +43,79 @@ def num_gpus() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def free_memory(device: str) -> int:
+    """Returns the bytes that a device can still give: for `cpu` what the system, or this container, has left."""
+    if device != "cpu":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = [_mem_available(), *_left_in_control_groups()]
+    return min(free)
+
+
+def _mem_available() -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # no Linux: all that there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _left_in_control_groups() -> Iterator[int]:
+    """Yields what each control group that this process is in leaves: a container's limit stands nowhere else."""
+    try:
+        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return
+    for _, controllers, name in groups:
+        if controllers == "":
+            root, files = Path("/sys/fs/cgroup"), ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            root = Path("/sys/fs/cgroup/memory")
+        else:
+            continue
+        place = root / name.lstrip("/")
+        for group in (place, *place.parents):
+            if group.is_relative_to(root):
+                yield from _left_in(group, *files)
+
+
+def _left_in(group: Path, limit: str, usage: str, reclaimable: str) -> Iterator[int]:
+    try:
+        allowed, used = (group / limit).read_text(encoding="ascii").strip(), int((group / usage).read_text())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        return
+    if allowed != "max":
+        yield max(0, int(allowed) - used + int(statistics.get(reclaimable, 0)))
+
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def check_shared_memory(needed: int, workers: int, remedy: str) -> None:
+    """Raises `RequestError` where loader processes would not find room for the batches that they hand over.
+
+    Containers have 64 MB of shared memory where nothing else is said; a process that finds it full dies by a signal.
+
+    Args:
+        needed: bytes that wait there at most.
+        workers: processes; none need nothing.
+        remedy: how the user asks for no processes.
+    """
+    if not workers or not SHARED_MEMORY.is_dir():
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free < needed:
+        raise RequestError(
+            f"{SHARED_MEMORY}: {megabytes(free)} free, and {workers} loader processes need about {megabytes(needed)} "
+            f"there; give the container more (docker run --shm-size={math.ceil(needed / 2**30) + 1}g), or {remedy}"
+        )
+
+
+def megabytes(count: int) -> str:
+    """Returns a number of bytes for people: `64 MB`, `1.5 GB` (powers of 1,024)."""
+    return f"{count / 2**20:,.0f} MB" if count < 2**30 else f"{count / 2**30:,.1f} GB"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from massl_bench.pretrain.distributed import gather_rows, require_same_on_all_ranks
+from massl_bench.pretrain.distributed import gather_rows, require_same_on_all_ranks, world_size
 from massl_bench.pretrain.transfer import to_device
 
 
@@ -50,8 +50,9 @@ class MemoryBank:
         if size < 1 or dim < 1:
             raise ValueError(f"memory: size {size} and dim {dim}; allowed: both at least 1")
         _require_cpu(generator)
-        state = generator.get_state().numpy().tobytes()
-        require_same_on_all_ranks(hashlib.sha256(state).hexdigest(), "memory generator")
+        if world_size() > 1:
+            state = generator.get_state().numpy().tobytes()
+            require_same_on_all_ranks(hashlib.sha256(state).hexdigest(), "memory generator")
         self.memory = functional.normalize(torch.randn(size, dim, generator=generator), dim=1).to(device)
         self.pointer = 0
 

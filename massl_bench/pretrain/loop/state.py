@@ -142,7 +142,7 @@ def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState
         backbone.set_grad_checkpointing(True)
     method = methods.load(config.method)(config)
     method.start(device)
-    autocast = _autocast(config.compute.precision, device)
+    autocast = autocast_dtype(config.compute.precision, device)
     return TrainingState(
         method=method,
         student=student,
@@ -159,7 +159,8 @@ def _synchronised(network: MultiCropNetwork) -> MultiCropNetwork:
     return synchronised
 
 
-def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Returns the half precision in which networks run on a device, or None for float32."""
     if precision == "auto":
         if device.type != "cuda":  # half precision saves a CPU nothing
             return None
