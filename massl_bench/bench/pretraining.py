@@ -4,15 +4,20 @@ becomes a model that every task takes.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from massl_bench.bench.progress import say
+from massl_bench.core.errors import MissingDataError
 from massl_bench.datasets import DataOptions, ImageSplit, open_dataset
+from massl_bench.datasets.dataset import Dataset
 from massl_bench.specs.registry import Registry
 
 if TYPE_CHECKING:
     from massl_bench.pretrain.config import PretrainConfig
+    from massl_bench.pretrain.loop.estimate import Fit
     from massl_bench.pretrain.loop.trainer import OnlineEvaluation, Trained
 
 
@@ -25,7 +30,7 @@ class PretrainRequest:
         config: resolved.
         name: of the weights.
         resume: go on from the last checkpoint, where there is one.
-        force: resume although the configuration differs.
+        force: start although the memory will not do, and resume although the configuration differs.
         with_untrained: whether the same network at random initialisation is written too.
         weights_dir: where weights, manifests and checkpoints are written.
         licence: of the weights, for their manifests.
@@ -62,6 +67,7 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
 
     config = request.config
     check_names(request.models, request.weights_dir)
+    after_first_rank(lambda: _check_machine(request, device) if rank == 0 else None)
     # The first rank downloads, converts and hashes what is not there yet.
     split, fingerprint = after_first_rank(lambda: _training_images(request, registry))
     trained = train(
@@ -93,13 +99,96 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
     return trained
 
 
+def _check_machine(request: PretrainRequest, device: str) -> None:
+    """Raises `RequestError` where the training does not fit this machine; says what it needs."""
+    from massl_bench.pretrain.distributed import world_size
+    from massl_bench.pretrain.loop.estimate import check_fit, check_loading, memory_fit
+
+    ranks = {"num_ranks": world_size(), "ranks_here": int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))}
+    check_loading(request.config, **ranks)
+    fit = memory_fit(request.config, device=device, **ranks)
+    say(f"memory: {fit}")
+    if not request.force:
+        check_fit(fit, request.config, **ranks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainPlan:
+    """What a pretraining would do on this machine, and need.
+
+    Attributes:
+        images: that are trained on.
+        steps: of the whole training.
+        fit: what it needs of the device's memory, and what is there.
+        step_s: seconds of a step on the device.
+        views_s: seconds of one core to cut the views of a step; None where the images are not on this machine.
+        seconds: of the whole training.
+    """
+
+    images: int
+    steps: int
+    fit: Fit
+    step_s: float
+    views_s: float | None
+    seconds: float
+
+
+def plan_pretraining(request: PretrainRequest, registry: Registry, *, device: str) -> PretrainPlan:
+    """Returns what `pretrain` would do, in one process; nothing is fetched or written.
+
+    Raises:
+        RequestError: As `pretrain`.
+    """
+    from massl_bench.pretrain.data.loading import divide
+    from massl_bench.pretrain.export import check_names
+    from massl_bench.pretrain.loop.estimate import (
+        check_fit,
+        check_loading,
+        memory_fit,
+        seconds_a_step,
+        seconds_of_views,
+        seconds_with_views,
+    )
+
+    config = request.config
+    check_names(request.models, request.weights_dir)
+    spec = registry.dataset(request.dataset) if request.dataset in registry.datasets else None
+    size = spec.splits["train"].size if spec is not None and "train" in spec.splits else None
+    split = None
+    try:
+        split = _training_split(open_dataset(request.dataset, registry, request.data))
+    except MissingDataError:
+        if size is None:
+            raise
+    images = len(split) if split is not None else size or 0
+    shares = divide(config, images, 1)
+    check_loading(config, num_ranks=1, ranks_here=1)
+    fit = memory_fit(config, num_ranks=1, ranks_here=1, device=device)
+    if not request.force:
+        check_fit(fit, config, num_ranks=1, ranks_here=1)
+    step_s = seconds_a_step(config, num_ranks=1, device=device)
+    views_s = seconds_of_views(config, split) if split is not None else None
+    steps = config.epochs * shares.steps_per_epoch
+    return PretrainPlan(
+        images=images,
+        steps=steps,
+        fit=fit,
+        step_s=step_s,
+        views_s=views_s,
+        seconds=steps * seconds_with_views(config, step_s, views_s or 0.0, device=device),
+    )
+
+
+def _training_split(dataset: Dataset) -> ImageSplit:
+    return dataset.split("train" if "train" in dataset.sources else next(iter(dataset.sources)))
+
+
 def _training_images(request: PretrainRequest, registry: Registry) -> tuple[ImageSplit, str]:
     """Returns the images that are trained on, checked, and the fingerprint of their dataset."""
     from massl_bench.pretrain.data.loading import check_images
 
     dataset = open_dataset(request.dataset, registry, request.data, fetch=True)
-    split = dataset.split("train" if "train" in dataset.sources else next(iter(dataset.sources)))
-    split = split.for_any_order(request.data.cache_dir)
+    split = _training_split(dataset).for_any_order(request.data.cache_dir)
     check_images(split, request.config, request.dataset)
     return split, dataset.fingerprint
 

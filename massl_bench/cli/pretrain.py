@@ -29,6 +29,7 @@ from massl_bench.core.terminal import say, show, show_document
 from massl_bench.pretrain.presets import preset_files, preset_name
 
 if TYPE_CHECKING:
+    from massl_bench.bench.pretraining import PretrainPlan, PretrainRequest
     from massl_bench.bench.request import RunRequest
     from massl_bench.bench.runner import Outcome
     from massl_bench.specs.registry import Registry
@@ -47,7 +48,12 @@ def pretrain(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the weights [default: PRESET-DATASET].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Resume under another configuration.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Resume under another configuration; start with too little memory.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the configuration, steps, memory and hours, and train nothing.")
+    ] = False,
     bench: Annotated[str | None, typer.Option(help="Then run this suite, beside the untrained network.")] = None,
     wandb: Annotated[str | None, typer.Option(help="Project of Weights & Biases to log to as well.")] = None,
     licence: Annotated[str, typer.Option(help="Of the weights, for their manifest.")] = "none stated",
@@ -62,9 +68,12 @@ def pretrain(
 ) -> None:
     """Pretrain a backbone; write NAME.safetensors and its manifest. Under torchrun it is distributed.
 
-    --json prints {name, steps, manifest, outcomes}; outcomes are those of --bench, as run --json prints them.
+    --json prints {name, steps, manifest, outcomes}; outcomes are those of --bench, as run --json prints them. With
+    --dry-run it prints {config, images, steps, memory_bytes, free_bytes, step_s, views_s, hours}.
     """
-    from massl_bench.bench.pretraining import PretrainRequest
+    if os.environ.get("RANK", "0") == "0":  # at once: torch alone takes longer to load
+        say(f"pretrain: preset {preset}, dataset {dataset}")
+    from massl_bench.bench.pretraining import PretrainRequest, plan_pretraining
     from massl_bench.bench.pretraining import pretrain as train
     from massl_bench.bench.progress import reporting
     from massl_bench.bench.request import RunRequest
@@ -92,6 +101,11 @@ def pretrain(
         licence=licence,
         data=DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline),
     )
+    if dry_run:
+        from massl_bench.core.devices import resolve_device
+
+        _print_plan(request, plan_pretraining(request, registry, device=resolve_device(device)), as_json=as_json)
+        return
     with _process_group(device) as (rank, rank_device):
         trained = train(request, registry, rank=rank, device=rank_device)
     if not trained.finished:
@@ -124,6 +138,30 @@ def pretrain(
         print_outcome(outcome)
     if failed:
         raise CellError(f"{len(failed)} of {len(outcomes)} cells failed; massl-bench run --suite {bench} repeats them")
+
+
+def _print_plan(request: PretrainRequest, plan: PretrainPlan, *, as_json: bool) -> None:
+    """Prints what a training would do and need."""
+    config, hours = request.config.model_dump(mode="json", exclude_none=True), plan.seconds / 3600
+    needed = None if plan.fit.unknown else plan.fit.needed
+    if as_json:
+        memory = {"memory_bytes": needed, "free_bytes": plan.fit.free}
+        times = {"step_s": plan.step_s, "views_s": plan.views_s, "hours": hours}
+        print_json({"config": config, "images": plan.images, "steps": plan.steps, **memory, **times})
+        return
+    from massl_bench.pretrain.config import flat
+
+    for key, value in flat(config).items():
+        show(f"{key}: {value}")
+    print(
+        f"steps: {plan.steps:,} of {request.config.batch_size:,} images, in {request.config.epochs:,} epochs of "
+        f"{plan.images:,} images"
+    )
+    show(f"memory: {plan.fit}")
+    views = "the views not counted, as the images are not on this machine"
+    if plan.views_s is not None:
+        views = f"{plan.views_s:.3g} s of one core for its views"
+    show(f"time: about {hours:,.3g} hours; a step takes {plan.step_s:.3g} s on {plan.fit.device}, {views}")
 
 
 def _print_rows(request: RunRequest, suite: str, registry: Registry) -> None:

@@ -21,6 +21,7 @@ from massl_bench.cli.options import (
 from massl_bench.cli.output import print_json
 from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.core.terminal import say, show
+from massl_bench.pretrain.presets import preset_files, read_preset
 
 if TYPE_CHECKING:
     from massl_bench.core.model_settings import ModelSettings
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(help="tasks, datasets, models or suites.")],
+    kind: Annotated[str, typer.Argument(help="tasks, datasets, models, suites or presets.")],
     include_path: IncludePath = None,
     weights_dir: WeightsDir = Path("weights"),
     as_json: Json = False,
@@ -40,6 +41,7 @@ def list_(
         "datasets": (registry.datasets, registry.dataset),
         "models": (registry.manifests, registry.manifest),
         "suites": (registry.suites, registry.suite),
+        "presets": (preset_files(), _Preset),
     }
     if kind not in kinds:
         raise unknown_name("kind", kind, kinds)
@@ -59,7 +61,7 @@ def list_(
 
 @model_options
 def info(
-    name: Annotated[str, typer.Argument(help="A task, dataset, suite or model.")],
+    name: Annotated[str, typer.Argument(help="A task, dataset, suite, preset or model.")],
     settings: ModelSettings = NONE_GIVEN,
     cache_dir: CacheDir = None,
     weights_dir: WeightsDir = Path("weights"),
@@ -73,6 +75,7 @@ def info(
         ("task", registry.tasks, registry.task),
         ("dataset", registry.datasets, registry.dataset),
         ("suite", registry.suites, registry.suite),
+        ("preset", preset_files(), _Preset),
     ]
     found = [(kind, load(name)) for kind, files, load in loaders if name in files]
     if not found:
@@ -93,6 +96,18 @@ def info(
             show(f"preprocessing, in words: {spec.preprocessing.describe()}")
 
 
+class _Preset:
+    """A preset of pretraining as it stands in its file: what is checked when it is used needs torch."""
+
+    def __init__(self, name: str) -> None:
+        self._content = read_preset(name)
+        self.summary: str = self._content["summary"]
+
+    def model_dump(self, **_: Any) -> dict[str, Any]:
+        """Returns its sections."""
+        return self._content
+
+
 def _card(name: str, settings: ModelSettings, cache_dir: Path | None, registry: Registry, offline: bool) -> Any:
     from massl_bench.models import ModelOptions, open_model
 
@@ -103,7 +118,7 @@ def _card(name: str, settings: ModelSettings, cache_dir: Path | None, registry: 
     except RequestError as error:
         if not str(error).startswith("unknown model"):
             raise
-        known = [*registry.tasks, *registry.datasets, *registry.suites, *registry.manifests, "pixels"]
+        known = [*registry.tasks, *registry.datasets, *registry.suites, *preset_files(), *registry.manifests, "pixels"]
         raise unknown_name("name", name, known, "or a model as --model takes it") from None
 
 

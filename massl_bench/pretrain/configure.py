@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.core.strict import StrictModel, first_problem
 from massl_bench.pretrain import methods
 from massl_bench.pretrain.config import PretrainConfig
-from massl_bench.pretrain.presets import preset_file
+from massl_bench.pretrain.presets import read_preset
 from massl_bench.specs.toml import parse_setting
 
 
@@ -87,15 +86,6 @@ def _section(parameters: type[StrictModel], values: Any, name: str) -> StrictMod
         return parameters.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"{name}.{first_problem(error)}") from None
-
-
-def read_preset(preset: str) -> dict[str, Any]:
-    """Returns the content of a preset, unchecked; raises `RequestError` where there is none, or it is no TOML."""
-    file = preset_file(preset)
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"--preset {preset}: {file}: cannot be read: {error}") from None
 
 
 def _change(setting: str) -> tuple[list[str], Any]:

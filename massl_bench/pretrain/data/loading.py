@@ -150,7 +150,7 @@ def _leave_signals_to_the_trainer(_: int) -> None:
 
     The trainer finishes its step and ends its workers; a worker notices within seconds where the trainer was killed.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     sys.excepthook = _without_broken_connections
 

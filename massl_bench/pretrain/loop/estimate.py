@@ -6,8 +6,10 @@ once is added up. What the allocator loses between tensors is not in it, nor the
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from massl_bench.core.devices import check_shared_memory, free_memory, megabytes
+from massl_bench.core.errors import MasslBenchError, RequestError, one_line
+from massl_bench.datasets import ImageSplit
 from massl_bench.pretrain import methods
-from massl_bench.pretrain.config import PretrainConfig
+from massl_bench.pretrain.config import PretrainConfig, differences
+from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages
 from massl_bench.pretrain.loop.optimizers import set_hyperparameters, update_teacher
 from massl_bench.pretrain.loop.state import autocast_dtype, build_network, initial_state, rates_at
 from massl_bench.pretrain.methods import Step
@@ -26,8 +32,14 @@ from massl_bench.pretrain.methods import Step
 _STATES = {"adamw": 2, "sgd": 1, "lars": 1}
 """Numbers that an optimizer keeps for each parameter."""
 
+_OVERHEAD = {"cpu": 200 * 2**20, "cuda": 800 * 2**20}
+"""Bytes that libraries take when they are first used: buffers of matrix products, a GPU's context."""
+
 _PREFETCHED = 2
 """Batches that a loader's process prepares ahead."""
+
+_VIEWED = 16
+"""Images that views are timed with."""
 
 _TIMED_S = 1.0
 """Steps are timed with more and more images until one takes this long."""
@@ -98,11 +110,110 @@ def needed_memory(config: PretrainConfig, *, num_ranks: int, device: str) -> Mem
     )
 
 
-class _Living(TorchDispatchMode):
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What a training needs of a device on this machine, and what is there; in bytes."""
+
+    device: str
+    lasting: int
+    """Of all steps; smaller pieces leave it as it is."""
+    step: int
+    """Of one piece of one step."""
+    free: int
+    unknown: str = ""
+    """Why nothing could be counted, where that is so."""
+
+    @property
+    def needed(self) -> int:
+        """What must be there at once."""
+        return self.lasting + self.step
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is as much as needed, or nobody knows."""
+        return self.needed <= self.free
+
+    def __str__(self) -> str:
+        """Returns it in one line."""
+        needed = f"unknown ({self.unknown})" if self.unknown else f"about {megabytes(self.needed)}"
+        return f"{needed} of {megabytes(self.free)} free on {self.device}"
+
+
+def memory_fit(config: PretrainConfig, *, num_ranks: int, ranks_here: int, device: str) -> Fit:
+    """Returns whether a training fits the device that it is to run on.
+
+    Args:
+        config: of the pretraining.
+        num_ranks: that divide a batch.
+        ranks_here: of them on this machine: on a CPU they share its memory.
+        device: `cpu` or `cuda:i`.
+
+    Raises:
+        RequestError: As for the networks.
+    """
+    free = free_memory(device)
+    try:
+        memory = needed_memory(config, num_ranks=num_ranks, device=device)
+    except MasslBenchError:
+        raise
+    except Exception as error:  # a plugin's method can do whatever a step without values cannot
+        return Fit(device=device, lasting=0, step=0, free=free, unknown=f"{type(error).__name__}: {one_line(error)}")
+    if device != "cpu":
+        return Fit(device=device, lasting=memory.lasting + _OVERHEAD["cuda"], step=memory.step, free=free)
+    lasting = ranks_here * (memory.lasting + memory.views + _OVERHEAD["cpu"])
+    return Fit(device=device, lasting=lasting, step=ranks_here * memory.step, free=free)
+
+
+def check_fit(fit: Fit, config: PretrainConfig, *, num_ranks: int, ranks_here: int) -> None:
+    """Raises `RequestError` where a training does not fit; the arguments are those of `memory_fit`, and its result."""
+    if fit.fits:
+        return
+    remedy = "a smaller backbone, smaller views or a smaller state of the method"
+    for change in _smaller(config, fit, num_ranks):
+        less = memory_fit(change, num_ranks=num_ranks, ranks_here=ranks_here, device=fit.device)
+        if less.fits:
+            found = differences(config.model_dump(mode="json"), change.model_dump(mode="json"))
+            settings = " ".join(f"--set {text.split(':')[0]}={text.rpartition(' now ')[2].lower()}" for text in found)
+            remedy = f"{settings} (about {megabytes(less.needed)})"
+            break
+    raise RequestError(
+        f"pretraining needs about {megabytes(fit.needed)} of memory on {fit.device}, and {megabytes(fit.free)} are "
+        f"free; give {remedy}, or --force, which starts it all the same"
+    )
+
+
+def check_loading(config: PretrainConfig, *, num_ranks: int, ranks_here: int) -> None:
+    """Raises `RequestError` where the loader's processes would find no room in shared memory for their batches."""
+    pixels = sum(3 * crop.size**2 for crop in config.views.crops)
+    images = max(1, config.batch_size // (num_ranks * config.compute.accumulation))
+    # One more is on its way to the trainer.
+    waiting = (_PREFETCHED * config.run.workers + 1) * ranks_here
+    check_shared_memory(waiting * images * pixels, config.run.workers, "--set run.workers=0")
+
+
+def _smaller(config: PretrainConfig, fit: Fit, num_ranks: int) -> Iterator[PretrainConfig]:
+    """Yields changes that may fit: first the one that moves no number but by rounding, then smaller pieces."""
+    images, now = config.batch_size // num_ranks, config.compute.accumulation
+    settings: list[dict[str, int]] = [{"gradient_checkpointing": True}]
+    for pieces in (pieces for pieces in range(now + 1, images + 1) if images % pieces == 0):
+        try:
+            methods.load(config.method)(config).check_piece(images // pieces)
+        except ValueError:
+            break
+        if fit.lasting + fit.step * now / pieces <= fit.free:
+            settings += [{"accumulation": pieces}, {"accumulation": pieces, "gradient_checkpointing": True}]
+            break
+    else:
+        settings += [{"accumulation": images, "gradient_checkpointing": True}] if fit.lasting < fit.free else []
+    for each in settings if fit.lasting < fit.free else []:
+        yield config.model_copy(update={"compute": config.compute.model_copy(update=each)})
+
+
+class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes of the tensors that are alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: dict[int, int] = {}
 
@@ -177,3 +288,28 @@ def _time_step(config: PretrainConfig, images: int, device: torch.device) -> flo
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start
     return seconds
+
+
+def seconds_of_views(config: PretrainConfig, split: ImageSplit) -> float:
+    """Returns how long one core takes for the views of a step, from those of a few images."""
+    rows = range(min(_VIEWED, len(split)))
+    images = MultiCropImages(split, config.views, seed=config.seed, rank=0)
+    images[BatchRequest(0, 0, rows[:1])]
+    start = time.perf_counter()
+    images[BatchRequest(0, 0, rows)]
+    return (time.perf_counter() - start) / len(rows) * config.batch_size
+
+
+def seconds_with_views(config: PretrainConfig, step_s: float, views_s: float, *, device: str) -> float:
+    """Returns how long a step takes together with its views.
+
+    Args:
+        config: says how many processes cut views.
+        step_s: of the device.
+        views_s: of one core.
+        device: `cpu`: the cores do both, one after the other; `cuda:i`: at the same time.
+    """
+    cores = os.cpu_count() or 1
+    if not config.run.workers:
+        return step_s + views_s
+    return step_s + views_s / cores if device == "cpu" else max(step_s, views_s / min(config.run.workers, cores))

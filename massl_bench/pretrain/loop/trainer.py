@@ -117,7 +117,7 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
     done, stopping = first_step, False
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        _termination() as terminated,
+        _termination(lambda: done > first_step) as terminated,
         _interruption(lambda: done, checkpoints),
         log,
     ):
@@ -318,20 +318,32 @@ def _interruption(done: Callable[[], int], checkpoints: CheckpointFolder) -> Ite
 
 
 @contextlib.contextmanager
-def _termination() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether SIGTERM has come; the step that runs is finished first."""
-    came = False
+def _termination(moved: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+    """Yields a function that tells whether a signal to end has come; the step that runs is finished first.
 
-    def handle(*_: object) -> None:
+    SIGTERM and SIGHUP (a terminal that closes) are the same, and another one changes nothing.
+
+    Args:
+        moved: whether a step was done. Before that there is nothing to keep: the process ends as it would outside.
+    """
+    came = False
+    before: dict[signal.Signals, Any] = {}
+
+    def handle(number: int, frame: Any) -> None:
         nonlocal came
         came = True
+        outside = before[signal.Signals(number)]
+        if not moved() and callable(outside):
+            outside(number, frame)
 
     try:
-        before = signal.signal(signal.SIGTERM, handle)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            before[number] = signal.signal(number, handle)
     except ValueError:  # not in the main thread, where Python takes no signals: the caller's business
         yield lambda: came
         return
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, outside in before.items():
+            signal.signal(number, outside)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from massl_bench.core.errors import RequestError, unknown_name
 
@@ -35,3 +37,12 @@ def preset_file(preset: str) -> Path:
             )
         return path
     raise unknown_name("preset", preset, files, "or a TOML file of yours")
+
+
+def read_preset(preset: str) -> dict[str, Any]:
+    """Returns the content of a preset, unchecked; raises `RequestError` where there is none, or it is no TOML."""
+    file = preset_file(preset)
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"--preset {preset}: {file}: cannot be read: {error}") from None
