@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from massl_bench.bench.progress import say
 from massl_bench.core.errors import MissingDataError
+from massl_bench.core.terminal import say
 from massl_bench.datasets import DataOptions, ImageSplit, open_dataset
 from massl_bench.datasets.dataset import Dataset
 from massl_bench.specs.registry import Registry

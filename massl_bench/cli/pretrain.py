@@ -153,7 +153,7 @@ def _print_plan(request: PretrainRequest, plan: PretrainPlan, *, as_json: bool) 
 
     for key, value in flat(config).items():
         show(f"{key}: {value}")
-    print(
+    show(
         f"steps: {plan.steps:,} of {request.config.batch_size:,} images, in {request.config.epochs:,} epochs of "
         f"{plan.images:,} images"
     )

@@ -88,10 +88,10 @@ def needed_memory(config: PretrainConfig, *, num_ranks: int, device: str) -> Mem
             network.train().to_empty(device="cpu")
             living.hold([*network.parameters(), *network.buffers()])
         method.start(torch.device("cpu"))
+        lasting = living.now
         views = [torch.empty(images, 3, crop.size, crop.size) for crop in config.views.crops]
         step = Step(number=0, seed=config.seed, numbers=method.numbers(0, 1))
         method.begin(step)
-        lasting = living.now
         with torch.autocast("cpu", dtype=half, enabled=half is not None):
             outputs = method.forward(student, teacher, views, step)
         loss = torch.stack(list(method.loss(outputs, step).values())).sum()
@@ -171,7 +171,7 @@ def check_fit(fit: Fit, config: PretrainConfig, *, num_ranks: int, ranks_here: i
     remedy = "a smaller backbone, smaller views or a smaller state of the method"
     for change in _smaller(config, fit, num_ranks):
         less = memory_fit(change, num_ranks=num_ranks, ranks_here=ranks_here, device=fit.device)
-        if less.fits:
+        if less.fits and not less.unknown:
             found = differences(config.model_dump(mode="json"), change.model_dump(mode="json"))
             settings = " ".join(f"--set {text.split(':')[0]}={text.rpartition(' now ')[2].lower()}" for text in found)
             remedy = f"{settings} (about {megabytes(less.needed)})"
