@@ -24,12 +24,13 @@ from massl_bench.core.values import EvaluationData, FeatureBank
 from massl_bench.features import Reporting, load_or_extract
 from massl_bench.models import Model
 from massl_bench.records.environment import environment, now, peak_memory_mb
+from massl_bench.records.items import remove_other_items, write_items
 from massl_bench.records.record import (
     SCHEMA_VERSION,
-    Metric,
     RequestedOptions,
     ResultRecord,
     Timings,
+    as_metric,
     curves,
     record_path,
     write_record,
@@ -181,7 +182,7 @@ class Runner:
             departures=departures,
             notes=[*(self._planner.handed.notes if cell.model is None else ()), *metrics.notes],
             complete=not identity.dataset.limit and not identity.dataset.skipped,
-            metrics={name: Metric(**vars(score)) for name, score in metrics.items()},
+            metrics={name: as_metric(score) for name, score in metrics.items()},
             headline_scale=protocols.scale(spec.protocol),
             curves=curves(metrics),
             selection_split=str(selection) if selection is not None else None,
@@ -205,7 +206,12 @@ class Runner:
         )
         path = record_path(self._planner.request.results_dir, identity, departures)
         try:
+            tested = banks.get("test")
+            labels, names = (tested.labels, tested.class_names) if tested is not None else (None, None)
+            items = write_items(path, metrics, labels, names)
+            record = record.model_copy(update={"items": items})
             record = write_record(path, record)
+            remove_other_items(path, items)
         except OSError as error:
             raise CellError(f"{path}: the record could not be written: {error.strerror or error}") from None
         return path, record

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from massl_bench.cli.cache import cache_app
+from massl_bench.cli.compare import compare
 from massl_bench.cli.datasets import datasets_app
 from massl_bench.cli.demo import demo
 from massl_bench.cli.doctor import doctor
@@ -43,6 +44,7 @@ app.command(epilog="Example: massl-bench pretrain --dataset digits --preset tiny
 app.command(epilog="Example: massl-bench run --task knn --dataset cifar10 --data-root data --model pixels")(run)
 app.command(epilog="Example: massl-bench demo")(demo)
 app.command(epilog="Example: massl-bench leaderboard --format md --out LEADERBOARD.md")(leaderboard)
+app.command(epilog="Example: massl-bench compare pixels massl-small-cifar10 --dataset cifar10")(compare)
 app.command(epilog="Example: massl-bench verify results/pixels/knn/digits.json")(verify)
 app.command("list", epilog="Example: massl-bench list tasks")(list_)
 app.command(epilog="Example: massl-bench info knn")(info)

@@ -35,6 +35,9 @@ class Score:
     per_seed: tuple[float, ...] | None = None
     details: Mapping[str, float | int | str] = field(default_factory=dict)
     """What stands behind the value: the chosen strength, how many queries were left out, whether draws were given."""
+    items: NDArray[Any] | None = field(default=None, compare=False, repr=False)
+    """Where the value is a mean over items: what each got, [N] in the order of the test split (or of the queries that
+    have something to find): bool for right or wrong, float64 otherwise. Models are compared by it."""
 
     def __float__(self) -> float:
         """Returns the value."""

@@ -65,7 +65,8 @@ def accuracy(
     values = both(cells.reshape(num_present, 2))
     draws = both(counts_RC2)
     top, mean = (
-        Score(value=float(value), ci95=percentile_interval(draw)) for value, draw in zip(values, draws, strict=True)
+        Score(value=float(value), ci95=percentile_interval(draw), items=items)
+        for value, draw, items in zip(values, draws, (correct_N, None), strict=True)
     )
     return top, mean
 

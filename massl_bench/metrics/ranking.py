@@ -132,4 +132,4 @@ def mean_score(values_Q: NDArray[np.float64], *, left_out: int, resamples: int, 
     count = len(values_Q)
     draws_R = np.array([values_Q[rng.integers(count, size=count)].mean() for _ in range(resamples)])
     details: dict[str, float | int | str] = {"queries_left_out": left_out} if left_out else {}
-    return Score(value=float(values_Q.mean()), ci95=percentile_interval(draws_R), details=details)
+    return Score(value=float(values_Q.mean()), ci95=percentile_interval(draws_R), details=details, items=values_Q)

@@ -16,6 +16,7 @@ Shapes: N items, D dimensions, C classes, P strengths.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -116,10 +117,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
         found = {"map": area, "map_11pt": eleven}
     else:
         found = classification_scores(scores_NC, labels["test"], params.bootstrap_resamples, rng)
-    scores = {
-        name: Score(value=score.value, ci95=score.ci95, details={**details, **score.details})
-        for name, score in found.items()
-    }
+    scores = {name: replace(score, details={**details, **score.details}) for name, score in found.items()}
     return Scores(scores, notes=(*selection.notes, *notes))
 
 

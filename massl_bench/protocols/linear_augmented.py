@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -99,7 +100,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         "best_epoch_top1": max(top1_E),
     }
     found = classification_scores(scores_NC, truth, params.bootstrap_resamples, rng)
-    return {name: Score(value=score.value, ci95=score.ci95, details=details) for name, score in found.items()}
+    return {name: replace(score, details=details) for name, score in found.items()}
 
 
 def train(

@@ -14,6 +14,7 @@ Shapes: N items, C classes, P strengths, F folds.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from pydantic import Field
@@ -86,5 +87,5 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
         "converged": str(bool(final.converged_P[0])).lower(),
     }
     found = classification_scores(final.scores(test.features), truth, params.bootstrap_resamples, rng)
-    scores = {name: Score(value=score.value, ci95=score.ci95, details=details) for name, score in found.items()}
+    scores = {name: replace(score, details=details) for name, score in found.items()}
     return Scores(scores, notes=selection.notes)

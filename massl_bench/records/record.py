@@ -98,6 +98,21 @@ class Metric(StrictModel):
     details: dict[str, float | int | str] = Field(default_factory=dict)
 
 
+def as_metric(score: Score) -> Metric:
+    """Returns a score as a file holds it: without its items, which have a file of their own."""
+    return Metric(
+        value=score.value, ci95=score.ci95, std=score.std, per_seed=score.per_seed, details=dict(score.details)
+    )
+
+
+class ItemsFile(StrictModel):
+    """The file beside a record that holds what each test item got."""
+
+    file: str = Field(pattern=r"^[^/\\\\]+$")
+    sha256: str
+    num_items: int
+
+
 class Timings(StrictModel):
     """Seconds."""
 
@@ -168,6 +183,8 @@ class ResultRecord(StrictModel):
     """What `--ground-truth` gave beside features of database and queries."""
     request: RequestedOptions = RequestedOptions()
     """Empty in records from before there was this key."""
+    items: ItemsFile | None = None
+    """What each test item got; None where no metric is a mean over items, and in older records."""
     model_facts: ModelFacts = ModelFacts()
     """Empty in records from before there was this key."""
     model_licence: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +19,14 @@ class Row:
 
     Attributes:
         path: below the results directory; `packaged/…` for one that came with the package.
+        file: where it lies; None for a record that lies nowhere.
         metric: what is shown of it: its headline, or the metric that a suite names for its column.
     """
 
     path: Path
     record: ResultRecord
     metric: str
+    file: Path | None = None
 
     @cached_property
     def cell(self) -> tuple[str, str]:
@@ -106,11 +108,11 @@ def collect(
     candidates: dict[tuple[str, tuple[str, str]], Row] = {}
     apart: list[tuple[Path, str]] = []
     seen: list[Row] = []
-    for path, read in _records(results_dir, packaged=selection.packaged):
+    for path, file, read in _records(results_dir, packaged=selection.packaged):
         if isinstance(read, str):
             apart.append((path, f"unreadable: {read}"))
             continue
-        row = _row(path, read, headlines, selection.metric)
+        row = replace(_row(path, read, headlines, selection.metric), file=file)
         seen.append(row)
         if (wanted is not None and row.cell not in wanted) or not selection.takes(row):
             continue
@@ -131,18 +133,18 @@ def collect(
     return Leaderboard(cells=cells, rows=rows, apart=apart, suite=suite)
 
 
-def _records(results_dir: Path, *, packaged: bool) -> Iterator[tuple[Path, ResultRecord | str]]:
-    """Yields every record with the path that a table shows of it, or why it cannot be read."""
+def _records(results_dir: Path, *, packaged: bool) -> Iterator[tuple[Path, Path, ResultRecord | str]]:
+    """Yields every record, or why it cannot be read, with the path that a table shows of it and its file."""
     for directory in results_dirs(results_dir) if packaged else [results_dir]:
         for file in find_records(directory):
             # A table says the same wherever the results lie.
             path = (Path() if directory == results_dir else Path("packaged")) / file.relative_to(directory)
             try:
-                yield path, read_record(file)
+                yield path, file, read_record(file)
             except RequestError as error:
-                yield path, str(error).removeprefix(f"{file}: ")
+                yield path, file, str(error).removeprefix(f"{file}: ")
             except Exception as error:  # one file, whatever is in it, takes no table down
-                yield path, f"unexpected {type(error).__name__}: {one_line(error)}"
+                yield path, file, f"unexpected {type(error).__name__}: {one_line(error)}"
 
 
 def _narrows(selection: Selection) -> bool:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from massl_bench.records.comparison import OutcomesOf, column_p_values
 from massl_bench.records.published import Claim
-from massl_bench.records.ranking import ColumnRanks, SuiteRank, interval_p_values, rank_column, rank_suite
+from massl_bench.records.ranking import ColumnRanks, SuiteRank, rank_column, rank_suite
 from massl_bench.records.record import Metric, ModelFacts
 from massl_bench.records.rows import Leaderboard, Row
 from massl_bench.specs.registry import Registry
@@ -100,25 +101,26 @@ class Section:
     notes: Sequence[str] = field(default=())
 
 
-def sections(board: Leaderboard, registry: Registry, known: Sequence[Claim]) -> list[Section]:
+def sections(board: Leaderboard, registry: Registry, known: Sequence[Claim], outcomes: OutcomesOf) -> list[Section]:
     """Returns a section for the board's own suite, or one for everything and one for each suite that has a record.
 
     Args:
         board: the records.
         registry: where the suites are.
         known: published values.
+        outcomes: what the items of the records got; filled while it is asked.
 
     Raises:
         RequestError: A file of a suite is broken.
     """
     if board.suite is not None:
-        return [_section(board, registry.suite(board.suite), known)]
+        return [_section(board, registry.suite(board.suite), known, outcomes)]
     cells = {row.cell for row in board.rows}
     suites = [spec for spec in map(registry.suite, registry.suites) if cells & set(spec.pairs)]
-    return [_section(board, None, known), *(_section(board, spec, known) for spec in suites)]
+    return [_section(board, None, known, outcomes), *(_section(board, spec, known, outcomes) for spec in suites)]
 
 
-def _section(board: Leaderboard, suite: SuiteSpec | None, known: Sequence[Claim]) -> Section:
+def _section(board: Leaderboard, suite: SuiteSpec | None, known: Sequence[Claim], outcomes: OutcomesOf) -> Section:
     wanted = list(dict.fromkeys(suite.pairs if suite is not None else [row.cell for row in board.rows]))
     headlines = suite.headlines if suite is not None else {}
     by_cell: dict[Cell, list[Row]] = {cell: [] for cell in wanted}
@@ -126,7 +128,8 @@ def _section(board: Leaderboard, suite: SuiteSpec | None, known: Sequence[Claim]
     for row in board.rows:
         if row.cell not in by_cell:
             continue
-        shown = replace(row, metric=headlines.get(row.cell, row.record.identity.task.headline))
+        own = row.metric == row.record.identity.task.headline  # otherwise the user asked for it
+        shown = replace(row, metric=headlines.get(row.cell, row.metric)) if own else row
         if shown.metric in row.record.metrics:
             by_cell[row.cell].append(shown)
         else:
@@ -139,7 +142,7 @@ def _section(board: Leaderboard, suite: SuiteSpec | None, known: Sequence[Claim]
             if cell in by_cell and metric in (None, claim.value.metric):
                 values.setdefault(cell, []).append(claim)
     full = [cell for cell in wanted if by_cell[cell] or values.get(cell)]
-    columns = _grouped([_column(cell, by_cell[cell], values.get(cell, ())) for cell in full], by_cell)
+    columns = _grouped([_column(cell, by_cell[cell], values.get(cell, ()), outcomes) for cell in full], by_cell)
     lines = _lines(columns, by_cell)
     return Section(
         name=suite.name if suite is not None else "",
@@ -154,7 +157,7 @@ def _section(board: Leaderboard, suite: SuiteSpec | None, known: Sequence[Claim]
     )
 
 
-def _column(cell: Cell, rows: Sequence[Row], claims: Sequence[Claim]) -> Column:
+def _column(cell: Cell, rows: Sequence[Row], claims: Sequence[Claim], outcomes: OutcomesOf) -> Column:
     task, dataset = cell
     metric = rows[0].metric if rows else claims[0].value.metric
     scale = rows[0].record.headline_scale if rows else 100
@@ -162,8 +165,8 @@ def _column(cell: Cell, rows: Sequence[Row], claims: Sequence[Claim]) -> Column:
     averaged, mixed = scale == 100, len(copies) > 1
     ranks = None
     if rows and averaged and not mixed:
-        p_MM = interval_p_values([row.shown for row in rows])
-        ranks = rank_column([row.model for row in rows], [row.shown.value for row in rows], p_MM, paired=False)
+        p_MM, paired = column_p_values(rows, outcomes)
+        ranks = rank_column([row.model for row in rows], [row.shown.value for row in rows], p_MM, paired=paired)
     return Column(task=task, dataset=dataset, metric=metric, scale=scale, averaged=averaged, mixed=mixed, ranks=ranks)
 
 

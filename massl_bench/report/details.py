@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from massl_bench.core.printable import printable
+from massl_bench.records.comparison import OutcomesOf
 from massl_bench.records.record import Metric, ResultRecord
 from massl_bench.records.rows import Row
 
 FIELDS = (
     "model", "task", "data", "machine", "metrics", "selected on", "seconds", "memory", "measured", "command", "path",
+    "classes",
 )  # fmt: skip
 """What a record's list holds, in order; the first four are numbers of entries of the shared list."""
 DIGITS = 100_000
@@ -22,7 +24,8 @@ DIGITS = 100_000
 class Details:
     """The records of a page, each once; what many share (models, parameters, machines) is kept once, by number."""
 
-    def __init__(self) -> None:
+    def __init__(self, outcomes: OutcomesOf) -> None:
+        self._outcomes = outcomes
         self._numbers: dict[str, int] = {}
         self._shared: dict[str, int] = {}
         self._records: list[str] = []
@@ -32,7 +35,7 @@ class Details:
         path = row.path.as_posix()
         if path not in self._numbers:
             self._numbers[path] = len(self._records)
-            self._records.append(json_text(self._record(path, row.record)))
+            self._records.append(json_text(self._record(path, row)))
         return self._numbers[path]
 
     def json(self) -> dict[str, str]:
@@ -46,7 +49,8 @@ class Details:
     def _share(self, value: Any) -> int:
         return self._shared.setdefault(json_text(value), len(self._shared))
 
-    def _record(self, path: str, record: ResultRecord) -> list[Any]:
+    def _record(self, path: str, row: Row) -> list[Any]:
+        record, outcomes = row.record, self._outcomes.of(row)
         found = record.environment
         machine = {
             "device": found.device,
@@ -68,7 +72,21 @@ class Details:
             record.created_at,
             command(record),
             path,
+            _classes(row.metric, outcomes.classes) if outcomes is not None else None,
         ]
+
+
+def _classes(metric: str, classes: Sequence[tuple[str, float, int]]) -> dict[str, Any] | None:
+    """Returns the classes of a record, the worst first; of many the ten worst and the ten best."""
+    if not classes:
+        return None
+    ordered = sorted(classes, key=lambda found: (found[1], found[0]))
+    listed = [(name, round(part * DIGITS), count) for name, part, count in ordered]
+    return {
+        "metric": metric,
+        "all": len(listed),
+        "listed": listed if len(listed) <= 20 else [*listed[:10], *listed[-10:]],
+    }
 
 
 def _model(record: ResultRecord) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from massl_bench.records.comparison import OutcomesOf
 from massl_bench.records.published import FAR, Claim, LedgerLine, claims, ledger
 from massl_bench.records.ranking import ColumnRanks
 from massl_bench.records.rows import Leaderboard, Row
@@ -30,9 +31,10 @@ def leaderboard_page(board: Leaderboard, registry: Registry, *, href: str | None
         RequestError: A file of the registry is broken.
     """
     known = claims(registry)
-    details = Details()
+    outcomes = OutcomesOf()
+    details = Details(outcomes)
     numbers = {id(claim): number for number, claim in enumerate(known)}
-    found = sections(board, registry, known)
+    found = sections(board, registry, known, outcomes)
     tables = [_Table(section, details, numbers, number) for number, section in enumerate(found)]
     start = next((n for n, table in enumerate(tables) if any(line.standing for line in table.section.lines)), 0)
     kinds: dict[str, list[tuple[str, str]]] = {}

@@ -261,11 +261,10 @@
   }
   function classes(found) {
     if (!found.classes) return [];
-    const { names, accuracy, worst } = found.classes;
-    const rows = accuracy.map((part, place) => [names[place], part[0], part[1]]);
-    rows.sort((a, b) => a[1] - b[1]);
-    return [el("h3", {}, worst ? `Classes, the ${rows.length} that come out worst and best` : "Classes"),
-      grid(["Class", "Right, %", "Items"], rows.map(([name, part, count]) => line(String(name), (100 * part).toFixed(1), String(count))))];
+    const { metric, all, listed } = found.classes;
+    const title = all > listed.length ? `Classes: the ten that come out worst and the ten best, of ${all}` : "Classes, the worst first";
+    return [el("h3", {}, title), grid(["Class", `${metric}, %`, "Items"],
+      listed.map(([name, part, count]) => line(name, (part / 1000).toFixed(1), String(count))))];
   }
   function pictures(found) {
     const curves = {};
