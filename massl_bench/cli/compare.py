@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +9,9 @@ import typer
 
 from massl_bench.cli.options import IncludePath, Json, ResultsDir, open_registry
 from massl_bench.cli.output import print_json
-from massl_bench.core.errors import RequestError, unknown_name
+from massl_bench.core.errors import CellError, RequestError, unknown_name
 from massl_bench.core.printable import printable
+from massl_bench.core.terminal import say, show_document
 
 if TYPE_CHECKING:
     from massl_bench.records.comparison import Comparison, Refusal
@@ -39,7 +39,7 @@ def compare(
 
     --json prints {comparisons: [...], refused: [...]}.
     """
-    from massl_bench.core.files import write_atomic
+    from massl_bench.core.files import write_output
     from massl_bench.records.comparison import compare_rows
     from massl_bench.records.rows import collect
 
@@ -66,10 +66,13 @@ def compare(
     else:
         text = _text(found, refused)
     if out is not None and not as_json:
-        write_atomic(out, text)
-        print(f"written to {out}", file=sys.stderr)
+        try:
+            write_output(out, text)
+        except OSError as error:
+            raise CellError(f"--out {out}: could not be written: {error.strerror or error}") from None
+        say(f"written to {out}")
     else:
-        print(text, end="")
+        show_document(text)
 
 
 def _of_model(name: str, rows: list[Row]) -> dict[tuple[str, str], Row]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from massl_bench.core.errors import CellError, RequestError
-from massl_bench.core.values import EvaluationData, FeatureBank, Score, Scores
+from massl_bench.core.values import EvaluationData, FeatureBank, Scores
 from massl_bench.metrics.classification import classification_scores
 from massl_bench.metrics.multilabel import scored
 from massl_bench.protocols.shared.labels import (

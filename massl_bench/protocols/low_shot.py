@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from massl_bench.core.errors import RequestError
-from massl_bench.core.values import EvaluationData, Score, Scores
+from massl_bench.core.values import EvaluationData, Scores
 from massl_bench.metrics.classification import classification_scores
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 from massl_bench.protocols.shared.selection import (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from massl_bench.records.comparison import OutcomesOf, column_p_values
+from massl_bench.records.ranking import rank_column
 from massl_bench.records.rows import Leaderboard, Row
 
 _SKEWED = 0.25
@@ -18,7 +20,7 @@ class Shown:
     value: float
     interval: tuple[float, float] | None
     best: bool = False
-    """The best of its column, where there is such a thing."""
+    """Of the best group of its column: no other model is significantly better."""
 
     @property
     def half_width(self) -> float | None:
@@ -85,17 +87,18 @@ class Grid:
 
 
 def grid(board: Leaderboard) -> Grid:
-    """Returns the values of a leaderboard by model and cell, the best of each column marked.
+    """Returns the values of a leaderboard by model and cell, the best group of each column marked (`ranking`).
 
-    A column has a best one where there are several fractions, all measured on the same data: a larger rank or exponent
-    is not better.
+    A column has one where there are several fractions, all measured on the same data: a larger rank or exponent is not
+    better.
     """
     # One line for each model, under the name of its latest record.
     latest = sorted(board.rows, key=lambda row: row.record.created_at)
     names = {row.model: row.record.identity.model.name for row in latest}
     models = sorted(names, key=lambda model: (names[model], model))
     values = {(row.model, row.cell): row for row in board.rows}
-    best = {cell: _best(board, cell) for cell in board.cells}
+    outcomes = OutcomesOf()
+    best = {cell: _best(board, cell, outcomes) for cell in board.cells}
     other = {row.cell for row in board.rows if row.record.headline_scale != 100}
     not_averaged = tuple(cell for cell in board.cells if cell in other and board.suite is not None)
     averaged = [cell for cell in board.cells if cell not in not_averaged]
@@ -121,18 +124,23 @@ def _metrics(board: Leaderboard, cell: tuple[str, str]) -> tuple[str, ...]:
     return tuple(sorted({row.metric for row in board.rows if row.cell == cell}))
 
 
-def _best(board: Leaderboard, cell: tuple[str, str]) -> float | None:
+def _best(board: Leaderboard, cell: tuple[str, str], outcomes: OutcomesOf) -> frozenset[str]:
+    """Returns the models of the best group of a column; none where there is no such thing."""
     rows = [row for row in board.rows if row.cell == cell]
     comparable = len(rows) > 1 and cell not in mixed(board) and all(row.record.headline_scale == 100 for row in rows)
-    return max(row.shown.value for row in rows) if comparable else None
+    if not comparable:
+        return frozenset()
+    p_MM, paired = column_p_values(rows, outcomes)
+    ranks = rank_column([row.model for row in rows], [row.shown.value for row in rows], p_MM, paired=paired)
+    return frozenset(model for model, rank in ranks.rank_of.items() if rank == 1)
 
 
-def _shown(row: Row | None, best: float | None) -> Shown | None:
+def _shown(row: Row | None, best: frozenset[str]) -> Shown | None:
     if row is None:
         return None
     metric, scale = row.shown, row.record.headline_scale
     interval = (scale * metric.ci95[0], scale * metric.ci95[1]) if metric.ci95 is not None else None
-    return Shown(value=scale * metric.value, interval=interval, best=metric.value == best)
+    return Shown(value=scale * metric.value, interval=interval, best=row.model in best)
 
 
 def copies(board: Leaderboard, cell: tuple[str, str]) -> dict[str, list[str]]:

@@ -127,6 +127,8 @@ def _legend(shown: Grid) -> str:
     }
     legend = "; ".join(text for kind, text in texts.items() if kind in shown.shows)
     sentences = [f"{legend}."] if legend else []
+    if any(value is not None and value.best for line in shown.lines for value in line.values):
+        sentences.append("Bold: the best group of a column, than which no other model is significantly better.")
     if shown.not_averaged:
         without = ", ".join(escaped(" ".join(cell)) for cell in shown.not_averaged)
         sentences.append(f"The mean leaves out what is no fraction: {without}.")

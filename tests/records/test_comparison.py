@@ -1,0 +1,169 @@
+"""Models against each other: what is compared, how, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from massl_bench.core.values import Score
+from massl_bench.records.items import write_items
+from massl_bench.records.markdown import to_markdown
+from massl_bench.records.record import Identity
+from massl_bench.records.rows import collect
+from massl_bench.report.page import leaderboard_page
+from massl_bench.specs.registry import Registry
+from tests.conftest import Answer
+from tests.report.made import record
+
+Cli = Callable[..., Answer]
+LABELS = np.arange(10_000) % 10
+
+
+def place(model: str, task: str, right: np.ndarray, **changes: Any) -> Path:
+    """Writes a record with items: of k-NN or linear on CIFAR-10."""
+    headline = {"knn": "top1@20", "linear": "top1"}[task]
+    content = record(model, task, "cifar10", float(right.mean()), **changes)
+    path = Path("results") / model / task / "cifar10.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    items = write_items(path, {headline: Score(value=float(right.mean()), items=right)}, LABELS[: len(right)])
+    assert items is not None
+    path.write_text(json.dumps({**content, "items": items.model_dump()}))
+    return path
+
+
+def outcomes(better: int, worse: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two models, the second right on `better` items where the first is wrong, and the other way round on `worse`."""
+    first, second = (np.arange(10_000) < 6000 for _ in range(2))
+    first[:worse], second[:worse] = True, False
+    first[6000 : 6000 + better], second[6000 : 6000 + better] = False, True
+    return first, second
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    content["identity_sha256"] = Identity.model_validate(content["identity"]).digest
+    path.write_text(json.dumps(content))
+
+
+def test_the_table(run_cli: Cli) -> None:
+    for task, counts in (("knn", (550, 450)), ("linear", (100, 95))):
+        for model, right in zip(("one", "two"), outcomes(*counts), strict=True):
+            place(model, task, right)
+    answer = run_cli("compare", "one", "two")
+    assert answer.code == 0
+    knn, linear = (line.split() for line in answer.out.splitlines()[2:4])
+    assert knn[:7] == ["knn", "cifar10", "top1@20", "two", "60.00", "61.00", "+1.00"]
+    assert knn[-3:] == ["better", "McNemar,", "exact"]
+    assert "550 : 450" in answer.out
+    assert " ".join(linear[-5:-2]) == "not told apart"
+    plain = json.loads(run_cli("compare", "one", "two", "--json").out)
+    assert [one["different"] for one in plain["comparisons"]] == [True, False]
+    assert plain["comparisons"][0]["p_value"] == pytest.approx(0.00173, abs=1e-4)
+    page = run_cli("compare", "one", "two", "--format", "html", "--out", "page.html")
+    assert page.code == 0
+    assert "McNemar, exact" in Path("page.html").read_text()
+
+
+def test_holm_over_the_cells(run_cli: Cli) -> None:
+    """p = 0.03 alone is different; beside a second cell that is not, it is held against 0.025."""
+    first, second = outcomes(540, 471)
+    for model, right in (("one", first), ("two", second)):
+        place(model, "knn", right)
+    alone = json.loads(run_cli("compare", "one", "two", "--json").out)["comparisons"]
+    assert 0.025 < alone[0]["p_value"] < 0.05
+    assert alone[0]["different"]
+    for model in ("one", "two"):
+        place(model, "linear", first)
+    both = json.loads(run_cli("compare", "one", "two", "--json").out)["comparisons"]
+    assert [one["different"] for one in both] == [False, False]
+
+
+def test_the_best_group_is_bold(run_cli: Cli) -> None:
+    """The intervals of one and two overlap by far; on the items two is better."""
+    first, second = outcomes(550, 450)
+    for model, right in (("one", first), ("two", second), ("three", second)):
+        place(model, "knn", right)
+    board = collect(Path("results"), Registry())
+    text = to_markdown(board)
+    assert text.count("**") == 4  # two and three
+    page = leaderboard_page(board, Registry())
+    assert page.count("class=best") == 2 * page.count('<tbody class="ours">')
+    assert "holds no outcomes" not in page
+    for path in Path("results").glob("*/knn/*.safetensors"):
+        path.unlink()
+    assert to_markdown(collect(Path("results"), Registry())).count("**") == 6  # the intervals tell none apart
+    assert "the intervals alone decide" in leaderboard_page(collect(Path("results"), Registry()), Registry())
+
+
+def test_old_records_fall_back_on_their_intervals(run_cli: Cli) -> None:
+    first, second = outcomes(900, 100)
+    place("one", "knn", first)
+    change(place("two", "knn", second), lambda content: content.update(items=None))
+    answer = run_cli("compare", "one", "two")
+    assert "intervals ¹" in answer.out
+    assert "two/knn/cifar10.json: holds no outcomes of single items" in answer.out
+    assert "better" in answer.out.splitlines()[2]
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda c: c["identity"]["dataset"].update(fingerprint="e" * 64), "other data: the fingerprints are"),
+        (lambda c: c["identity"]["dataset"].update(skipped={"test": ["x"]}), "left out as corrupt"),
+        (lambda c: c["identity"]["dataset"].update(limit={"test": 5}), "the limits are none and {'test': 5}"),
+        (lambda c: c["identity"]["task"].update(version=99), "against version 99"),
+        (lambda c: c["identity"]["task"].update(seed=7), "seed 0 against seed 7"),
+    ],
+)
+def test_what_is_refused(run_cli: Cli, edit: Callable[[dict[str, Any]], object], reason: str) -> None:
+    first, second = outcomes(900, 100)
+    one, two = place("one", "knn", first), place("two", "knn", second)
+    change(two, edit)
+    answer = run_cli("compare", one, two)
+    assert answer.code == 0
+    assert "not compared: knn cifar10, one and two: " in answer.out
+    assert reason in answer.out
+
+
+def test_features_that_were_handed_in_need_the_same_classes(run_cli: Cli) -> None:
+    def handed(content: dict[str, Any]) -> None:
+        content["identity"]["model"]["weights_hash_of"] = "features"
+        content["identity"]["dataset"]["fingerprint"] = content["identity"]["model"]["weights_sha256"]
+
+    first, second = outcomes(900, 100)
+    one, two = place("one", "knn", first), place("two", "knn", second)
+    for path in (one, two):
+        change(path, handed)
+    assert "McNemar" in run_cli("compare", "one", "two").out
+    change(place("two", "knn", second[:9000]), handed)
+    assert "not compared" not in run_cli("compare", "one", "two").out  # other numbers of items: the intervals
+    content = json.loads(two.read_text())
+    items = write_items(two, {"top1@20": Score(value=0.6, items=second)}, LABELS[::-1])
+    assert items is not None
+    two.write_text(json.dumps({**content, "items": items.model_dump()}))
+    assert "the items' classes differ" in run_cli("compare", "one", "two").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("one",), "expected two models or more"),
+        (("one", "one"), "expected two models or more"),
+        (("one", "twoo"), "did you mean two?"),
+        (("one", "two", "--format", "pdf"), "unknown format 'pdf'"),
+        (("one", "missing.json"), "missing.json: not a result record"),
+        (("one", "two", "--task", "linear"), "unknown model 'one'"),
+    ],
+)
+def test_wrong_requests(run_cli: Cli, arguments: tuple[str, ...], part: str) -> None:
+    for model, right in zip(("one", "two"), outcomes(5, 5), strict=True):
+        place(model, "knn", right)
+    answer = run_cli("compare", *arguments)
+    assert answer.code == 2
+    assert part in answer.error
