@@ -80,6 +80,11 @@ class Cells:
         limit = self.request.limit.get(role, self.request.limit.get(""))
         return limit if limit is not None and limit < dataset.num_items(role) else None
 
+    def sample(self, cell: PlannedCell) -> Mapping[str, int]:
+        """Returns the number of items that are drawn of the splits that the cell reads, by role; mostly nothing."""
+        wanted = self.request.data.sample if cell.model is not None and cell.dataset is not None else {}
+        return {role: count for role, count in wanted.items() if role in self.roles(cell)}
+
     def count(self, dataset: Dataset, role: str) -> int:
         """Returns the number of items of a split, under its limit."""
         limit = self.limit(dataset, role)
@@ -162,6 +167,7 @@ class Cells:
         """Returns how the run departs from its task."""
         departures = list(cell.task.departures)
         departures += [f"--limit {role}={count}" for role, count in sorted(identity.dataset.limit.items())]
+        departures += [f"--sample {role}={count}" for role, count in sorted(self.sample(cell).items())]
         if identity.precision not in ("fp32", "unknown"):
             departures.append(f"--precision {identity.precision}")
         departures += [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -58,6 +58,11 @@ class Planner(Cells):
         if unknown:
             raise RequestError(
                 f"--limit {unknown[0]}=…: no task of this run has such a split; {', '.join(sorted(roles))}"
+            )
+        unknown = sorted(set(self.request.data.sample) - roles)
+        if unknown:
+            raise RequestError(
+                f"--sample {unknown[0]}=…: no task of this run has such a split; {', '.join(sorted(roles))}"
             )
         if self.request.features_file is not None:
             self._check_no_images_asked()
@@ -146,7 +151,13 @@ class Planner(Cells):
                     raise
                 known = error
             self._datasets[reference] = known
+            if isinstance(known, Dataset):
+                self._say_left_out(known)
         return known
+
+    def _say_left_out(self, dataset: Dataset) -> None:
+        if dataset.left_out:
+            self.reporting.say(f"{dataset.name}: {dataset.left_out}")
 
     def as_task_reads(self, task: PlannedTask, dataset: Dataset) -> Dataset:
         """Returns the dataset, with generated copies where the task needs copies and nobody made any.
@@ -154,7 +165,9 @@ class Planner(Cells):
         Raises:
             RequestError: It has too few images for that.
         """
-        how = task.spec.copies if dataset.kind == "unlabelled" else None
+        how = task.spec.copies if dataset.kind == "unlabelled" or _is_own(dataset) else None
+        if how is not None and dataset.kind != "unlabelled":
+            dataset = dataset.as_images()
         if how is None and not isinstance(dataset, CopiesDataset):
             return dataset
         seed = task.spec.seed if task.seed_given else None
@@ -162,6 +175,8 @@ class Planner(Cells):
         if key not in self._with_copies:  # one object for all cells, which hashes the files once
             copied = dataset if isinstance(dataset, CopiesDataset) else with_copies(dataset, how or "", self._registry)
             self._with_copies[key] = copied if seed is None else copied.seeded(seed)
+            if copied.distinct.twins:
+                self._say_left_out(copied)
         return self._with_copies[key]
 
     def check_kind(self, task: PlannedTask, reference: str) -> None:
@@ -173,10 +188,16 @@ class Planner(Cells):
             kind = self._registry.dataset(reference).kind
         else:
             return  # known when it has been downloaded
+        if isinstance(dataset, Dataset) and _is_own(dataset):
+            problem = dataset.layout.label_problem()
+            if task.spec.copies is not None:
+                return  # labels are left alone
+            if problem is not None and kind in task.spec.kinds and "unlabelled" not in task.spec.kinds:
+                raise RequestError(f"task {task.spec.name} needs labels; {reference}: {problem}")
         if kind not in task.spec.kinds:
             raise RequestError(
                 f"task {task.spec.name} needs a {' or '.join(task.spec.kinds)} dataset, and {reference} is {kind}; "
-                f"tasks that apply: {', '.join(self._registry.tasks_for(kind)) or 'none yet'}"
+                f"tasks that apply: {', '.join(self._registry.tasks_for(kind)) or 'none yet'}{_labelled_by_folders(dataset)}"
             )
 
     def _plan_cell(self, task: PlannedTask, reference: str, model: Model) -> PlannedCell:
@@ -213,6 +234,20 @@ class Planner(Cells):
         self._check_headline(cell)
         sizes = {role: self.count(cell.dataset, role) for role in roles}
         protocols.check_sizes(cell.task.spec, cell.task.params, sizes)
+        self._check_limited_classes(cell.dataset, roles)
+
+    def _check_limited_classes(self, dataset: Dataset, roles: Sequence[str]) -> None:
+        """Raises `RequestError` where the first items of a split that has several classes are of one."""
+        for role in roles:
+            limit = self.limit(dataset, role)
+            if limit is None or dataset.kind != "single-label" or dataset.num_classes == 1:
+                continue
+            labels_N = dataset.split(role).labels
+            if labels_N is not None and (labels_N[:limit] == labels_N[0]).all():
+                raise RequestError(
+                    f"--limit: the first {limit:,} {role} items of {dataset.name} are of 1 of its {dataset.num_classes} "
+                    f"classes; --sample {role}={limit} draws as many from every class"
+                )
 
     def _check_truth(self, task: TaskSpec, dataset: Dataset) -> None:
         """Raises `RequestError` where a ground truth is missing, or where its rows would mean other images."""
@@ -250,6 +285,7 @@ class Planner(Cells):
         """Raises `RequestError` for options of models and images, which features that are handed in have none of."""
         given = {
             "--limit": self.request.limit,
+            "--sample": self.request.data.sample,
             **dict(self.request.settings.options),
             "--precision": self.request.extraction.precision != "fp32",
             "--skip-corrupt": self.request.extraction.skip_corrupt,
@@ -288,6 +324,21 @@ class Planner(Cells):
 def _why_own(model: Model) -> str:
     given = model.card.settings.pooling
     return f"was given --pooling {given}" if given is not None else "has no class and patch tokens"
+
+
+def _is_own(dataset: Dataset) -> bool:
+    """Tells whether it is data of the user's that has classes."""
+    return dataset.spec is None and dataset.kind == "single-label"
+
+
+def _labelled_by_folders(dataset: Dataset | MasslBenchError) -> str:
+    """Returns how a folder of images would have classes."""
+    if not isinstance(dataset, Dataset) or dataset.layout.kind != "images":
+        return ""
+    return (
+        "; classes are the folders under train/ and test/ (or val/); a folder of class folders is divided by "
+        "--split-share 0.2"
+    )
 
 
 def timed(call: Callable[[], T]) -> tuple[float, T]:

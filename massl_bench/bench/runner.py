@@ -20,13 +20,15 @@ from massl_bench import protocols
 from massl_bench.bench.planner import Planner, timed
 from massl_bench.bench.request import PlannedCell, RunRequest
 from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, one_line
-from massl_bench.core.values import EvaluationData, FeatureBank
+from massl_bench.core.values import EvaluationData, FeatureBank, Score
+from massl_bench.datasets import MAX_PIXELS
 from massl_bench.features import Reporting, load_or_extract
 from massl_bench.models import Model
 from massl_bench.records.environment import environment, now, peak_memory_mb
 from massl_bench.records.items import remove_other_items, write_items
 from massl_bench.records.record import (
     SCHEMA_VERSION,
+    LeftOutItems,
     RequestedOptions,
     ResultRecord,
     Timings,
@@ -181,7 +183,7 @@ class Runner:
             identity_sha256=identity.digest,
             departures=departures,
             notes=[*(self._planner.handed.notes if cell.model is None else ()), *metrics.notes],
-            complete=not identity.dataset.limit and not identity.dataset.skipped,
+            complete=not (identity.dataset.limit or identity.dataset.skipped or self._planner.sample(cell)),
             metrics={name: as_metric(score) for name, score in metrics.items()},
             headline_scale=protocols.scale(spec.protocol),
             curves=curves(metrics),
@@ -197,6 +199,7 @@ class Runner:
             preprocessing_origin=card.preprocessing_origin + override if card is not None else "unknown",
             dataset_layout=cell.dataset.layout.kind if cell.dataset is not None else "npz",
             dataset_revision=cell.dataset.revision if cell.dataset is not None else None,
+            left_out=_left_out(cell),
             generated_copies=cell.dataset.generated if cell.dataset is not None else None,
             environment=environment(self._planner.device, self._planner.backend.name),
             timings=clock.timings(),
@@ -205,16 +208,7 @@ class Runner:
             created_at=now(),
         )
         path = record_path(self._planner.request.results_dir, identity, departures)
-        try:
-            tested = banks.get("test")
-            labels, names = (tested.labels, tested.class_names) if tested is not None else (None, None)
-            items = write_items(path, metrics, labels, names)
-            record = record.model_copy(update={"items": items})
-            record = write_record(path, record)
-            remove_other_items(path, items)
-        except OSError as error:
-            raise CellError(f"{path}: the record could not be written: {error.strerror or error}") from None
-        return path, record
+        return path, _written(path, record, metrics, banks.get("test"))
 
     def _banks(self, cell: PlannedCell, clock: _Clock) -> tuple[Mapping[str, FeatureBank], int | None]:
         if cell.model is None:
@@ -274,6 +268,18 @@ class Runner:
         return self._encoder[1].pooled(cell.task.spec.pooling, preprocessing.crop)
 
 
+def _written(path: Path, record: ResultRecord, scores: Mapping[str, Score], test: FeatureBank | None) -> ResultRecord:
+    """Writes a record and, before it, what its items got; returns it as it is in the file."""
+    try:
+        labels, names = (test.labels, test.class_names) if test is not None else (None, None)
+        items = write_items(path, scores, labels, names)
+        record = write_record(path, record.model_copy(update={"items": items}))
+        remove_other_items(path, items)
+    except OSError as error:
+        raise CellError(f"{path}: the record could not be written: {error.strerror or error}") from None
+    return record
+
+
 def _requested_options(request: RunRequest) -> RequestedOptions:
     columns = request.data.columns
     return RequestedOptions(
@@ -281,7 +287,16 @@ def _requested_options(request: RunRequest) -> RequestedOptions:
         image_column=columns.image,
         label_column=columns.label,
         splits=dict(request.data.splits),
+        config=request.data.config,
+        split_share=request.data.split_share,
+        sample=dict(request.data.sample),
+        max_pixels=request.data.max_pixels if request.data.max_pixels != MAX_PIXELS else None,
     )
+
+
+def _left_out(cell: PlannedCell) -> LeftOutItems | None:
+    found = cell.dataset.left_out if cell.dataset is not None else None
+    return LeftOutItems(count=found.count, first=found.first) if found else None
 
 
 def _check_nothing_skipped(cell: PlannedCell, banks: Mapping[str, FeatureBank]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from massl_bench.bench.request import RunRequest
 from massl_bench.bench.runner import run_request
 from massl_bench.core.errors import CellError, RequestError, without_addresses
-from massl_bench.datasets import Columns, DataOptions
+from massl_bench.datasets import MAX_PIXELS, Columns, DataOptions
 from massl_bench.features import ExtractionOptions, Reporting
 from massl_bench.records.record import Metric, ResultRecord
 from massl_bench.specs.registry import Registry
@@ -87,7 +87,15 @@ def verify(
             seed=identity.task.seed,
             limit=identity.dataset.limit,
             device=device,
-            data=replace(data, columns=Columns(asked.image_column, asked.label_column), splits=asked.splits),
+            data=replace(
+                data,
+                columns=Columns(asked.image_column, asked.label_column),
+                splits=asked.splits,
+                config=asked.config,
+                split_share=asked.split_share,
+                sample=asked.sample,
+                max_pixels=asked.max_pixels or MAX_PIXELS,
+            ),
             settings=asked.model,
             features_dir=None if use_cached_features else Path(folder),
             extraction=ExtractionOptions(

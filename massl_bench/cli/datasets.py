@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from massl_bench.cli.options import CacheDir, DataRoot, IncludePath, Json, Offline, cache_directory, open_registry
+from massl_bench.cli.options import (
+    CacheDir,
+    DataRoot,
+    IncludePath,
+    Json,
+    MaxPixels,
+    Offline,
+    Rehash,
+    cache_directory,
+    open_registry,
+    parse_splits,
+)
 from massl_bench.cli.output import fail, print_json
 from massl_bench.core.errors import MasslBenchError
 from massl_bench.core.terminal import show
+
+if TYPE_CHECKING:
+    from massl_bench.datasets import DataOptions
 
 datasets_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Download datasets ahead, and verify them."
@@ -30,7 +44,10 @@ def fetch(
 
     --json prints a list of {name, ok, problems} and, of what was opened, {place, splits, fingerprint}.
     """
-    _for_datasets(names, data_root, cache_dir, include_path, offline, fetch=True, as_json=as_json)
+    from massl_bench.datasets import DataOptions
+
+    options = DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline)
+    _for_datasets(names, options, include_path, fetch=True, as_json=as_json)
 
 
 @datasets_app.command(epilog="Example: massl-bench datasets check cifar10 --data-root data")
@@ -39,22 +56,35 @@ def check(
     data_root: DataRoot = None,
     cache_dir: CacheDir = None,
     include_path: IncludePath = None,
+    split: Annotated[str | None, typer.Option(help="Splits of folder: and hf: data: train=NAME,test=NAME.")] = None,
+    config: Annotated[str | None, typer.Option(help="Which configuration of hf: data, where it has several.")] = None,
+    max_pixels: MaxPixels = None,
+    rehash: Rehash = False,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Verify sizes, classes, labels and files; decode every image.
 
-    --json prints a list of {name, ok, problems} and, of what was opened, {place, splits, fingerprint}.
+    --json prints a list of {name, ok, problems} and, of what was opened, {place, splits, fingerprint, left_out}.
     """
-    _for_datasets(names, data_root, cache_dir, include_path, offline, fetch=False, as_json=as_json)
+    from massl_bench.datasets import MAX_PIXELS, DataOptions
+
+    options = DataOptions(
+        cache_dir=cache_directory(cache_dir),
+        data_root=data_root,
+        offline=offline,
+        splits=parse_splits(split),
+        config=config,
+        max_pixels=max_pixels or MAX_PIXELS,
+        rehash=rehash,
+    )
+    _for_datasets(names, options, include_path, fetch=False, as_json=as_json)
 
 
 def _for_datasets(
     names: list[str],
-    data_root: Path | None,
-    cache_dir: Path | None,
+    options: DataOptions,
     include_path: list[Path] | None,
-    offline: bool,
     *,
     fetch: bool,
     as_json: bool,
@@ -62,19 +92,19 @@ def _for_datasets(
     """Opens and checks each dataset; goes on after a failure, and then exits with 1 (2 where a name is unknown)."""
     from massl_bench.bench.progress import reporting
     from massl_bench.core.values import CopyTruth
-    from massl_bench.datasets import DataOptions, corrupt_images, open_dataset, published_files, wrong_checksums
+    from massl_bench.datasets import corrupt_images, open_dataset, published_files, wrong_checksums
+    from massl_bench.datasets.left_out import LeftOut
 
     registry = open_registry(include_path)
     for name in names:
         if ":" not in name:
             registry.dataset(name)
-    options = DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline)
     report: list[dict[str, Any]] = []
     for name in names:
         problems: list[str] = []
         try:
             dataset = open_dataset(name, registry, options, fetch=fetch)
-            files = {} if fetch else published_files(dataset, data_root)
+            files = {} if fetch else published_files(dataset, options.data_root)
             if files:
                 with reporting().progress(f"{name}/checksums", len(files)) as progress:
                     problems += wrong_checksums(files, progress)
@@ -84,6 +114,7 @@ def _for_datasets(
                 problems.append(f"not as published: {', '.join(truth.unlike_published)}")
             sizes = ", ".join(f"{role} {len(split):,}" for role, split in splits.items())
             fingerprint = dataset.fingerprint[:16]
+            left_out = LeftOut() if fetch else dataset.left_out
             for role, split in {} if fetch else splits.items():
                 with reporting().progress(f"{name}/{role}", len(split)) as progress:
                     problems += corrupt_images(split, progress)
@@ -105,10 +136,12 @@ def _for_datasets(
                 "place": dataset.place,
                 "splits": {role: len(split) for role, split in splits.items()},
                 "fingerprint": dataset.fingerprint,
+                "left_out": {"count": left_out.count, "first": list(left_out.first)},
             }
         )
         if not as_json:
-            show(f"{name}: {state}; {dataset.place}; {sizes}; {compared}fingerprint {fingerprint}")
+            others = f"{left_out}; " if left_out else ""
+            show(f"{dataset.name}: {state}; {dataset.place}; {sizes}; {compared}{others}fingerprint {fingerprint}")
     if as_json:
         print_json(report)
     if not all(entry["ok"] for entry in report):

@@ -30,6 +30,10 @@ IncludePath = Annotated[
     list[Path] | None, typer.Option(metavar="DIR", help="Directory with tasks/, tasks/datasets/, … of your own.")
 ]
 WeightsDir = Annotated[Path, typer.Option(help="Where manifests of models are looked for first, and written.")]
+MaxPixels = Annotated[
+    int | None, typer.Option(min=1, help="Images of more pixels are refused [default: 89478485, as Pillow warns].")
+]
+Rehash = Annotated[bool, typer.Option("--rehash", help="Read all files again, also those whose hash is remembered.")]
 Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Never download.")]
 
 
@@ -128,6 +132,24 @@ def _is_there(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # longer than a path can be, or with a zero byte in it
         return False
+
+
+def parse_sample(sample: str | None) -> dict[str, int]:
+    """Returns `train=N,test=M` as {"train": N, "test": M}."""
+    counts = {}
+    for part in sample.split(",") if sample is not None else []:
+        split, _, number = part.rpartition("=")
+        if not split or not number.isdecimal() or int(number) < 1 or split in counts:
+            raise RequestError(f"--sample {sample}: expected train=N,test=M, with numbers from 1")
+        counts[split] = int(number)
+    return counts
+
+
+def check_share(share: float | None) -> float | None:
+    """Returns what `--split-share` gave; raises `RequestError` where that is no part of something."""
+    if share is not None and not 0 < share < 1:
+        raise RequestError(f"--split-share {share}: expected a number between 0 and 1, as 0.2 for a fifth")
+    return share
 
 
 def parse_limits(limit: str | None) -> dict[str, int]:

@@ -13,14 +13,18 @@ from massl_bench.cli.options import (
     DataRoot,
     IncludePath,
     Json,
+    MaxPixels,
     Offline,
+    Rehash,
     ResultsDir,
     WeightsDir,
     cache_directory,
+    check_share,
     model_options,
     open_registry,
     parse_limits,
     parse_overrides,
+    parse_sample,
     parse_splits,
     split_names,
 )
@@ -78,16 +82,29 @@ def run(
     limit: Annotated[
         str | None, typer.Option(help="First items only: N, or train=N,test=M; the record is partial.")
     ] = None,
+    sample: Annotated[
+        str | None,
+        typer.Option(help="train=N,test=M: a fixed draw, of every class as many; the record is partial."),
+    ] = None,
     set: Annotated[
         list[str] | None, typer.Option(metavar="TASK.PARAMETER=VALUE", help="As in knn.k=10,20; repeatable.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="In place of the task's own.")] = None,
     split: Annotated[str | None, typer.Option(help="Splits of folder: and hf: data: train=NAME,test=NAME.")] = None,
+    split_share: Annotated[
+        float | None,
+        typer.Option(
+            help="For folder: with class folders, and no train/ and test/: the part of each class to test on."
+        ),
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="Which configuration of hf: data, where it has several.")] = None,
     image_column: Annotated[str | None, typer.Option(help="Column of the images [default: image or img].")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels [default: label].")] = None,
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Leave damaged images out; the record lists them and is partial.")
     ] = False,
+    max_pixels: MaxPixels = None,
+    rehash: Rehash = False,
     offline: Offline = False,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with what is cached, and stop.")] = False,
@@ -98,7 +115,7 @@ def run(
     from massl_bench.bench.progress import reporting
     from massl_bench.bench.request import RunRequest
     from massl_bench.bench.runner import run_request
-    from massl_bench.datasets import Columns, DataOptions
+    from massl_bench.datasets import MAX_PIXELS, Columns, DataOptions
     from massl_bench.features import ExtractionOptions
 
     if precision not in ("fp32", "tf32", "bf16", "fp16"):
@@ -130,6 +147,11 @@ def run(
             offline=offline,
             columns=Columns(image_column, label_column),
             splits=parse_splits(split),
+            config=config,
+            split_share=check_share(split_share),
+            sample=parse_sample(sample),
+            max_pixels=max_pixels or MAX_PIXELS,
+            rehash=rehash,
         ),
         extraction=ExtractionOptions(
             precision=precision,  # type: ignore[arg-type]  # checked above

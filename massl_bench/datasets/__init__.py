@@ -1,6 +1,7 @@
 """Datasets: where they lie, how they are read, and whether they are what they claim to be."""
 
 from massl_bench.datasets.checksums import published_files, wrong_checksums
+from massl_bench.datasets.columns import Columns
 from massl_bench.datasets.copies import CopiesDataset, with_copies
 from massl_bench.datasets.dataset import Dataset
 from massl_bench.datasets.images.decoding import (
@@ -11,7 +12,6 @@ from massl_bench.datasets.images.decoding import (
     decode_rgb,
     open_image,
 )
-from massl_bench.datasets.layouts import Columns
 from massl_bench.datasets.opening import DataOptions, open_dataset
 from massl_bench.datasets.splits import ImageSplit, check_boxes, corrupt_images
 

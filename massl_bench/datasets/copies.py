@@ -25,7 +25,9 @@ from massl_bench.core.values import CopyTruth, GroundTruth
 from massl_bench.datasets.alterations import StrongAlteration, alter_strongly, crop, jpeg
 from massl_bench.datasets.dataset import Dataset
 from massl_bench.datasets.images.decoding import Decoding, DerivedImage, EncodedImage, decode_rgb
+from massl_bench.datasets.left_out import LeftOut
 from massl_bench.datasets.splits import ImageSplit, SubsetSplit
+from massl_bench.datasets.twins import Distinct, distinct_images
 from massl_bench.specs.dataset import DatasetSpec
 from massl_bench.specs.registry import Registry
 from massl_bench.specs.toml import read_toml
@@ -137,6 +139,7 @@ class CopiesDataset(Dataset):
 
     images: Dataset
     copies: CopiesSpec
+    distinct: Distinct
 
     def seeded(self, seed: int) -> CopiesDataset:
         """Returns the same images with other draws."""
@@ -153,11 +156,19 @@ class CopiesDataset(Dataset):
     def generated(self) -> Mapping[str, Any]:
         """Every number behind the copies, and the versions of the libraries that make them."""
         numbers = self.copies.model_dump(mode="json", exclude={"summary"})
-        return {**numbers, "pillow": PIL.__version__, "libjpeg": _jpeg_version()}
+        twins = {"twins_left_out": len(self.distinct.twins)} if self.distinct.twins else {}
+        return {**numbers, **twins, "pillow": PIL.__version__, "libjpeg": _jpeg_version()}
+
+    @cached_property
+    @override
+    def left_out(self) -> LeftOut:
+        """As of the images, and every image but the first of those with one content."""
+        return self.images.left_out + LeftOut.of(self.distinct.twins)
 
     @cached_property
     def _roles(self) -> dict[str, ImageSplit]:
-        return divide(self.images.split(_only_split(self.images)), self.copies)
+        whole = self.images.split(_only_split(self.images))
+        return divide(SubsetSplit(whole, self.distinct.rows) if self.distinct.twins else whole, self.copies)
 
     @override
     def _read(self, role: str) -> ImageSplit:
@@ -185,7 +196,8 @@ def with_copies(images: Dataset, name: str, registry: Registry, spec: DatasetSpe
     if name not in registry.copies:
         raise unknown_name("description of copies", name, registry.copies)
     copies = read_toml(registry.copies[name], CopiesSpec)
-    count = images.num_items(_only_split(images))
+    found = distinct_images(images.split(_only_split(images)), images.fingerprint, images.memo_dir)
+    count = len(found.rows)
     if count < copies.min_images:
         raise RequestError(
             f"{images.name}: found {count} images, expected at least {copies.min_images}: copy detection takes some as "
@@ -198,8 +210,10 @@ def with_copies(images: Dataset, name: str, registry: Registry, spec: DatasetSpe
         layout=images.layout,
         sources={role: (role,) for role in _sizes(count, copies)},
         memo_dir=images.memo_dir,
+        decoding=images.decoding,
         images=images,
         copies=copies,
+        distinct=found,
     )
 
 

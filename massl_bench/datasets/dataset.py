@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -14,11 +14,19 @@ import numpy as np
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.files import read_memo, sha256_of, write_memo
+from massl_bench.core.printable import printable
 from massl_bench.core.values import LABELLED_KINDS, CopyTruth, DatasetKind, GroundTruth
+from massl_bench.datasets.columns import Columns
 from massl_bench.datasets.fingerprint import fingerprint_files
-from massl_bench.datasets.layouts import Columns, Layout, PatchesLayout
-from massl_bench.datasets.splits import ImageSplit, JoinedSplit, Labels
+from massl_bench.datasets.images.decoding import STORED, Decoding
+from massl_bench.datasets.layout import Layout
+from massl_bench.datasets.layouts import PatchesLayout
+from massl_bench.datasets.left_out import LeftOut
+from massl_bench.datasets.sampling import balanced_rows, plain_rows
+from massl_bench.datasets.splits import ImageSplit, JoinedSplit, Labels, SubsetSplit
 from massl_bench.specs.dataset import DatasetSpec, SplitSpec
+
+_SAMPLE_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +37,7 @@ class Dataset:
         name: the reference, as the user gave it.
         spec: what it must contain; None for `folder:` and `hf:`.
         sources: the source names of each split, in order, by role.
+        decoding: how its images become pixels.
     """
 
     name: str
@@ -38,6 +47,11 @@ class Dataset:
     sources: Mapping[str, tuple[str, ...]]
     memo_dir: Path
     revision: str | None = None
+    decoding: Decoding = STORED
+    sample: Mapping[str, int] = field(default_factory=dict)
+    """The number of items drawn of a split, by role; of others, all are taken."""
+    rehash: bool = False
+    """Whether files are read again whose hash is remembered."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -45,7 +59,7 @@ class Dataset:
         if self.layout.kind == "embedded":
             content = self._embedded_fingerprint()
         else:
-            content = fingerprint_files(self.layout.root, self.layout.files(), self.memo_dir)
+            content = fingerprint_files(self.layout.root, self.layout.files(), self.memo_dir, rehash=self.rehash)
         columns = getattr(self.layout, "columns", Columns())
         sources = {role: " + ".join(names) for role, names in self.sources.items()}
         reading: dict[str, Any] = {
@@ -56,6 +70,11 @@ class Dataset:
         validation = {role: split.validation for role, split in self._split_specs.items() if split.validation}
         if validation:
             reading["validation"] = validation
+        reading |= self.layout.reading()
+        if self.decoding.upright:
+            reading["orientation"] = "upright"
+        if self.sample:
+            reading["sample"] = {**self.sample, "seed": _SAMPLE_SEED}
         return sha256_of({"content": content, "reading": reading})
 
     def _embedded_fingerprint(self) -> str:
@@ -79,12 +98,14 @@ class Dataset:
     @property
     def place(self) -> str:
         """Where it lies, for people."""
-        return "embedded" if self.layout.kind == "embedded" else f"{self.layout.kind} in {self.layout.root}"
+        return "embedded" if self.layout.kind == "embedded" else f"{self.layout.kind} in {printable(self.layout.root)}"
 
     def num_items(self, role: str) -> int:
         """Returns the number of items of a split: what the spec declares (and `split` checks), else what is found."""
         declared = self.spec.splits[role].size if self.spec is not None else None
-        return declared if declared is not None else len(self.split(role))
+        if declared is None:
+            return len(self.split(role))
+        return min(declared, self.sample.get(role, declared))
 
     @property
     def _split_specs(self) -> Mapping[str, SplitSpec]:
@@ -96,8 +117,23 @@ class Dataset:
         if spec is None or spec.validation is None:
             return None
         split = self.split(role)
+        if isinstance(split, SubsetSplit):
+            whole = split.whole
+            assert isinstance(whole, JoinedSplit)
+            first = int(np.searchsorted(split.rows, whole.starts[-2]))
+            return first if first < len(split) else None
         assert isinstance(split, JoinedSplit)
         return split.starts[-2]
+
+    @cached_property
+    def left_out(self) -> LeftOut:
+        """What lies in its place, looks like data, and is not taken."""
+        return self.layout.left_out()
+
+    def as_images(self) -> Dataset:
+        """Returns the images of all splits as one split without labels, `all`."""
+        sources = {"all": tuple(dict.fromkeys(name for names in self.sources.values() for name in names))}
+        return replace(self, kind="unlabelled", sources=sources, sample={})
 
     @property
     def generated(self) -> Mapping[str, Any] | None:
@@ -170,18 +206,47 @@ class Dataset:
             if role != "train" and "train" in self.sources and self.kind in LABELLED_KINDS:
                 self._number_as_train(role, split)
             self._check(role, split)
-            self._opened[role] = split
+            self._opened[role] = self._sampled(role, split)
         return self._opened[role]
+
+    def _sampled(self, role: str, split: ImageSplit) -> ImageSplit:
+        """Returns the items of a split that are drawn; all of them where no number was asked for."""
+        count = self.sample.get(role)
+        if count is None or count >= len(split):
+            return split
+        try:
+            labelled = split.labels is not None and split.labels.ndim == 1
+            rows = (
+                balanced_rows(split.labels, count, _SAMPLE_SEED)  # type: ignore[arg-type]  # class indices
+                if labelled
+                else plain_rows(len(split), count, _SAMPLE_SEED)
+            )
+        except ValueError as error:
+            raise RequestError(f"--sample {role}={count}: {self.name}: {error}") from None
+        return SubsetSplit(split, rows.tolist(), labelled=True)
 
     def _read(self, role: str) -> ImageSplit:
         parts = [self.layout.read(source) for source in self.sources[role]]
-        return parts[0] if len(parts) == 1 else JoinedSplit(parts)
+        if self.kind not in LABELLED_KINDS:
+            for part in parts:  # labels that nothing asks for, and that parts may count in other ways
+                part.labels = part.class_names = None
+        split = parts[0] if len(parts) == 1 else JoinedSplit(parts)
+        split.decoding = self.decoding
+        return split
 
     def _number_as_train(self, role: str, split: ImageSplit) -> None:
         """Makes a label mean the same class as in the training split, where both name their classes."""
-        names, found = self.split("train").class_names, split.class_names
-        if names is None or found is None or found == names or split.labels is None or split.labels.ndim != 1:
+        whole = self.split("train")
+        names, found = whole.class_names, split.class_names
+        if split.labels is None or split.labels.ndim != 1 or found == names:
             return
+        if names is None or found is None:
+            if self.spec is not None or whole.labels is None:
+                return  # what the labels mean, the spec says
+            raise RequestError(
+                f"{self.name} ({role}, {self.place}): only {'this' if names is None else 'the training'} split names "
+                "its classes: the labels may mean other classes; fetch the files again, of one version"
+            )
         number = {name: index for index, name in enumerate(names)}
         unknown = [name for name in found if name not in number]
         if unknown or len(number) != len(names) or len(set(found)) != len(found):

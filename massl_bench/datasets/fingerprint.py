@@ -1,7 +1,7 @@
 """What a dataset's files contain, as one hash.
 
-A file's content hash is remembered under its size and modification time (as version control systems do), so that a
-second run does not read a hundred gigabytes again.
+A file's content hash is remembered under its size, times and inode (as version control systems do), so that a second
+run does not read a hundred gigabytes again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ from pathlib import Path
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.files import read_memo, sha256_file, sha256_of, stat_signature, write_memo
+from massl_bench.core.printable import printable
 
 
-def fingerprint_files(root: Path, files: Sequence[Path], memo_dir: Path) -> str:
+def fingerprint_files(root: Path, files: Sequence[Path], memo_dir: Path, *, rehash: bool = False) -> str:
     """Returns the hex sha256 over the names (relative to `root`) and contents of `files`.
+
+    Args:
+        root: of the dataset.
+        files: below it.
+        memo_dir: where hashes are remembered.
+        rehash: whether they are computed again all the same.
 
     Raises:
         RequestError: One of them cannot be read, as a link to a file that is gone.
@@ -25,14 +32,15 @@ def fingerprint_files(root: Path, files: Sequence[Path], memo_dir: Path) -> str:
         signature = sha256_of(
             [[str(root.resolve()), name, *stat_signature(path)] for name, path in zip(names, files, strict=True)]
         )
-        remembered = read_memo(memo_dir / "fingerprints", signature)
+        remembered = None if rehash else read_memo(memo_dir / "fingerprints", signature)
         if remembered is not None and isinstance(remembered.get("sha256"), str):
             return str(remembered["sha256"])
         with ThreadPoolExecutor(8) as pool:  # hashing releases the interpreter's lock
             contents = list(pool.map(sha256_file, files))
     except OSError as error:
         raise RequestError(
-            f"{error.filename or root}: cannot be read: {error.strerror}; repair it, or remove it from the dataset"
+            f"{printable(str(error.filename or root))}: cannot be read: {error.strerror}; repair it, or remove it from "
+            "the dataset"
         ) from None
     digest = sha256_of(list(zip(names, contents, strict=True)))
     write_memo(memo_dir / "fingerprints", signature, {"sha256": digest})

@@ -2,115 +2,71 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import override
 
-from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.errors import RequestError
+from massl_bench.core.printable import printable
 from massl_bench.core.values import GroundTruth
-from massl_bench.datasets.folders import class_files, image_files, labelled_files, subfolders
+from massl_bench.datasets.columns import Columns
+from massl_bench.datasets.folders import check_link, class_files, image_files, not_taken, subfolders, with_labels
+from massl_bench.datasets.layout import Layout
+from massl_bench.datasets.left_out import LeftOut
+from massl_bench.datasets.parquet_files import find_splits
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.published.embedded import read_patches
-from massl_bench.datasets.splits import FileSplit, ImageSplit
-from massl_bench.datasets.tables import ArrowSplit, ParquetSplit
+from massl_bench.datasets.sampling import divided_rows
+from massl_bench.datasets.saved import SavedLayout
+from massl_bench.datasets.splits import FileSplit, ImageSplit, SubsetSplit
+from massl_bench.datasets.tables import ParquetSplit, named_images, open_parquet
 from massl_bench.specs.dataset import PatchGrid
 
 _NAMED_MISSING = 5
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a table of images; None where they should be guessed from their usual names."""
-
-    image: str | None = None
-    label: str | None = None
-
-    def resolve(self, where: str, found: list[str]) -> tuple[str, str | None]:
-        """Returns (image column, label column or None); only the usual names are guessed."""
-        image = self.image or next((name for name in ("image", "img") if name in found), None)
-        if image is None:
-            raise RequestError(
-                f"{where}: no column is called image or img; found: {', '.join(found)}; name it with --image-column"
-            )
-        return image, self.label or ("label" if "label" in found else None)
-
-
-@dataclass(frozen=True)
-class Layout(ABC):
-    """A dataset that was found in a directory."""
-
-    kind: str
-    root: Path
-
-    @abstractmethod
-    def files(self) -> list[Path]:
-        """Returns every file that the dataset is read from, in a fixed order."""
-
-    @abstractmethod
-    def read(self, source: str) -> ImageSplit:
-        """Returns one split, by the name it has in this source."""
-
-    def ground_truth(self) -> GroundTruth | None:
-        """Returns what the queries should find, or None where the layout does not say it."""
-        return None
-
-    def holds(self, sources: Sequence[str]) -> bool:
-        """Tells whether an optional split is there, by the names that it has in this source."""
-        return True
+_DIVISION_SEED = 0
 
 
 @dataclass(frozen=True)
 class ParquetLayout(Layout):
-    """`<split>-*.parquet`, as the dataset hub stores it."""
+    """`<split>-00000-of-00001.parquet`, as the dataset hub stores it, and images that its rows name."""
 
     split_files: Mapping[str, tuple[Path, ...]]
     columns: Columns
 
     @override
     def files(self) -> list[Path]:
-        return [path for _, paths in sorted(self.split_files.items()) for path in paths]
+        return [*self._tables, *self._images]
+
+    @property
+    def _tables(self) -> list[Path]:
+        return list(dict.fromkeys(path for _, paths in sorted(self.split_files.items()) for path in paths))
+
+    @cached_property
+    def _images(self) -> list[Path]:
+        found = (named_images(files, self._columns(files[0])[0]) for files in self.split_files.values())
+        return sorted({path for paths in found for path in paths})
+
+    def _columns(self, path: Path) -> tuple[str, str | None]:
+        return self.columns.resolve(printable(path.name), open_parquet(path).schema_arrow.names)
+
+    @override
+    def left_out(self) -> LeftOut:
+        return LeftOut.of(not_taken(self.root, self.files()))
+
+    @override
+    def label_problem(self) -> str | None:
+        return self.columns.label_problem(open_parquet(self._tables[0]).schema_arrow.names)
 
     @override
     def read(self, source: str) -> ImageSplit:
-        import pyarrow.parquet as pq
-
         files = self.split_files[source]
-        try:
-            image, label = self.columns.resolve(files[0].name, pq.read_schema(files[0]).names)
-            return ParquetSplit(files, image, label)
-        except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-            raise RequestError(f"{self.root}: the {source} parquet files cannot be read: {one_line(error)}") from None
-
-
-@dataclass(frozen=True)
-class SavedLayout(Layout):
-    """A directory written by `save_to_disk` of the `datasets` library, or anything that its `load_dataset` reads."""
-
-    columns: Columns
-
-    @override
-    def files(self) -> list[Path]:
-        return sorted(path for path in self.root.rglob("*") if path.is_file() and not path.name.startswith("."))
-
-    @override
-    def read(self, source: str) -> ImageSplit:
-        import datasets
-
-        try:
-            if (self.root / "dataset_dict.json").is_file():
-                splits = datasets.load_from_disk(str(self.root))
-            else:
-                splits = datasets.load_dataset(str(self.root))
-        except Exception as error:  # the library raises errors of many kinds for a directory that it cannot read
-            raise RequestError(f"{self.root}: the datasets library cannot read it: {one_line(error)}") from None
-        if source not in splits:
-            raise RequestError(f"{self.root}: no split {source!r}; found: {', '.join(splits)}; see --split")
-        split = splits[source]
-        image, label = self.columns.resolve(self.root.name, split.column_names)
-        return ArrowSplit(split, f"{self.root.name}/{source}", image, label, self.root)
+        image, label = self._columns(files[0])
+        return ParquetSplit(files, image, label)
 
 
 @dataclass(frozen=True)
@@ -120,27 +76,86 @@ class FolderLayout(Layout):
     split_folders: Mapping[str, str]
     class_names: tuple[str, ...]
 
+    @cached_property
+    def _files(self) -> dict[str, list[tuple[str, Path]]]:
+        return {folder: class_files(self.root / folder) for folder in self.split_folders.values()}
+
     @override
     def files(self) -> list[Path]:
-        return [path for _, folder in sorted(self.split_folders.items()) for _, path in class_files(self.root / folder)]
+        return [path for _, folder in sorted(self.split_folders.items()) for _, path in self._files[folder]]
+
+    @override
+    def left_out(self) -> LeftOut:
+        return LeftOut.of(not_taken(self.root, self.files()))
 
     @override
     def read(self, source: str) -> ImageSplit:
-        files, labels = labelled_files(self.root, self.split_folders[source], self.class_names)
-        return FileSplit(self.root, files, labels, self.class_names)
+        folder = self.split_folders[source]
+        files, labels = with_labels(self.root, self._files[folder], folder, self.class_names)
+        return FileSplit(self.root, files, labels, tuple(map(printable, self.class_names)))
+
+
+@dataclass(frozen=True)
+class DividedLayout(Layout):
+    """`<class>/*.jpg`, divided into `train` and `test` by a draw in each class."""
+
+    share: float
+    """Of each class's images, the test split's."""
+
+    @cached_property
+    def _files(self) -> list[tuple[str, Path]]:
+        return class_files(self.root)
+
+    @cached_property
+    def _class_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for name, _ in self._files))
+
+    @override
+    def files(self) -> list[Path]:
+        return [path for _, path in self._files]
+
+    @override
+    def left_out(self) -> LeftOut:
+        return LeftOut.of(not_taken(self.root, self.files()))
+
+    @override
+    def reading(self) -> dict[str, Any]:
+        return {"split_share": self.share, "split_seed": _DIVISION_SEED}
+
+    @override
+    def read(self, source: str) -> ImageSplit:
+        files, labels = with_labels(self.root, self._files, "", self._class_names)
+        sizes = Counter(name for name, _ in self._files)
+        alone = next((name for name, size in sizes.items() if size < 2), None)
+        if alone is not None:
+            raise RequestError(
+                f"{printable(self.root / alone)}: one image, and a class that is divided needs at least two; add "
+                "images or remove the folder"
+            )
+        whole = FileSplit(self.root, files, labels, tuple(map(printable, self._class_names)))
+        rows = divided_rows(labels, files, self.share, _DIVISION_SEED)
+        return SubsetSplit(whole, rows[source].tolist(), labelled=True)
 
 
 @dataclass(frozen=True)
 class FlatLayout(Layout):
     """A folder of images without classes: one unlabelled split, `all`."""
 
-    @override
-    def files(self) -> list[Path]:
+    @cached_property
+    def _files(self) -> list[Path]:
         return image_files(self.root)
 
     @override
+    def files(self) -> list[Path]:
+        return self._files
+
+    @override
+    def left_out(self) -> LeftOut:
+        return LeftOut.of(not_taken(self.root, self._files))
+
+    @override
     def read(self, source: str) -> ImageSplit:
-        return FileSplit(self.root, [path.relative_to(self.root).as_posix() for path in self.files()], None, None)
+        return FileSplit(self.root, [path.relative_to(self.root).as_posix() for path in self._files], None, None)
 
 
 @dataclass(frozen=True)
@@ -184,7 +199,9 @@ class PublishedLayout(Layout):
         return truth(self.root) if truth is not None else None
 
 
-def find_layout(root: Path, sources: list[str], columns: Columns, reader: str | None) -> Layout | None:
+def find_layout(
+    root: Path, sources: list[str], columns: Columns, reader: str | None, config: str | None = None
+) -> Layout | None:
     """Returns the first layout that `root` holds with all the wanted splits, or None.
 
     Args:
@@ -192,6 +209,7 @@ def find_layout(root: Path, sources: list[str], columns: Columns, reader: str | 
         sources: the source names of the splits that are needed.
         columns: of a table of images.
         reader: the name of the reader of the dataset's own layout.
+        config: the folder of parquet files that is meant, where there are several.
     """
     own = READERS[reader] if reader is not None else None
     if reader is not None and own is not None and own.marker is None:
@@ -199,7 +217,7 @@ def find_layout(root: Path, sources: list[str], columns: Columns, reader: str | 
     if not root.is_dir():
         return None
     if own is None or not own.sole:
-        layout = _find_common(root, sources, columns)
+        layout = _find_common(root, sources, columns, config)
         if layout is not None:
             return layout
     begins = own.locate(root) if own is not None else None
@@ -215,25 +233,20 @@ def find_layout(root: Path, sources: list[str], columns: Columns, reader: str | 
     return published
 
 
-def _find_common(root: Path, sources: list[str], columns: Columns) -> Layout | None:
+def _find_common(root: Path, sources: list[str], columns: Columns, config: str | None) -> Layout | None:
     """Returns the layout of `root` that any dataset may have, or None: parquet, saved directory, class folders."""
-    parquet = find_parquet(root, sources, columns)
+    parquet = find_parquet(root, sources, columns, config)
     if parquet is not None:
         return parquet
     if (root / "dataset_dict.json").is_file():
-        return SavedLayout("datasets", root, columns)
+        return SavedLayout("datasets", root, columns, tuple(sources))
     return find_class_folders(root, sources)
 
 
-def find_parquet(root: Path, sources: list[str], columns: Columns) -> ParquetLayout | None:
+def find_parquet(root: Path, sources: list[str], columns: Columns, config: str | None = None) -> ParquetLayout | None:
     """Returns the parquet files in `root` or one of its folders, or None where a split has none."""
-    if not root.is_dir():
-        return None
-    for folder in (root, root / "data", *sorted(path for path in root.iterdir() if path.is_dir())):
-        split_files = {source: tuple(sorted(folder.glob(f"{source}-*.parquet"))) for source in sources}
-        if all(split_files.values()):
-            return ParquetLayout("parquet", root, split_files, columns)
-    return None
+    split_files = find_splits(root, sources, config)
+    return ParquetLayout("parquet", root, split_files, columns) if split_files is not None else None
 
 
 def find_class_folders(root: Path, sources: list[str]) -> FolderLayout | None:
@@ -245,6 +258,7 @@ def find_class_folders(root: Path, sources: list[str]) -> FolderLayout | None:
         folder = next((name for name in names if any(subfolders(root / name))), None)
         if folder is None:
             return None
+        check_link(root / folder)
         split_folders[source] = folder
     first = split_folders.get("train", next(iter(split_folders.values())))
     return FolderLayout("folders", root, split_folders, tuple(subfolders(root / first)))

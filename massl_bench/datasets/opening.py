@@ -7,21 +7,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from massl_bench.core.errors import MissingDataError, RequestError
+from massl_bench.core.printable import printable
 from massl_bench.core.values import DatasetKind
+from massl_bench.datasets.columns import Columns
 from massl_bench.datasets.copies import with_copies
 from massl_bench.datasets.dataset import Dataset
 from massl_bench.datasets.fetch import fetch_hub, fetch_spec
+from massl_bench.datasets.folders import subfolders
+from massl_bench.datasets.images.decoding import MAX_PIXELS, Decoding
+from massl_bench.datasets.layout import Layout
 from massl_bench.datasets.layouts import (
-    Columns,
+    DividedLayout,
     FlatLayout,
-    FolderLayout,
     PatchesLayout,
-    SavedLayout,
     find_class_folders,
     find_layout,
     find_parquet,
 )
 from massl_bench.datasets.published import READERS
+from massl_bench.datasets.saved import SavedLayout
 from massl_bench.datasets.shards import find_shards
 from massl_bench.specs.dataset import DatasetSpec
 from massl_bench.specs.registry import Registry
@@ -37,23 +41,41 @@ class DataOptions:
     columns: Columns = field(default_factory=Columns)
     splits: Mapping[str, str] = field(default_factory=dict)
     """Source names by role, for `folder:` and `hf:`."""
+    config: str | None = None
+    """Which of several configurations of `hf:` data."""
+    split_share: float | None = None
+    """Of each class of a folder without splits, what becomes its test split."""
+    sample: Mapping[str, int] = field(default_factory=dict)
+    """The number of items to draw of a split, by role."""
+    max_pixels: int = MAX_PIXELS
+    """Of an image; larger ones are refused."""
+    rehash: bool = False
+    """Whether files are read again whose hash is remembered."""
+
+    @property
+    def own(self) -> Decoding:
+        """How images that no published evaluation reads are decoded: as viewers do, and strictly."""
+        return Decoding(upright=True, strict=True, max_pixels=self.max_pixels)
 
     def check_used(self, reference: str, *, used: tuple[str, ...] = (), why: str) -> None:
-        """Raises `RequestError` where one of `--image-column`, `--label-column` and `--split` is given, but not used.
+        """Raises `RequestError` where an option of how data is read is given, but not used.
 
         Args:
             reference: the dataset.
-            used: those of the three that such a dataset uses.
+            used: those that such a dataset uses.
             why: what it is, that the others mean nothing for it.
         """
         given = {
             "--image-column": self.columns.image,
             "--label-column": self.columns.label,
             "--split": self.splits,
+            "--config": self.config,
+            "--split-share": self.split_share,
         }
+        places_of = {"--split": "hf: data and class folders", "--split-share": "class folders without train/ and test/"}
         for option, value in given.items():
             if value and option not in used:
-                places = "hf: data and class folders" if option == "--split" else "hf: data"
+                places = places_of.get(option, "hf: data")
                 raise RequestError(f"{option}: is for {places}; {reference} is {why}: leave it out")
 
 
@@ -71,6 +93,12 @@ def open_dataset(reference: str, registry: Registry, options: DataOptions, *, fe
         RequestError: The name is unknown, the directory does not hold what it should, or the options are not for such
             data.
     """
+    dataset = _open(reference, registry, options, fetch=fetch)
+    return replace(dataset, sample=options.sample) if options.sample else dataset
+
+
+def _open(reference: str, registry: Registry, options: DataOptions, *, fetch: bool) -> Dataset:
+    """Returns the whole dataset; arguments and errors as of `open_dataset`."""
     spec = registry.dataset(reference) if reference in registry.datasets else None
     if spec is not None:
         options.check_used(reference, why="of the registry, which says its columns and splits")
@@ -120,6 +148,8 @@ def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Da
             layout=layout,
             sources={role: names for role, names in sources.items() if role not in optional or layout.holds(names)},
             memo_dir=options.cache_dir,
+            decoding=Decoding(upright=spec.orientation == "upright", max_pixels=options.max_pixels),
+            rehash=options.rehash,
         )
 
     folders = [folder for folder in (spec.name, spec.directory, "") if folder is not None]
@@ -180,25 +210,84 @@ def _missing(spec: DatasetSpec, options: DataOptions) -> MissingDataError:
 def _open_folder(reference: str, options: DataOptions) -> Dataset:
     root = Path(reference.removeprefix("folder:")).expanduser()
     if not root.is_dir():
-        raise RequestError(f"{reference}: no such directory; expected class folders under train/ and test/ (or val/)")
+        raise RequestError(
+            f"{printable(reference)}: no such directory; expected class folders under train/ and test/ (or val/)"
+        )
+    used = ("--split", "--split-share")
+    options.check_used(printable(reference), used=used, why="class folders or images, which have no columns")
     sources = _chosen_sources(options)
-    options.check_used(reference, used=("--split",), why="class folders or images, which have no columns")
-    layout: FolderLayout | FlatLayout | None = find_class_folders(root, _names(sources))
     kind: DatasetKind = "single-label"
+    layout: Layout | None = None if options.split_share is not None else find_class_folders(root, _names(sources))
     if layout is None:
-        present = [name for name in ("train", "test", "val", "validation") if (root / name).is_dir()]
-        if present:
-            raise RequestError(
-                f"{reference}: found {' and '.join(f'{name}/' for name in present)}, expected class folders with "
-                f"images under both {' and '.join(f'{source}/' for source in _names(sources))} (val/ serves for test/)"
-            )
-        options.check_used(reference, why="images without class folders, which are one split")
-        layout, kind, sources = FlatLayout("images", root), "unlabelled", {"all": ("all",)}
-        if not layout.files():
-            raise RequestError(
-                f"{reference}: no image in it; expected class folders under train/ and test/ (or val/), or images"
-            )
-    return Dataset(name=reference, kind=kind, spec=None, layout=layout, sources=sources, memo_dir=options.cache_dir)
+        _check_no_half(reference, root, sources, options)
+        if options.split_share is not None:
+            options.check_used(printable(reference), used=("--split-share",), why="divided by --split-share")
+            layout, sources = _divided(reference, root, options.split_share), {"train": ("train",), "test": ("test",)}
+        else:
+            options.check_used(printable(reference), why="images without class folders, which are one split")
+            layout, kind, sources = FlatLayout("images", root), "unlabelled", {"all": ("all",)}
+            if not layout.files():
+                raise RequestError(
+                    f"{printable(reference)}: no image in it{_only(layout)}; expected class folders under train/ and "
+                    "test/ (or val/), or images"
+                )
+    return _own_dataset(reference, kind, layout, sources, options)
+
+
+def _only(layout: Layout) -> str:
+    found = layout.left_out()
+    return f" ({found})" if found else ""
+
+
+def _check_no_half(reference: str, root: Path, sources: Mapping[str, tuple[str, ...]], options: DataOptions) -> None:
+    """Raises `RequestError` for a folder that has some splits and not those that are needed, or is to be divided."""
+    present = [name for name in ("train", "test", "val", "validation") if (root / name).is_dir()]
+    if not present:
+        return
+    there = " and ".join(f"{name}/" for name in present)
+    if options.split_share is not None:
+        raise RequestError(
+            f"--split-share: divides a folder of class folders, and {printable(reference)} has {there}: leave it out, "
+            f"or divide one of them: folder:{printable(root / present[0])}"
+        )
+    raise RequestError(
+        f"{printable(reference)}: found {there}, expected class folders with "
+        f"images under both {' and '.join(f'{source}/' for source in _names(sources))} (val/ serves for test/); to "
+        f"divide one folder of classes: folder:{printable(root / present[0])} with --split-share 0.2"
+    )
+
+
+def _divided(reference: str, root: Path, share: float) -> DividedLayout:
+    classes = subfolders(root)
+    if len(classes) < 2:
+        found = ", ".join(map(printable, classes)) or "none"
+        raise RequestError(
+            f"--split-share: divides the images of class folders, and {printable(reference)} has {len(classes)} "
+            f"(found: {found}); expected at least two, with images in each"
+        )
+    return DividedLayout("divided", root, share)
+
+
+def _own_dataset(
+    reference: str,
+    kind: DatasetKind,
+    layout: Layout,
+    sources: Mapping[str, tuple[str, ...]],
+    options: DataOptions,
+    revision: str | None = None,
+) -> Dataset:
+    """Returns data that no registry knows, read as viewers show it."""
+    return Dataset(
+        name=printable(reference),
+        kind=kind,
+        spec=None,
+        layout=layout,
+        sources=sources,
+        memo_dir=options.cache_dir,
+        revision=revision,
+        decoding=options.own,
+        rehash=options.rehash,
+    )
 
 
 def _chosen_sources(options: DataOptions) -> dict[str, tuple[str, ...]]:
@@ -214,28 +303,20 @@ def _open_hub(reference: str, options: DataOptions, fetch: bool) -> Dataset:
         raise MissingDataError(
             f"{reference} is not in the hub's cache on this machine, and downloading was not allowed"
         )
-    sources = _chosen_sources(options)
-    parquet = find_layout(root, _names(sources), options.columns, None)
-    layout = parquet if parquet is not None else SavedLayout("hub", root, options.columns)
-    return Dataset(
-        name=reference,
-        kind="single-label",
-        spec=None,
-        layout=layout,
-        sources=sources,
-        memo_dir=options.cache_dir,
-        revision=root.name,
+    options.check_used(
+        reference,
+        used=("--image-column", "--label-column", "--split", "--config"),
+        why="a repository, which has splits of its own",
     )
+    sources = _chosen_sources(options)
+    names = _names(sources)
+    layout = find_layout(root, names, options.columns, None, options.config)
+    if layout is None:
+        layout = SavedLayout("hub", root, options.columns, tuple(names), options.config, options.cache_dir)
+    return _own_dataset(reference, "single-label", layout, sources, options, root.name)
 
 
 def _open_shards(reference: str, options: DataOptions) -> Dataset:
     options.check_used(reference, why="shards of images, which are one split without columns")
     layout = find_shards(reference.removeprefix("wds:"), options.cache_dir)
-    return Dataset(
-        name=reference,
-        kind="unlabelled",
-        spec=None,
-        layout=layout,
-        sources={"all": ("all",)},
-        memo_dir=options.cache_dir,
-    )
+    return _own_dataset(reference, "unlabelled", layout, {"all": ("all",)}, options)

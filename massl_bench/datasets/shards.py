@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,15 +20,17 @@ import numpy as np
 from typing_extensions import override
 
 from massl_bench.core.errors import RequestError, one_line
-from massl_bench.core.files import read_memo, sha256_of, stat_signature, write_memo
+from massl_bench.core.files import open_regular, read_memo, sha256_of, stat_signature, write_memo
+from massl_bench.core.printable import printable
 from massl_bench.datasets.images.decoding import EncodedImage
-from massl_bench.datasets.layouts import Layout
+from massl_bench.datasets.layout import Layout
+from massl_bench.datasets.left_out import LeftOut
 from massl_bench.datasets.splits import ImageSplit
 from massl_bench.datasets.tables import label_indices
+from massl_bench.datasets.tars import list_tar
 
-_IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 _LABEL = "cls"
-_LISTING_VERSION = 1
+_LISTING_VERSION = 2
 _MOST_OPEN = 512
 _NAMED_MISSING = 5
 
@@ -48,6 +49,11 @@ class ShardLayout(Layout):
     @override
     def read(self, source: str) -> ImageSplit:
         return ShardSplit(self.shards, self.memo_dir)
+
+    @override
+    def left_out(self) -> LeftOut:
+        found = zip(self.shards, _listings(self.shards, self.memo_dir), strict=True)
+        return LeftOut.of(f"{shard.name}, {name}" for shard, listing in found for name in listing["left_out"])
 
 
 def find_shards(pattern: str, memo_dir: Path) -> ShardLayout:
@@ -99,15 +105,15 @@ class ShardSplit(ImageSplit):
 
     def __init__(self, shards: Sequence[Path], memo_dir: Path) -> None:
         self._shards = list(shards)
-        with ThreadPoolExecutor(8) as pool:  # a shared disk answers several readers faster than one
-            listings = list(pool.map(lambda shard: _listing(shard, memo_dir), self._shards))
+        listings = _listings(shards, memo_dir)
         counts = [len(listing["names"]) for listing in listings]
         self._shard_N = np.repeat(np.arange(len(shards)), counts)
         self._offset_N, self._size_N = (
             np.array([value for listing in listings for value in listing[key]], dtype=np.int64)
             for key in ("offsets", "sizes")
         )
-        self._names_N = np.array([name.encode() for listing in listings for name in listing["names"]], dtype=np.bytes_)
+        names = (name for listing in listings for name in listing["names"])
+        self._names_N = np.array([name.encode("utf-8", "surrogateescape") for name in names], dtype=np.bytes_)
         self.labels, self.class_names = None, None
         classes = [value for listing in listings for value in listing["labels"]]
         if classes and len(classes) != len(self):
@@ -138,62 +144,46 @@ class ShardSplit(ImageSplit):
         if shard not in self._open:
             if len(self._open) == _MOST_OPEN:
                 self._open.pop(next(iter(self._open))).close()
-            self._open[shard] = self._shards[shard].open("rb")
+            self._open[shard] = open_regular(self._shards[shard])
         return self._open[shard]
 
     @override
     def locate(self, index: int) -> str:
-        return f"{self._shards[int(self._shard_N[index])].name}, {self._names_N[index].decode()}"
+        return printable(self.name(index))
+
+    @override
+    def name(self, index: int) -> str:
+        member = self._names_N[index].decode("utf-8", "surrogateescape")
+        return f"{self._shards[int(self._shard_N[index])].name}, {member}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
 
 
+def _listings(shards: Sequence[Path], memo_dir: Path) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(8) as pool:  # a shared disk answers several readers faster than one
+        return list(pool.map(lambda shard: _listing(shard, memo_dir), shards))
+
+
 def _listing(shard: Path, memo_dir: Path) -> dict[str, Any]:
-    """Returns names, offsets and sizes of a tar's images and, where there are any, labels; remembered while it stays.
+    """Returns names, offsets and sizes of a tar's images, the labels, and the names of what else it holds.
+
+    Remembered while the file stays.
 
     Raises:
         RequestError: The tar is damaged, compressed, or has two images under one key.
     """
-    key = sha256_of([_LISTING_VERSION, str(shard.resolve()), *stat_signature(shard)])
-    remembered = read_memo(memo_dir / "shards", key)
-    if remembered is not None:
-        return remembered
     try:
-        listing = _list_tar(shard)
-    except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
-        raise RequestError(f"{shard}: not a whole uncompressed tar: {one_line(error)}; copy it again") from None
+        key = sha256_of([_LISTING_VERSION, str(shard.resolve()), *stat_signature(shard)])
+        remembered = read_memo(memo_dir / "shards", key)
+        if remembered is not None:
+            return remembered
+        listing = list_tar(shard)
+    except RequestError:
+        raise
+    except Exception as error:  # what a damaged header leads to can be any error
+        raise RequestError(
+            f"{printable(shard)}: not a whole uncompressed tar: {one_line(error)}; copy it again"
+        ) from None
     write_memo(memo_dir / "shards", key, listing)
     return listing
-
-
-def _list_tar(shard: Path) -> dict[str, Any]:
-    images: dict[str, tarfile.TarInfo] = {}
-    labels: dict[str, str] = {}
-    with tarfile.open(shard, "r:") as tar:
-        for member in tar:
-            folder, _, name = member.name.rpartition("/")
-            stem, _, suffix = name.partition(".")
-            key = f"{folder}/{stem}"
-            if member.isreg() and suffix.lower() in _IMAGES:
-                if key in images:
-                    raise RequestError(f"{shard}: {images[key].name} and {member.name}: expected one image under a key")
-                images[key] = member
-            elif member.isreg() and suffix == _LABEL:
-                content = tar.extractfile(member)
-                labels[key] = content.read().decode().strip() if content is not None else ""
-        # tarfile takes a damaged header for the end; the true end is a block of zeros.
-        if tar.fileobj is None or _block_at(tar.fileobj, tar.offset) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"no end after {len(images)} images")
-    return {
-        "names": [member.name for member in images.values()],
-        "offsets": [member.offset_data for member in images.values()],
-        "sizes": [member.size for member in images.values()],
-        "labels": [labels[key] for key in images if key in labels],
-    }
-
-
-def _block_at(file: Any, offset: int) -> bytes:
-    file.seek(offset)
-    content: bytes = file.read(tarfile.BLOCKSIZE)
-    return content

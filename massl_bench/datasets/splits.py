@@ -183,6 +183,11 @@ class SubsetSplit(ImageSplit):
             self.boxes = whole.boxes[self._rows] if whole.boxes is not None else None
 
     @property
+    def whole(self) -> ImageSplit:
+        """The split that these are items of."""
+        return self._whole
+
+    @property
     def rows(self) -> list[int]:
         """Which items of the whole these are."""
         return self._rows

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os.path
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +15,77 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.files import open_regular, sha256_of, stat_signature
+from massl_bench.core.printable import printable
 from massl_bench.datasets.images.decoding import EncodedImage
 from massl_bench.datasets.splits import ImageSplit
 
+_HELD_BYTES = 256 << 20
+"""Of the images of a row group that are held in memory; a group that is larger is read piece by piece."""
+_PIECE_BYTES = 512 << 20
+"""A piece is at most so large, whatever a value may stand for: a dictionary holds a value once for all its rows."""
+
+
+@contextmanager
+def reading(path: Path, what: str = "it") -> Iterator[None]:
+    """Makes one error of all that pyarrow raises for damaged files: its own, Python's, and running out of memory."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except MemoryError:
+        raise RequestError(f"{printable(path)}: {what} needs more memory than there is") from None
+    except Exception as error:
+        raise RequestError(
+            f"{printable(path)}: {what} cannot be read: {one_line(error)}; copy or fetch the file again"
+        ) from None
+
+
+def open_parquet(path: Path) -> Any:
+    """Returns an opened parquet file, whose counts fit its size.
+
+    Raises:
+        RequestError: It is damaged, or no file.
+    """
+    import pyarrow.parquet as pq
+
+    with reading(path):
+        open_regular(path).close()  # pyarrow would wait for a pipe
+        file = pq.ParquetFile(path)
+        size = path.stat().st_size
+        if file.metadata.num_rows > size:
+            raise ValueError(f"it declares {file.metadata.num_rows:,} rows in {size:,} bytes")
+        return file
+
 
 class ParquetSplit(ImageSplit):
-    """Rows of parquet files, read one row group at a time and never converted."""
+    """Rows of parquet files, read in order, a piece of a row group at a time, and never converted."""
 
     def __init__(self, files: Sequence[Path], image_column: str, label_column: str | None) -> None:
-        import pyarrow.parquet as pq
-
         self._files, self._image_column = list(files), image_column
         groups: list[tuple[int, int, int]] = []  # (file, row group, rows)
-        labels: list[Any] = []
-        names: tuple[str, ...] | None = None
+        labels: list[NDArray[Any]] = []
+        names: list[tuple[str, ...] | None] = []
+        self._largest = 0
         for number, path in enumerate(self._files):
-            file = pq.ParquetFile(path)
-            require_columns(path.name, file.schema_arrow.names, image_column, label_column)
-            groups += [(number, g, file.metadata.row_group(g).num_rows) for g in range(file.num_row_groups)]
-            if label_column is not None:
-                labels.append(file.read(columns=[label_column])[label_column].to_numpy())
-                names = names or _parquet_class_names(file.schema_arrow.metadata, label_column)
+            file = open_parquet(path)
+            with reading(path):
+                require_columns(path.name, file.schema_arrow.names, image_column, label_column)
+                groups += [(number, g, file.metadata.row_group(g).num_rows) for g in range(file.num_row_groups)]
+                sizes = (_column_bytes(file, g, image_column) for g in range(file.num_row_groups))
+                self._largest = max([self._largest, *sizes])
+                if label_column is not None:
+                    labels.append(_label_values(path, label_column))
+                    names.append(parquet_class_names(path, file.schema_arrow.metadata, label_column))
         self._groups = groups
         self._first_rows = np.cumsum([0, *(rows for _, _, rows in groups)])
         file_rows = np.bincount([number for number, _, _ in groups], [rows for _, _, rows in groups], len(self._files))
         self._file_first_rows = np.cumsum([0, *file_rows.astype(int)])
-        self.labels, self.class_names = None, names
+        self.labels, self.class_names = None, None
         if label_column is not None:
-            self.labels, self.class_names = label_indices(np.concatenate(labels), names, label_column)
-        self._held: tuple[int, Any] | None = None
+            labels, shared = _aligned(self._files, labels, names, label_column)
+            self.labels, self.class_names = label_indices(np.concatenate(labels), shared, label_column)
+        self._held: tuple[int, _RowGroup] | None = None
 
     @override
     def __len__(self) -> int:
@@ -50,37 +96,118 @@ class ParquetSplit(ImageSplit):
         images: list[EncodedImage] = []
         for index in indices:
             group = int(np.searchsorted(self._first_rows, index, side="right")) - 1
-            value = self._row_group(group)[index - int(self._first_rows[group])].as_py()
-            images.append(encoded_value(value, self._files[self._groups[group][0]].parent))
+            number, group_in_file, _ = self._groups[group]
+            path = self._files[number]
+            with reading(path, f"row group {group_in_file}"):
+                if self._held is None or self._held[0] != group:
+                    self._held = (group, _RowGroup(path, group_in_file, self._image_column))
+                value = self._held[1].value(index - int(self._first_rows[group]))
+            images.append(encoded_value(value, path.parent, path.name))
         return images
 
     @override
     def for_any_order(self, cache_dir: Path) -> ImageSplit:
-        # A row group is read as a whole: one is held, of several nearly every row would need another one.
-        return self if len(self._groups) == 1 else ConvertedSplit(self, self._files, self._image_column, cache_dir)
-
-    def _row_group(self, group: int) -> Any:
-        if self._held is None or self._held[0] != group:
-            import pyarrow.parquet as pq
-
-            number, group_in_file, _ = self._groups[group]
-            path = self._files[number]
-            try:
-                table = pq.ParquetFile(path).read_row_group(group_in_file, columns=[self._image_column])
-            except (OSError, ValueError) as error:  # pyarrow's errors of damaged files derive from these
-                raise RequestError(
-                    f"{path}: row group {group_in_file} cannot be read: {one_line(error)}; copy or fetch the file again"
-                ) from None
-            self._held = (group, table[self._image_column])
-        return self._held[1]
+        # One row group that fits is held; of several, or parts of one, nearly every row would need another one.
+        if len(self._groups) == 1 and self._largest <= _HELD_BYTES:
+            return self
+        return ConvertedSplit(self, self._files, self._image_column, cache_dir)
 
     @override
     def locate(self, index: int) -> str:
         number = int(np.searchsorted(self._file_first_rows, index, side="right")) - 1
-        return f"{self._files[number].name}, row {index - int(self._file_first_rows[number])}"
+        return f"{printable(self._files[number].name)}, row {index - int(self._file_first_rows[number])}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": None}
+
+
+class _RowGroup:
+    """The image column of one row group, read in pieces, of which the last ones are held."""
+
+    def __init__(self, path: Path, group: int, column: str) -> None:
+        self._path, self._group, self._column = path, group, column
+        self._start()
+
+    def _start(self) -> None:
+        file = open_parquet(self._path)
+        rows = _PIECE_BYTES // max(1, _column_bytes(file, self._group, self._column))
+        self._pieces = file.iter_batches(
+            batch_size=min(max(rows, 4), 256), row_groups=[self._group], columns=[self._column]
+        )
+        self._held: deque[tuple[int, Any]] = deque()  # (first row, values)
+        self._held_bytes = self._next_row = 0
+
+    def value(self, row: int) -> Any:
+        if self._held and row < self._held[0][0]:
+            self._start()
+        while row >= self._next_row:
+            values = next(self._pieces).column(0)
+            self._held.append((self._next_row, values))
+            self._next_row += len(values)
+            self._held_bytes += values.nbytes
+            while self._held_bytes > _HELD_BYTES and len(self._held) > 1:
+                self._held_bytes -= self._held.popleft()[1].nbytes
+        first, values = self._held[bisect_right(self._held, row, key=lambda piece: piece[0]) - 1]
+        return values[row - first].as_py()
+
+
+def _column_bytes(file: Any, group: int, column: str) -> int:
+    """Returns the bytes of a column in a row group, before values that stand there once are given to each row."""
+    chunks = file.metadata.row_group(group)
+    parts = (chunks.column(index) for index in range(chunks.num_columns))
+    return sum(int(part.total_uncompressed_size) for part in parts if part.path_in_schema.split(".")[0] == column)
+
+
+def _label_values(path: Path, column: str) -> NDArray[Any]:
+    """Returns the labels of a file; of strings, each different one is held once."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    values = pq.ParquetFile(path, read_dictionary=[column]).read(columns=[column])[column]
+    if not pa.types.is_dictionary(values.type) or values.null_count:
+        return values.to_numpy()  # type: ignore[no-any-return]
+    parts = [np.array(part.dictionary.to_pylist(), dtype=object)[part.indices.to_numpy()] for part in values.chunks]
+    return np.concatenate([np.empty(0, dtype=object), *parts])
+
+
+def _aligned(
+    files: Sequence[Path], labels: list[NDArray[Any]], names: list[tuple[str, ...] | None], column: str
+) -> tuple[list[NDArray[Any]], tuple[str, ...] | None]:
+    """Returns the labels of all files as the first one counts its classes, and its names.
+
+    Raises:
+        RequestError: Only some files name their classes, or not the same ones, or their labels are of several kinds.
+    """
+    kinds = {values.dtype.kind for values in labels}
+    if len(kinds) > 1 and not kinds <= {"i", "u"}:
+        raise RequestError(f"label column {column!r}: the files hold labels of several kinds: they cannot be joined")
+    first = names[0]
+    if all(found == first for found in names):
+        return labels, first
+    without = [path.name for path, found in zip(files, names, strict=True) if found is None]
+    if without:
+        raise RequestError(
+            f"{printable(without[0])}: no class names for {column!r}, and other files of the split have some: its "
+            "labels may mean other classes; fetch the files again, of one version"
+        )
+    assert first is not None
+    number = {name: index for index, name in enumerate(first)}
+    aligned = []
+    for path, values, found in zip(files, labels, names, strict=True):
+        assert found is not None
+        if set(found) != set(first) or len(set(found)) != len(found):
+            other = next(iter(sorted(set(found) ^ set(first))), found[0])
+            raise RequestError(
+                f"{printable(path.name)}: its classes are not those of {printable(files[0].name)} "
+                f"({printable(other)!r} is in one of them): fetch the files again, of one version"
+            )
+        to_first = np.array([number[name] for name in found], dtype=np.int64)
+        if len(values) and (values.min() < 0 or values.max() >= len(found)):
+            raise RequestError(
+                f"{printable(path.name)}: labels from {values.min()} to {values.max()}, expected 0 to {len(found) - 1}"
+            )
+        aligned.append(to_first[values])
+    return aligned, first
 
 
 class ConvertedSplit(ImageSplit):
@@ -90,15 +217,17 @@ class ConvertedSplit(ImageSplit):
         from datasets import Dataset
 
         names = [str(path) for path in files]
+        # The library knows a file by its name and time alone.
+        place = cache_dir / "arrow" / sha256_of([[name, *stat_signature(Path(name))] for name in names])[:16]
         try:
-            rows = Dataset.from_parquet(names, columns=[image_column], cache_dir=str(cache_dir / "arrow"))
+            rows = Dataset.from_parquet(names, columns=[image_column], cache_dir=str(place))
         except Exception as error:  # the library raises errors of many kinds, a full disk among them
             raise RequestError(
                 f"{files[0].parent}: parquet files are converted to be read in any order, which failed: "
                 f"{one_line(error)}; make space, or choose another place with --cache-dir"
             ) from None
         self._source, self._rows = source, ArrowSplit(rows, files[0].parent.name, image_column, None, files[0].parent)
-        self.labels, self.class_names = source.labels, source.class_names
+        self.labels, self.class_names, self.decoding = source.labels, source.class_names, source.decoding
 
     @override
     def __len__(self) -> int:
@@ -137,12 +266,13 @@ class ArrowSplit(ImageSplit):
 
     @override
     def encoded(self, indices: Sequence[int]) -> list[EncodedImage]:
-        values = self._images[list(indices)][self._image_column].to_pylist()
-        return [encoded_value(value, self._root) for value in values]
+        with reading(self._root):
+            values = self._images[list(indices)][self._image_column].to_pylist()
+        return [encoded_value(value, self._root, self._name) for value in values]
 
     @override
     def locate(self, index: int) -> str:
-        return f"{self._name}, row {index}"
+        return f"{printable(self._name)}, row {index}"
 
 
 def require_columns(where: str, found: Sequence[str], image_column: str, label_column: str | None) -> None:
@@ -150,19 +280,74 @@ def require_columns(where: str, found: Sequence[str], image_column: str, label_c
     for option, column in (("image", image_column), ("label", label_column)):
         if column is not None and column not in found:
             raise RequestError(
-                f"{where}: no {option} column {column!r}; found: {', '.join(found)}; name it with --{option}-column"
+                f"{printable(where)}: no {option} column {column!r}; found: {', '.join(map(printable, found))}; name "
+                f"it with --{option}-column"
             )
 
 
-def encoded_value(value: Any, root: Path) -> EncodedImage:
-    """Returns the image of one cell of an image column: bytes, a file name, or the hub's `{bytes, path}`."""
+def encoded_value(value: Any, root: Path, where: str) -> EncodedImage:
+    """Returns the image of one cell of an image column: bytes, a file name, or the hub's `{bytes, path}`.
+
+    Args:
+        value: the cell.
+        root: what file names are relative to, and must stay below.
+        where: the table, for a message.
+    """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
-        return root / value
-    return b""  # no image in this row: PIL refuses it, and the error names the row
+        return image_place(value, root, where)
+    return b""  # no image in this row: the decoder refuses it, and the error names the row
+
+
+def image_place(name: str, root: Path, where: str) -> Path:
+    """Returns the file that a table names; raises `RequestError` where that lies outside its folder."""
+    base = Path(os.path.normpath(root.absolute()))
+    place = Path(os.path.normpath(base / name))
+    if "\0" in name or not place.is_relative_to(base):
+        raise RequestError(
+            f"{printable(where)}: it names the image {printable(name)!r}, and images lie below the table's own "
+            "folder; embed them in the table, or move them there"
+        )
+    return root / place.relative_to(base)
+
+
+def named_images(files: Sequence[Path], image_column: str) -> list[Path]:
+    """Returns the files that the rows of parquet files name as their images; none where the tables hold them.
+
+    Raises:
+        RequestError: A table cannot be read, or names a file outside its folder.
+    """
+    import pyarrow as pa
+
+    found: dict[Path, None] = {}
+    for path in files:
+        file = open_parquet(path)
+        with reading(path):
+            column = file.schema_arrow.field(image_column)
+            if pa.types.is_struct(column.type) and not _has_gaps(file, f"{image_column}.bytes"):
+                continue
+            if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+                continue
+            for piece in file.iter_batches(batch_size=64, columns=[image_column]):
+                for value in piece.column(0).to_pylist():
+                    image = encoded_value(value, path.parent, path.name)
+                    if isinstance(image, Path):
+                        found[image] = None
+    return sorted(found)
+
+
+def _has_gaps(file: Any, leaf: str) -> bool:
+    """Tells whether a column may have rows without a value, by what the file says of each row group."""
+    for group in range(file.num_row_groups):
+        chunks = file.metadata.row_group(group)
+        parts = {part.path_in_schema: part for part in (chunks.column(index) for index in range(chunks.num_columns))}
+        known = parts[leaf].statistics if leaf in parts else None
+        if known is None or not known.has_null_count or known.null_count:
+            return True
+    return False
 
 
 def label_indices(
@@ -172,17 +357,35 @@ def label_indices(
     if np.issubdtype(values.dtype, np.integer):
         return values.astype(np.int64), names
     if values.dtype.kind in "OU" and all(isinstance(value, str) for value in values):
-        classes, indices = np.unique(values.astype(str), return_inverse=True)
-        return indices.astype(np.int64), tuple(classes.tolist())
-    raise RequestError(f"label column {column!r}: expected whole numbers or strings without gaps, found {values.dtype}")
+        classes = sorted(set(values.tolist()))
+        number = {name: index for index, name in enumerate(classes)}
+        return np.array([number[value] for value in values], dtype=np.int64), tuple(map(printable, classes))
+    raise RequestError(
+        f"label column {printable(column)!r}: expected whole numbers or strings without gaps, found {values.dtype}"
+    )
 
 
-def _parquet_class_names(metadata: dict[bytes, bytes] | None, label_column: str) -> tuple[str, ...] | None:
-    """Returns the class names that the hub's library leaves in the file's schema."""
+def parquet_class_names(path: Path, metadata: dict[bytes, bytes] | None, label_column: str) -> tuple[str, ...] | None:
+    """Returns the class names that the hub's library leaves in a file's schema; None where it left nothing of them.
+
+    Raises:
+        RequestError: What is left there cannot be read: labels may mean anything.
+    """
     import json
 
-    try:
-        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(features[label_column]["names"])
-    except (KeyError, TypeError, ValueError):
+    text = (metadata or {}).get(b"huggingface")
+    if text is None:
         return None
+    try:
+        feature = json.loads(text)["info"]["features"].get(label_column)
+        names = feature.get("names") if isinstance(feature, dict) else None
+        if names is None:
+            return None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError("the class names are no list of texts")
+        return tuple(printable(name) for name in names)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise RequestError(
+            f"{printable(path)}: the schema's class names cannot be read: {type(error).__name__}: {one_line(error)}; "
+            "fetch the file again"
+        ) from None

@@ -147,6 +147,19 @@ class RequestedOptions(StrictModel):
     label_column: str | None = None
     splits: dict[str, str] = Field(default_factory=dict)
     """Source names by role."""
+    config: str | None = None
+    split_share: float | None = None
+    sample: dict[str, int] = Field(default_factory=dict)
+    max_pixels: int | None = None
+    """None for the default."""
+
+
+class LeftOutItems(StrictModel):
+    """What lay in the dataset's place, looked like data, and was not taken."""
+
+    count: int
+    first: Listed[tuple[str, ...]]
+    """Some names."""
 
 
 class ModelFacts(StrictModel):
@@ -192,6 +205,7 @@ class ResultRecord(StrictModel):
     preprocessing_origin: str
     dataset_layout: str
     dataset_revision: str | None
+    left_out: LeftOutItems | None = None
     generated_copies: Mapping[str, Any] | None = None
     """For copies that the suite made itself: every number behind them, and the libraries that made them."""
     environment: Environment

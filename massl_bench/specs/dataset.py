@@ -107,6 +107,8 @@ class DatasetSpec(StrictModel):
     """For patches of the two photographs that scikit-learn embeds, in place of a reader."""
     copies: str | None = None
     """The file of `tasks/copies/` that says how the suite makes copies of the patches; its splits follow from it."""
+    orientation: Literal["stored", "upright"] = "stored"
+    """Of images with an EXIF orientation: as the published evaluations read them, or turned as viewers show them."""
     metric: Literal["top1", "mean_per_class", "map"]
     """What papers report of it, for people: records hold all metrics, and tasks and suites name the one they show."""
     summary: str
