@@ -197,7 +197,8 @@ class Planner(Cells):
         if kind not in task.spec.kinds:
             raise RequestError(
                 f"task {task.spec.name} needs a {' or '.join(task.spec.kinds)} dataset, and {reference} is {kind}; "
-                f"tasks that apply: {', '.join(self._registry.tasks_for(kind)) or 'none yet'}{_labelled_by_folders(dataset)}"
+                f"tasks that apply: {', '.join(self._registry.tasks_for(kind)) or 'none yet'}"
+                f"{_labelled_by_folders(dataset)}"
             )
 
     def _plan_cell(self, task: PlannedTask, reference: str, model: Model) -> PlannedCell:
@@ -245,8 +246,8 @@ class Planner(Cells):
             labels_N = dataset.split(role).labels
             if labels_N is not None and (labels_N[:limit] == labels_N[0]).all():
                 raise RequestError(
-                    f"--limit: the first {limit:,} {role} items of {dataset.name} are of 1 of its {dataset.num_classes} "
-                    f"classes; --sample {role}={limit} draws as many from every class"
+                    f"--limit: the first {limit:,} {role} items of {dataset.name} are of 1 of its "
+                    f"{dataset.num_classes} classes; --sample {role}={limit} draws as many from every class"
                 )
 
     def _check_truth(self, task: TaskSpec, dataset: Dataset) -> None:

@@ -93,9 +93,7 @@ def run(
     split: Annotated[str | None, typer.Option(help="Splits of folder: and hf: data: train=NAME,test=NAME.")] = None,
     split_share: Annotated[
         float | None,
-        typer.Option(
-            help="For folder: with class folders, and no train/ and test/: the part of each class to test on."
-        ),
+        typer.Option(help="For folder: of class folders without train/ and test/: the part of each class to test on."),
     ] = None,
     config: Annotated[str | None, typer.Option(help="Which configuration of hf: data, where it has several.")] = None,
     image_column: Annotated[str | None, typer.Option(help="Column of the images [default: image or img].")] = None,

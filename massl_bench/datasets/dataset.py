@@ -238,7 +238,7 @@ class Dataset:
         """Makes a label mean the same class as in the training split, where both name their classes."""
         whole = self.split("train")
         names, found = whole.class_names, split.class_names
-        if split.labels is None or split.labels.ndim != 1 or found == names:
+        if split.labels is None or split.labels.ndim != 1 or found == names or len(split) == 0:
             return
         if names is None or found is None:
             if self.spec is not None or whole.labels is None:

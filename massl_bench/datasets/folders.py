@@ -30,7 +30,7 @@ def all_files(folder: Path) -> list[Path]:
     Links are followed, and a directory counts once, however many lead to it.
 
     Raises:
-        RequestError: A folder cannot be read, or a link leads to a folder that holds it, or to another one beside it.
+        RequestError: A folder cannot be read, or a link leads to a folder that holds `folder`.
     """
     found: list[Path] = []
     with _readable(folder):
@@ -51,20 +51,27 @@ def all_files(folder: Path) -> list[Path]:
                     if not entry.is_dir():
                         found.append(directory / entry.name)
                         continue
-                    check_link(directory / entry.name)
+                    if entry.is_symlink():
+                        check_link(directory / entry.name, folder)
                     inner.append(entry.name)
             waiting += [directory / name for name in sorted(inner, reverse=True)]  # which of two links comes first
     return sorted(found)
 
 
-def check_link(link: Path) -> None:
-    """Raises `RequestError` where a link leads to a folder that holds it: all of that would count in here again."""
+def check_link(link: Path, within: Path | None = None) -> None:
+    """Raises `RequestError` where a link leads to a folder that holds the one that it is a part of.
+
+    Args:
+        link: any folder.
+        within: the folder that it is a part of; the link itself, where it stands for such a folder.
+    """
     if not link.is_symlink():
         return
+    own = within.resolve() if within is not None else link.parent.resolve() / link.name
     target = link.resolve()
-    if target in (link.parent.resolve() / link.name).parents:
+    if target in own.parents:
         raise RequestError(
-            f"{printable(link)}: a link to {printable(target)}, which holds the link itself: what lies there would be "
+            f"{printable(link)}: a link to {printable(target)}, which holds {printable(own)}: what lies there would be "
             "counted in here; remove the link"
         )
 

@@ -66,7 +66,7 @@ class ParquetLayout(Layout):
     def read(self, source: str) -> ImageSplit:
         files = self.split_files[source]
         image, label = self._columns(files[0])
-        return ParquetSplit(files, image, label)
+        return ParquetSplit(files, image, label, f"the {source} parquet files")
 
 
 @dataclass(frozen=True)

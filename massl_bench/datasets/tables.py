@@ -41,15 +41,15 @@ def reading(path: Path, what: str = "it") -> Iterator[None]:
         ) from None
 
 
-def open_parquet(path: Path) -> Any:
-    """Returns an opened parquet file, whose counts fit its size.
+def open_parquet(path: Path, what: str = "it") -> Any:
+    """Returns an opened parquet file, whose counts fit its size; `what` is what the error says cannot be read.
 
     Raises:
         RequestError: It is damaged, or no file.
     """
     import pyarrow.parquet as pq
 
-    with reading(path):
+    with reading(path, what):
         open_regular(path).close()  # pyarrow would wait for a pipe
         file = pq.ParquetFile(path)
         size = path.stat().st_size
@@ -61,15 +61,15 @@ def open_parquet(path: Path) -> Any:
 class ParquetSplit(ImageSplit):
     """Rows of parquet files, read in order, a piece of a row group at a time, and never converted."""
 
-    def __init__(self, files: Sequence[Path], image_column: str, label_column: str | None) -> None:
+    def __init__(self, files: Sequence[Path], image_column: str, label_column: str | None, what: str = "it") -> None:
         self._files, self._image_column = list(files), image_column
         groups: list[tuple[int, int, int]] = []  # (file, row group, rows)
         labels: list[NDArray[Any]] = []
         names: list[tuple[str, ...] | None] = []
         self._largest = 0
         for number, path in enumerate(self._files):
-            file = open_parquet(path)
-            with reading(path):
+            file = open_parquet(path, what)
+            with reading(path, what):
                 require_columns(path.name, file.schema_arrow.names, image_column, label_column)
                 groups += [(number, g, file.metadata.row_group(g).num_rows) for g in range(file.num_row_groups)]
                 sizes = (_column_bytes(file, g, image_column) for g in range(file.num_row_groups))

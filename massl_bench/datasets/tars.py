@@ -28,8 +28,9 @@ class _Content(NamedTuple):
 def list_tar(shard: Path) -> dict[str, Any]:
     """Returns what a tar holds, as lists: `names`, `offsets` and `sizes` of its images, `labels`, and `left_out`.
 
-    The image `N.input.jpg` and the label `N.cls` are of one item, as WebDataset has it. A hard link is the image that
-    it leads to; several tars that were joined to one file are one tar.
+    The image `N.input.jpg` and the label `N.cls` are of one item, as WebDataset has it; beside `N.jpg` itself, it is
+    something else (a mask, …), and left out. A hard link is the image that it leads to; several tars that were joined
+    to one file are one tar.
 
     Raises:
         RequestError: Two images have one key.
@@ -55,12 +56,20 @@ def list_tar(shard: Path) -> dict[str, Any]:
                 raise tarfile.ReadError(f"{printable(member.name)} ends in the middle")
             known[_place(member.name)] = content
             if f".{name.rpartition('.')[2].lower()}" in image_suffixes():
-                if key in images:
+                if key not in images:
+                    images[key] = member.name, content
+                    continue
+                there = images[key][0]
+                if _is_plain(there) == _is_plain(member.name):
                     raise RequestError(
-                        f"{printable(shard)}: {printable(images[key][0])} and {printable(member.name)}: expected one "
-                        "image under a key"
+                        f"{printable(shard)}: {printable(there)} and {printable(member.name)}: expected one image "
+                        "under a key"
                     )
-                images[key] = member.name, content
+                if _is_plain(there):
+                    others.append(member.name)
+                else:
+                    images[key] = member.name, content
+                    others.append(there)
             elif suffix == _LABEL:
                 labels[key] = member.name, _label(file, member.name, content)
             elif not is_document(name):
@@ -77,6 +86,11 @@ def list_tar(shard: Path) -> dict[str, Any]:
 def _content(member: tarfile.TarInfo) -> _Content | None:
     """Returns where a file's content lies; None for links, devices and pipes, and for files with holes left out."""
     return _Content(member.offset_data, member.size) if member.isreg() and not member.issparse() else None
+
+
+def _is_plain(name: str) -> bool:
+    """Tells whether a member is called as its key, with nothing but a suffix."""
+    return name.rpartition("/")[2].count(".") == 1
 
 
 def _place(name: str) -> str:

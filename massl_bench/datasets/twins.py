@@ -57,8 +57,8 @@ def _twins(split: ImageSplit) -> list[int]:
                 hashes = list(pool.map(_hash, split.encoded(rows)))
             except OSError as error:
                 raise RequestError(
-                    f"{printable(str(error.filename or split.locate(start)))}: cannot be read: {error.strerror}; repair "
-                    "it, or remove it from the dataset"
+                    f"{printable(str(error.filename or split.locate(start)))}: cannot be read: {error.strerror}; "
+                    "repair it, or remove it from the dataset"
                 ) from None
             for row, content in zip(rows, hashes, strict=True):
                 known = first.setdefault(content, row)

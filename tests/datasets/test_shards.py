@@ -147,8 +147,8 @@ def test_listings_are_remembered_while_a_shard_stays(
     pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = []
-    original = shards_module._list_tar
-    monkeypatch.setattr(shards_module, "_list_tar", lambda shard: listed.append(shard.name) or original(shard))
+    original = shards_module.list_tar
+    monkeypatch.setattr(shards_module, "list_tar", lambda shard: listed.append(shard.name) or original(shard))
     for _ in range(2):
         read(pattern, tmp_path / "memo")
     assert sorted(listed) == [f"train-{shard:02}.tar" for shard in range(4)]
