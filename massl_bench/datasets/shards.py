@@ -53,7 +53,7 @@ class ShardLayout(Layout):
     @override
     def left_out(self) -> LeftOut:
         found = zip(self.shards, _listings(self.shards, self.memo_dir), strict=True)
-        return LeftOut.of(f"{shard.name}, {name}" for shard, listing in found for name in listing["left_out"])
+        return LeftOut.of(f"{name} in {shard.name}" for shard, listing in found for name in listing["left_out"])
 
 
 def find_shards(pattern: str, memo_dir: Path) -> ShardLayout:
