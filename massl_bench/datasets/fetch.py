@@ -11,6 +11,7 @@ from urllib.request import Request, urlopen
 
 from massl_bench.core.errors import MissingDataError, one_line
 from massl_bench.core.files import atomic_directory
+from massl_bench.core.hub import check_hub_reachable
 from massl_bench.specs.dataset import ArchiveSource, DatasetSpec
 
 _TIMEOUT_SECONDS = 60.0
@@ -29,6 +30,8 @@ def fetch_hub(repo: str, revision: str | None, *, patterns: list[str] | None, do
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    if download:
+        check_hub_reachable(repo)
     try:
         return Path(
             snapshot_download(

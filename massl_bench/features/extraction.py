@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import Any, Protocol
@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from massl_bench.core.errors import CellError, one_line
+from massl_bench.core.devices import check_shared_memory
+from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.settings import Precision, Preprocessing
 from massl_bench.datasets import ORIENTED, EncodedImage, ImageSplit, Unreadable, check_boxes
 from massl_bench.datasets.images.preprocess import apply_preprocessing
@@ -77,6 +78,11 @@ class PreparedImages(Dataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None, "_trials": [], "_seconds_per_image": {}}
+
+    @property
+    def bytes_each(self) -> int:
+        """How much memory an image takes, at most (where images are not cropped: were it square)."""
+        return 3 * (self._preprocessing.crop or self._preprocessing.resize) ** 2
 
     def item(self, key: Any) -> int:
         """Returns which item of the split a key of the sampler asks for."""
@@ -261,14 +267,35 @@ def load_images(
     cores = _available_cores()
     num_workers = options.num_workers if options.num_workers is not None else (cores if on_gpu else 0)
     num_workers = min(num_workers, num_batches)
+    prepared = images(1 if num_workers else cores)
+    batch_bytes = images_at_a_time(options, device) * prepared.bytes_each
     return DataLoader(
-        images(1 if num_workers else cores),
+        prepared,
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=_as_it_is,
         pin_memory=on_gpu,
-        prefetch_factor=4 if num_workers else None,
+        prefetch_factor=_batches_ahead(num_workers, batch_bytes) if num_workers else None,
     )
+
+
+def _batches_ahead(num_workers: int, batch_bytes: int) -> int:
+    """Returns how many batches each worker holds ready: four, or fewer where shared memory has no room for more.
+
+    Raises:
+        RequestError: It has none for one.
+    """
+    def check(ahead: int) -> None:
+        # One more than are ready: the batch that is being used.
+        needed = (ahead + 1) * num_workers * batch_bytes
+        check_shared_memory(needed, num_workers, "take fewer of them, or none: --workers 0")
+
+    for ahead in (4, 2):
+        with suppress(RequestError):
+            check(ahead)
+            return ahead
+    check(1)
+    return 1
 
 
 def _one_behind(encoder: Encoder, loader: DataLoader[Any], scales: tuple[float, ...]) -> Iterator[tuple[Batch, Tensor]]:

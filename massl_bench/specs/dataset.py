@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -118,6 +119,16 @@ class DatasetSpec(StrictModel):
     citation: str
     by_hand: str
     """How to place the dataset without this tool."""
+
+    @model_validator(mode="after")
+    def _stays_in_the_data_root(self) -> DatasetSpec:
+        for key, name in (("directory", self.directory), ("name", self.name)):
+            parts = PurePosixPath((name or "").replace("\\", "/"))
+            if parts.is_absolute() or PureWindowsPath(name or "").drive or ".." in parts.parts:
+                raise ValueError(
+                    f"{key}: expected a folder of the data root, as a relative path without .., got {name!r}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _classes_fit(self) -> DatasetSpec:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from massl_bench.core.errors import SpecError, how_they_differ, look_alike, one_line
-from massl_bench.core.files import check_depth
+from massl_bench.core.files import check_depth, open_regular
 from massl_bench.core.strict import StrictModel, first_problem
 
 Spec = TypeVar("Spec", bound=StrictModel)
@@ -25,7 +25,7 @@ def read_toml(path: Path, model: type[Spec]) -> Spec:
             inside differs from the file's.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = tomllib.load(file)
         check_depth(content)
         spec = model.model_validate(content)

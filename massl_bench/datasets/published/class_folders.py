@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from massl_bench.core.errors import RequestError
 from massl_bench.datasets.folders import image_files, labelled_files, subfolders
-from massl_bench.datasets.published.matlab import read_mat
+from massl_bench.datasets.published.matlab_files import read_mat
 from massl_bench.datasets.published.reader import Listing, PublishedReader, listed, read_lines
 
 _WNID = re.compile(r"n\d{8}")

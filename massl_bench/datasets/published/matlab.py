@@ -6,28 +6,12 @@ Both count classes, and Flowers-102 its images too, from 1.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.errors import RequestError
+from massl_bench.datasets.published.matlab_files import read_mat
 from massl_bench.datasets.published.reader import Listing, listed
-
-
-def read_mat(path: Path) -> dict[str, Any]:
-    """Returns the variables of a MATLAB file, without dimensions of length one.
-
-    Raises:
-        RequestError: It cannot be read.
-    """
-    from scipy.io import loadmat
-
-    try:
-        content: dict[str, Any] = loadmat(path, squeeze_me=True)
-    except Exception as error:  # the reader raises errors of many kinds for a damaged file
-        raise RequestError(f"{path}: not a MATLAB file that can be read: {one_line(error)}") from None
-    return content
-
 
 # The large split is the test split: `trnid` and `tstid` are easily swapped.
 _FLOWER_SETS = {"train": "trnid", "validation": "valid", "test": "tstid"}
