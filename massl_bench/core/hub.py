@@ -18,6 +18,8 @@ def check_hub_reachable(wanted: str) -> None:
     """
     from huggingface_hub import constants, get_session
 
+    if constants.HF_HUB_OFFLINE:
+        return  # it was said that nothing may be downloaded, and the client answers at once
     try:
         get_session().head(constants.ENDPOINT, timeout=_SECONDS)
     except Exception as error:  # the client raises its transport's errors
