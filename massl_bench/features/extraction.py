@@ -285,6 +285,7 @@ def _batches_ahead(num_workers: int, batch_bytes: int) -> int:
     Raises:
         RequestError: It has none for one.
     """
+
     def check(ahead: int) -> None:
         # One more than are ready: the batch that is being used.
         needed = (ahead + 1) * num_workers * batch_bytes
