@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from massl_bench.core.archive_hash import add_hash
 from massl_bench.core.errors import CellError, MasslBenchError, RequestError, one_line
 from massl_bench.core.files import atomic_file, canonical_json, sha256_file, write_atomic
 from massl_bench.models.checkpoints import build_checkpoint
@@ -134,8 +135,9 @@ def _write(model: ExportedModel, file: Path, layout: FileLayout, training: Mappi
         # The authors' tools read the keys that they know; this one says how images are fed, and what shapes do not.
         content = {**content, KEY: canonical_json(metadata.model_dump(mode="json"))}
         # Through a handle: torch.save writes the name of a path into the file.
-        with atomic_file(file) as temporary, temporary.open("wb") as opened:
+        with atomic_file(file) as temporary, temporary.open("w+b") as opened:
             torch.save(content, opened)
+            add_hash(opened)
         return
     save_weights(file, tensors, metadata)
 

@@ -54,7 +54,12 @@ def run(folder: Path, config: PretrainConfig, steps: int, *, device: str = "cpu"
     split = digits(steps * config.batch_size)
     return train(
         TrainingJob(
-            config=config, split=split, data={"reference": "digits"}, folder=folder, device=device, resume=resume
+            config=config,
+            split=split,
+            data={"reference": "digits", "images": len(split)},
+            folder=folder,
+            device=device,
+            resume=resume,
         )
     )
 

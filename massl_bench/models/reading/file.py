@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from massl_bench.core.archive_hash import check_hash
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.files import what_it_is
 from massl_bench.models.reading.bounds import RefusedError, would_run
@@ -62,6 +63,7 @@ def open_checkpoint(file: Path) -> CheckpointFile:
 def _content_of(file: Path) -> Content:
     try:
         content = read_content(file)
+        check_hash(file)
     except (RequestError, OSError):
         raise
     except RefusedError as error:

@@ -19,9 +19,11 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from massl_bench.core.archive_hash import add_hash, has_hash
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.models.checkpoints import read_checkpoint
 from massl_bench.models.export import official_weights
+from massl_bench.models.reading import verify_zip
 from massl_bench.pretrain import methods
 from massl_bench.pretrain.config import differences, flat
 
@@ -129,12 +131,15 @@ def training_checkpoint(file: Path) -> Checkpoint | None:
     """Reads a file onto the CPU, executing nothing; returns None where it is not a checkpoint of this trainer.
 
     Raises:
-        RequestError: The file cannot be read.
+        RequestError: The file cannot be read, or a byte of it has changed.
     """
     content = read_checkpoint(file)
     if not isinstance(content, Mapping) or content.get("format") not in (1, FORMAT) or "step" not in content:
         return None
-    if content["format"] == 1:
+    if content["format"] > 1 and not has_hash(file):
+        raise RequestError(f"{file}: damaged: the hash at its end is gone")
+    if content["format"] == 1:  # without a hash: the archive's own checksums must do
+        verify_zip(file)
         state = content["memory"]
         content = {**content, "format": FORMAT, "method": state if state is not None else {}}
         del content["memory"]
@@ -145,14 +150,17 @@ def training_checkpoint(file: Path) -> Checkpoint | None:
 def write_whole(path: Path, content: Mapping[str, Any]) -> None:
     """Writes tensors and plain values with `torch.save`, so that a reader sees the old file or the whole new one.
 
+    The file carries its hash.
+
     Raises:
         CellError: The file could not be written; nothing of it stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:
             torch.save(dict(content), file)
+            add_hash(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -115,14 +116,27 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         RequestError: Another line is damaged.
     """
     path = folder / _NAME
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    *whole, rest = text.split("\n")
     values = []
-    for number, line in enumerate(lines):
+    for number, line in enumerate(whole, 1):
         try:
-            values.append(json.loads(line))
-        except ValueError:
-            if number + 1 < len(lines):
-                raise RequestError(
-                    f"{path}: line {number + 1}: not a line of this log; remove that line, or choose another --name"
-                ) from None
+            values.append(_values_of(line))
+        except (ValueError, RecursionError):
+            raise RequestError(
+                f"{path}: line {number}: not a line of this log; remove that line, or choose another --name"
+            ) from None
+    with contextlib.suppress(ValueError, RecursionError):
+        values.append(_values_of(rest))
     return values
+
+
+def _values_of(line: str) -> dict[str, Any]:
+    """Returns what a line holds; raises `ValueError` or, for deep nesting, `RecursionError` where it is not ours."""
+    values: Any = json.loads(line)
+    numbers = isinstance(values, dict) and all(
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values.values()
+    )
+    if not numbers or not isinstance(values.get("step"), int) or values["step"] < 0:
+        raise ValueError("expected a step, and numbers")
+    return {**values}
