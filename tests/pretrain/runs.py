@@ -52,16 +52,8 @@ def carp_of(config: PretrainConfig) -> PretrainConfig:
 
 def run(folder: Path, config: PretrainConfig, steps: int, *, device: str = "cpu", resume: bool = False) -> Trained:
     split = digits(steps * config.batch_size)
-    return train(
-        TrainingJob(
-            config=config,
-            split=split,
-            data={"reference": "digits", "images": len(split)},
-            folder=folder,
-            device=device,
-            resume=resume,
-        )
-    )
+    data = {"reference": "digits", "images": len(split)}
+    return train(TrainingJob(config=config, split=split, data=data, folder=folder, device=device, resume=resume))
 
 
 def losses(folder: Path) -> list[float]:

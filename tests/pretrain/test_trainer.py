@@ -354,7 +354,7 @@ def test_official_layout(tmp_path, run_cli, official_checkpoint):
     answer = run_cli("weights", "export", ours, "--format", "massl", "--output", file)
     assert answer.code == 0, answer.err
     content = read_checkpoint(file)
-    assert content.keys() == official_checkpoint.keys() | {"optimizer"}
+    assert content.keys() == official_checkpoint.keys() | {"optimizer", "massl_bench"}
     for name, tensor in official_checkpoint["memory_bank"].items():
         assert (content["memory_bank"][name].dtype, content["memory_bank"][name].ndim) == (tensor.dtype, tensor.ndim)
     assert torch.equal(content["memory_bank"]["queue"].T, checkpoint["method"]["memory"])
