@@ -6,13 +6,17 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from massl_bench.cli.options import IncludePath, Json, ResultsDir, open_registry, split_names
 from massl_bench.core.errors import CellError, RequestError, unknown_name
 from massl_bench.core.terminal import say, show_document
+
+if TYPE_CHECKING:
+    from massl_bench.records.rows import Leaderboard
+    from massl_bench.specs.registry import Registry
 
 
 def leaderboard(
@@ -33,6 +37,9 @@ def leaderboard(
     include_path: IncludePath = None,
     check: Annotated[
         bool, typer.Option("--check", help="Compare --out with what would be written; exit 1 where stale.")
+    ] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Published values instead, and ours beside them: md, csv or json.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +72,7 @@ def leaderboard(
         href=_href(results_dir, out),
         width=shutil.get_terminal_size().columns if on_terminal else None,
     )
-    text = writers[chosen]()(board, setting)
+    text = _published(chosen, board, registry) if published else writers[chosen]()(board, setting)
     if check and out is not None:
         if not out.is_file() or out.read_bytes() != text.encode():
             raise CellError(f"{out} is stale: massl-bench leaderboard --format {chosen} --out {out} writes it anew")
@@ -79,6 +86,18 @@ def leaderboard(
         show_document(text)
     if chosen == "csv" and board.apart:
         say(f"{len(board.apart)} records are not in the table; --format md says why")
+
+
+def _published(format: str, board: Leaderboard, registry: Registry) -> str:
+    """Returns the table of published values, of a suite's cells where the board is one's."""
+    from massl_bench.records.ledger import FORMATS
+    from massl_bench.records.published import claims, ledger
+
+    if format not in FORMATS:
+        raise unknown_name("format of published values", format, FORMATS, "the page of --format html shows them, too")
+    cells = set(board.cells) if board.suite is not None else None
+    known = [claim for claim in claims(registry) if cells is None or (claim.value.task, claim.value.dataset) in cells]
+    return FORMATS[format](ledger(known, board.rows))
 
 
 def _href(results_dir: Path, out: Path | None) -> str:

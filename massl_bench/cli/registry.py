@@ -13,6 +13,7 @@ from massl_bench.cli.options import (
     IncludePath,
     Json,
     Offline,
+    ResultsDir,
     WeightsDir,
     cache_directory,
     model_options,
@@ -25,6 +26,7 @@ from massl_bench.pretrain.presets import preset_files, read_preset
 
 if TYPE_CHECKING:
     from massl_bench.core.model_settings import ModelSettings
+    from massl_bench.records.published import LedgerLine
     from massl_bench.specs.registry import Registry
 
 
@@ -67,9 +69,10 @@ def info(
     weights_dir: WeightsDir = Path("weights"),
     include_path: IncludePath = None,
     offline: Offline = False,
+    results_dir: ResultsDir = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Show one thing in full: parameters, splits, source, licence."""
+    """Show one thing in full: parameters, splits, source, licence; of a model also what is published of it."""
     registry = open_registry(include_path, weights_dir)
     loaders: list[tuple[str, dict[str, Path], Any]] = [
         ("task", registry.tasks, registry.task),
@@ -80,8 +83,11 @@ def info(
     found = [(kind, load(name)) for kind, files, load in loaders if name in files]
     if not found:
         found = [("model", _card(name, settings, cache_dir, registry, offline))]
+    lines = _published(found[0][1], registry, results_dir) if found[0][0] == "model" else []
     if as_json:
         contents = [{"type": kind, **spec.model_dump(mode="json", exclude_none=True)} for kind, spec in found]
+        if lines:
+            contents[0]["published"] = [line.as_values() for line in lines]
         print_json(contents[0] if len(contents) == 1 else contents)
         return
     for kind, spec in found:
@@ -94,6 +100,18 @@ def info(
             show(f"metric, in words: {spec.metric_in_words}")
         if kind == "model":
             show(f"preprocessing, in words: {spec.preprocessing.describe()}")
+    for line in lines:
+        value = line.claim.value
+        show(f"{value.task} {value.dataset} {value.metric}: {line.sentence()}")
+
+
+def _published(card: Any, registry: Registry, results_dir: Path) -> list[LedgerLine]:
+    """Returns what is published of a model, with our records of it."""
+    from massl_bench.records.published import claims, ledger
+    from massl_bench.records.rows import collect
+
+    known = [claim for claim in claims(registry) if claim.is_of(card.reference, card.weights_sha256)]
+    return ledger(known, collect(results_dir, registry).rows) if known else []
 
 
 class _Preset:

@@ -40,17 +40,21 @@ def verify(
 
     What is named first explains the rest: weights, preprocessing, architecture, versions, task, data, features, number.
 
-    --json prints a list of {path, reproduced, identity_differences, metric_differences} and, of what differs,
-    {first_difference, version_differences}.
+    A published value of the same weights is shown beside ours, with what to look at where they are far apart.
+
+    --json prints a list of {path, reproduced, identity_differences, metric_differences}, of what differs
+    {first_difference, version_differences}, and {published} where there is such a value.
     """
     from massl_bench.bench.progress import reporting
     from massl_bench.bench.verification import verify as recompute
     from massl_bench.datasets import DataOptions
+    from massl_bench.records.published import LedgerLine, claims, of_claim
     from massl_bench.records.record import read_record
 
     registry = open_registry(include_path, weights_dir)
     data = DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline)
     records = [(path, read_record(path)) for path in results]
+    known = claims(registry)
     verdicts = []
     for path, record in records:
         verdict = recompute(record, registry, data, device=device, use_cached_features=cached, reporting=reporting())
@@ -63,12 +67,17 @@ def verify(
         }
         if first is not None:
             shown |= {"first_difference": first, "version_differences": verdict.version_differences}
+        lines = [LedgerLine(claim=claim, record=record) for claim in known if of_claim(claim, [record])]
+        if lines:
+            shown["published"] = [line.as_values() for line in lines]
         verdicts.append(shown)
         if not as_json:
             show(f"{path}: {f'differs, first in its {first}' if first is not None else 'reproduced exactly'}")
             unlike = [*verdict.identity_differences, *verdict.metric_differences]
             for difference in [*unlike, *verdict.version_differences] if first is not None else []:
                 show(f"  {difference}")
+            for line in lines:
+                show(f"  {line.claim.value.metric}: {line.sentence()}")
     if as_json:
         print_json(verdicts)
     if not all(verdict["reproduced"] for verdict in verdicts):

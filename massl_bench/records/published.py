@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from massl_bench.records.record import ResultRecord
 from massl_bench.records.rows import Row
@@ -103,6 +103,28 @@ class LedgerLine:
                 f"{', '.join(USUAL_CAUSES)}"
             )
         return text
+
+    def as_values(self) -> dict[str, Any]:
+        """Returns the line as plain values."""
+        row, value, source = self.claim.row, self.claim.value, self.claim.source
+        return {
+            "model": self.record.identity.model.name if self.record is not None else None,
+            "weights": " ".join(filter(None, (row.method, row.architecture, row.views))),
+            "epochs": row.epochs,
+            "task": value.task,
+            "dataset": value.dataset,
+            "metric": value.metric,
+            "published": value.value,
+            "ours": round(self.ours, 4) if self.ours is not None else None,
+            "ci95": [round(end, 4) for end in self.interval] if self.interval is not None else None,
+            "gap": round(self.gap, 4) if self.gap is not None else None,
+            "band": value.band,
+            "verdict": self.verdict,
+            "note": self.claim.note,
+            "source": source.source,
+            "revision": source.revision,
+            "read": source.read,
+        }
 
 
 def claims(registry: Registry) -> list[Claim]:

@@ -21,7 +21,7 @@ _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 def to_csv(board: Leaderboard) -> str:
     """Returns one line a record, values as fractions at full precision; no text in it is taken for a formula."""
-    lines = [{key: _no_formula(value) for key, value in line.items()} for line in _long(board)]
+    lines = [{key: no_formula(value) for key, value in line.items()} for line in _long(board)]
     return pd.DataFrame(lines, columns=_COLUMNS).to_csv(index=False)
 
 
@@ -73,7 +73,8 @@ def _long(board: Leaderboard) -> list[dict[str, Any]]:
     return lines
 
 
-def _no_formula(value: Any) -> Any:
+def no_formula(value: Any) -> Any:
+    """Returns a value, and a text so that no spreadsheet takes it for a formula."""
     if not isinstance(value, str):
         return value
     text = printable(value)
