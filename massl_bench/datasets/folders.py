@@ -132,7 +132,7 @@ def _check_own(folder: Path, name: str, files: Sequence[Path]) -> None:
         place = inner.resolve()
         if split in place.parents and own != place and own not in place.parents:
             raise RequestError(
-                f"{printable(inner)}: a link to {printable(place)}, which is of another class; remove the link"
+                f"{printable(inner)}: leads to {printable(place)}, which is of another class; remove the link"
             )
 
 
