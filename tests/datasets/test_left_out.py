@@ -294,7 +294,7 @@ def test_links_that_lead_above_are_refused(target: str, tmp_path: Path) -> None:
         fill(tmp_path / "d" / place, [".png"], [], [])
     (tmp_path / "d" / "train" / "a" / "up").symlink_to(target, target_is_directory=True)
     with pytest.raises(
-        RequestError, match="train/a/up: a link to .*, which holds .*: what lies there would be counted"
+        RequestError, match=r"train/a/up: a link to .*, which holds .*: what lies there would be counted"
     ):
         open_dataset(f"folder:{tmp_path / 'd'}", Registry(), options(tmp_path)).split("train")
 
@@ -304,7 +304,7 @@ def test_links_between_classes_are_refused(tmp_path: Path) -> None:
         fill(tmp_path / "d" / place, [".png"], [], [])
     (tmp_path / "d" / "train" / "a" / "more").symlink_to("../b", target_is_directory=True)
     with pytest.raises(
-        RequestError, match="train/a/more/deeper: leads to .*/train/b/deeper, which is of another class"
+        RequestError, match=r"train/a/more/deeper: leads to .*/train/b/deeper, which is of another class"
     ):
         open_dataset(f"folder:{tmp_path / 'd'}", Registry(), options(tmp_path)).split("train")
 
@@ -373,5 +373,7 @@ def test_a_dataset_stays_in_the_data_root(directory: str, tmp_path: Path) -> Non
     text = (packaged_root() / "tasks" / "datasets" / "digits.toml").read_text()
     content = f'directory = "{directory}"\n' + text
     (tmp_path / "tasks" / "datasets" / "digits.toml").write_text(content)
-    with pytest.raises(SpecError, match="directory: expected a folder of the data root, as a relative path without .."):
+    with pytest.raises(
+        SpecError, match=r"directory: expected a folder of the data root, as a relative path without .."
+    ):
         Registry([tmp_path]).dataset("digits")
