@@ -30,7 +30,9 @@ class Rank(IntEnum):
     """Tensor names or prefixes that only this layout has."""
     KEYS = 2
     """Keys at the top that only this layout has."""
-    DECLARED = 3
+    KEYS_AND_NAMES = 3
+    """Such keys, and under them names that only this layout has."""
+    DECLARED = 4
     """The file, or a configuration beside it, says what it is."""
 
 

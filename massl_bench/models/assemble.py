@@ -123,6 +123,9 @@ def _embed_dim(network: Any, feature: FeatureName | None) -> int:
 def pooling_words(network: nn.Module) -> str:
     """Returns what the feature of a network of timm is, in words."""
     pool = str(getattr(network, "global_pool", "") or "")
+    projection = getattr(network, "head", None)
+    if pool == "token" and isinstance(projection, nn.Linear):
+        return f"{WORDS['token']}, projected to {projection.out_features} dimensions"
     match pool:
         case "token":
             return WORDS["token"]

@@ -83,7 +83,7 @@ def vit_shape(found: Found) -> VitShape:
         RequestError: A tensor that every ViT has is missing, or shapes contradict each other.
     """
     projection = found.shape("patch_embed.proj.weight")
-    hidden = found.shape("blocks.0.mlp.fc1.weight") or found.shape("blocks.0.mlp.w12.weight")
+    hidden = next(filter(None, (found.shape(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "w12", "fc1_g"))), ())
     if len(projection) != 4 or not hidden:
         missing = "patch_embed.proj.weight" if len(projection) != 4 else "blocks.0.mlp.fc1.weight"
         raise RequestError(f"{found.where}: not a ViT in timm's names: {missing} is missing")
