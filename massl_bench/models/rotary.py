@@ -15,15 +15,6 @@ from massl_bench.models.networks.vit import WholePatches
 from massl_bench.models.renaming import Rename
 from massl_bench.models.shapes import Heads, heads_of, vit_shape
 
-HEADS: Mapping[tuple[int, ...], int] = {
-    (384, 12): 6,
-    (768, 12): 12,
-    (1024, 24): 16,
-    (1280, 32): 20,
-    (4096, 40): 32,
-}
-"""Of DINOv3's ViTs by (width, depth)."""
-
 _PERIODS = "rope.periods"
 
 

@@ -210,3 +210,29 @@ def make_vit(
         # As published: rounded to bfloat16, which differs from what timm computes.
         t["periods"] = (100.0 ** (torch.arange(size) * 2 / (size * 2))).bfloat16().float()
     return SourceVit(t=t, heads=heads, depth=depth, patch=patch, eps=eps, act=act, positions=positions)
+
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def with_computed_periods(source: SourceVit) -> SourceVit:
+    """Gives a network its rotary periods as they are computed, not rounded: transformers stores none."""
+    count = len(source.t["periods"])
+    source.t["periods"] = 100.0 ** (torch.arange(count) * 2 / (count * 2))
+    return source
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def with_fixed_positions(source: SourceVit) -> SourceVit:
+    """Gives a network the position embeddings of MAE and MoCo v3: sines and cosines of columns, then of rows."""
+    quarter, grid = source.width // 4, 4
+    rates = 10000.0 ** -(torch.arange(quarter) / quarter)
+    angles = torch.arange(grid)[:, None] * rates
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    by_column, by_row = line.repeat(grid, 1), line.repeat_interleave(grid, 0)
+    source.t["pos"] = torch.cat([torch.zeros(1, source.width), torch.cat([by_column, by_row], dim=1)])
+    return source

@@ -6,7 +6,8 @@ Twins beside the weights that are meant, heads whose names look like a backbone'
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,84 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.models.reference_vit import SourceVit
+from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
+from tests.models.layouts import Layout, Made, Published, prefixed
+from tests.models.reference_vit import SourceVit, make_vit
 
 State = dict[str, Tensor]
+
+
+def layout(  # what a layout's module says
+    adapter: str,
+    write: Callable[[SourceVit], Any],
+    source: Callable[[], SourceVit],
+    *,
+    feature: Callable[[SourceVit, Tensor], Tensor] = SourceVit.token,
+    any_size: bool = True,
+    crop: int = 32,
+    known_heads: bool = False,
+    twins: tuple[str, ...] = (),
+    left_out: frozenset[str] = frozenset(),
+    published: dict[str, Published] | None = None,
+    **made: Any,
+) -> Layout:
+    """Returns a layout by the function that writes its files; networks are for 32 × 32 pixels, patches of 8."""
+
+    def make(folder: Path) -> Made:
+        network = source()
+        path = write_content(folder, write(network))
+        return Made(
+            path=path,
+            source=lambda images: feature(network, images),
+            side=32,
+            other_side=48 if any_size else None,
+            crop=crop,
+            heads=network.heads,
+            patch=network.patch,
+            settings=NO_SETTINGS if known_heads else ModelSettings(num_heads=network.heads),
+            twins=dict.fromkeys(twins, lambda images: feature(twin(network), images)),
+            left_out=left_out,
+            **made,
+        )
+
+    read_in = (write.__doc__ or "").splitlines()[0]
+    return Layout(adapter=adapter, read_in=read_in, make=make, published=published or {})
+
+
+def write_content(folder: Path, content: Any) -> Path:
+    """Writes a file of torch; a `Directory` as it says."""
+    if isinstance(content, Directory):
+        return content.write(folder / "model")
+    torch.save(content, folder / "weights.pth")
+    return folder / "weights.pth"
+
+
+def published(
+    write: Callable[[SourceVit], Any],
+    width: int,
+    depth: int,
+    heads: int,
+    arch: str,
+    *,
+    patch: int = 16,
+    crop: int = 224,
+    grid: int | None = 14,
+    hidden: int | None = None,
+    **options: Any,
+) -> Published:
+    """Returns a published file of these dimensions, without values."""
+    hidden = hidden or 4 * width
+
+    def content() -> Any:
+        sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch, "grid": grid, "hidden": hidden}
+        return write(make_vit(device="meta", **{**sizes, **options}))
+
+    return Published(content=content, heads=heads, crop=crop, arch=arch)
 
 
 def twin(source: SourceVit) -> SourceVit:
     """Returns the same network with other values: what must not be taken."""
     return replace(source, t={name: tensor * 0.9 + 0.01 for name, tensor in source.t.items()})
-
-
-def prefixed(prefix: str, state: State) -> State:
-    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
 def fused(source: SourceVit, *, swiglu: tuple[str, ...] = ("w12", "w3"), blocks: str = "blocks.{0}.") -> State:
@@ -103,8 +170,8 @@ def moco_v3(source: SourceVit) -> Any:
     """facebookresearch/moco-v3 c349e6e main_moco.py; the builder's two encoders and predictor in one state dict."""
     head = {"head.0.weight": torch.randn(4, 4), "head.1.running_mean": torch.randn(4)}
     state = {
-        **prefixed("momentum_encoder.", {**fused(twin(source)), **head}),
         **prefixed("base_encoder.", {**fused(source), **head}),
+        **prefixed("momentum_encoder.", {**fused(twin(source)), **head}),
         "predictor.base_encoder.blocks.0.attn.qkv.weight": torch.randn(4, 4),
         "predictor.0.weight": torch.randn(4, 4),
     }
@@ -162,7 +229,7 @@ def dinov3(source: SourceVit) -> Any:
     state = fused(source, swiglu=("w1", "w2", "w3"))
     for name in [name for name in state if name.endswith("qkv.bias")]:
         third = len(state[name]) // 3
-        mask = torch.ones(3 * third)
+        mask = torch.ones_like(state[name])
         mask[third : 2 * third] = 0
         state[name] = state[name] + 0.3 * (1 - mask)
         state[f"{name}_mask"] = mask
@@ -206,12 +273,12 @@ def _text_tower(source: SourceVit) -> State:
 def openai_clip(source: SourceVit) -> Any:
     """openai/CLIP d05afc4 clip/model.py `build_model`: both towers, and three sizes that its files hold as tensors."""
     sizes = {"input_resolution": torch.tensor(32), "context_length": torch.tensor(5), "vocab_size": torch.tensor(9)}
-    return {**_text_tower(source), **prefixed("visual.", clip_tower(source)), **sizes}
+    return {**prefixed("visual.", clip_tower(source)), **_text_tower(source), **sizes}
 
 
 def open_clip(source: SourceVit) -> Any:
     """mlfoundations/open_clip 89fb801 factory.py `load_state_dict`: `state_dict` of a trainer, under DDP."""
-    state = {**_text_tower(source), **prefixed("visual.", clip_tower(source))}
+    state = {**prefixed("visual.", clip_tower(source)), **_text_tower(source)}
     return {"epoch": 3, "name": "run", "state_dict": prefixed("module.", state), "optimizer": {"state": {}}}
 
 
@@ -278,11 +345,18 @@ def transformers_dinov3(source: SourceVit, *, prefix: str = "") -> State:
     return state
 
 
-def write_transformers(folder: Path, state: State, config: dict[str, Any], processor: dict[str, Any] | None) -> Path:
-    """Writes a directory as `save_pretrained` does."""
-    folder.mkdir()
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
-    if processor is not None:
-        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    return folder
+@dataclass(frozen=True)
+class Directory:
+    """A directory as transformers' `save_pretrained` writes it."""
+
+    state: State
+    config: dict[str, Any]
+    processor: dict[str, Any] | None = None
+
+    def write(self, folder: Path) -> Path:
+        folder.mkdir()
+        save_file({name: tensor.contiguous() for name, tensor in self.state.items()}, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(self.config))
+        if self.processor is not None:
+            (folder / "preprocessor_config.json").write_text(json.dumps(self.processor))
+        return folder

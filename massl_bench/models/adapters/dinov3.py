@@ -11,7 +11,7 @@ from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, W
 from massl_bench.models.build import centre_crop
 from massl_bench.models.content import Content
 from massl_bench.models.renaming import in_timm_names, substituted
-from massl_bench.models.rotary import HEADS, rotary_vit, without_key_bias
+from massl_bench.models.rotary import rotary_vit, without_key_bias
 
 _LOCAL_NORM = "local_cls_norm.weight"
 _SATELLITE: dict[str, Any] = {"mean": (0.430, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}
@@ -48,10 +48,11 @@ def _network(found: Found) -> Network:
             "the 7B for web and for satellite images look alike: taken for web images; the other one's are "
             "--preprocessing mean=0.430,0.411,0.296 --preprocessing std=0.213,0.156,0.143",
         )
+    periods = found.shape("rope_embed.periods") or (1,)
     return rotary_vit(
         in_timm_names(found, _rename),
-        heads=HEADS,
-        heads_origin="of DINOv3's own sizes",
+        heads=lambda shape: shape.width // (4 * periods[0]) if shape.width % (4 * periods[0]) == 0 else None,
+        heads_origin="a quarter of each one's dimensions is the number of rotary periods in the file",
         rename=_rename,
         feature_origin="as its authors' k-NN; timm pools the patch tokens instead",
         preprocessing=centre_crop(224, **(_SATELLITE if satellite else {})),

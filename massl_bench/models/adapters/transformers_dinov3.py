@@ -54,10 +54,20 @@ def _weights(content: Content) -> tuple[Weights, ...]:
     return (Weights(name="state dict", prefix=prefix),)
 
 
+def _theta(found: Found) -> float:
+    """Returns the base of the rotary periods; version 5 has it in a part of its own."""
+    inner = (found.content.json(CONFIG) or {}).get("rope_parameters")
+    told = inner.get("rope_theta") if isinstance(inner, Mapping) else None
+    return float(told) if isinstance(told, int | float) else number_of(found, "rope_theta", 100.0)
+
+
 def _network(found: Found) -> Network:
-    config = found.content.json(CONFIG) or {}
-    if config.get("hidden_act", "gelu") not in ("gelu", "silu"):
-        raise RequestError(f"{found.where}: {CONFIG}: hidden_act: {config['hidden_act']!r}; expected gelu, or silu")
+    act = (found.content.json(CONFIG) or {}).get("hidden_act", "gelu")
+    expected = "silu" if any(".mlp.gate_proj." in name for name in found.tensors) else "gelu"
+    if act != expected:
+        raise RequestError(
+            f"{found.where}: {CONFIG}: hidden_act: {act!r}; expected {expected}, as DINOv3's MLPs have it"
+        )
     fed = processor_preprocessing(found) or (centre_crop(224), UNKNOWN_EVALUATION)
     return rotary_vit(
         in_timm_names(found, _rename),
@@ -68,7 +78,7 @@ def _network(found: Found) -> Network:
         preprocessing=fed[0],
         preprocessing_origin=fed[1],
         eps=number_of(found, "layer_norm_eps", 1e-5),
-        temperature=number_of(found, "rope_theta", 100.0),
+        temperature=_theta(found),
         notes=("its authors' own k-NN feeds it short side 256, centre crop 224, bicubic",),
     )
 
