@@ -13,7 +13,7 @@ MAX_DEPTH = 200
 """Of containers in containers; Python's own pickler stops at a few hundred."""
 _LONGEST_LINE = 1 << 16
 
-LARGEST_PICKLE = 256 << 20
+LARGEST_PICKLE = 128 << 20
 """Bytes of a pickle, without its storages."""
 LARGEST_DIRECTORY = 16 << 20
 """Bytes of the list of an archive's members, or of a header: a hundred thousand tensors."""
