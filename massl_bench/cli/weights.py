@@ -113,6 +113,11 @@ def _print_inspection(inspection: Inspection) -> None:
     show(f"file: {inspection.file}")
     show(f"size: {inspection.num_bytes:,} bytes")
     show(f"sha256: {inspection.sha256}")
+    show(f"container: {inspection.container}")
+    if inspection.pickled_globals:
+        show(f"pickled globals (none was imported): {', '.join(inspection.pickled_globals)}")
+    for name, count in inspection.stand_ins.items():
+        show(f"not read: {count} of {name}")
     for part in inspection.parts:
         show(f"{part.key or 'the file'}: {part.kind}{f', {part.text}' if part.text else ''}")
         for group in part.groups:

@@ -52,6 +52,21 @@ def is_stored(value: object) -> bool:
     return isinstance(value, torch.Tensor | LazyTensor)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """What a file is, but for its values.
+
+    Attributes:
+        container: `zip`, `legacy`, `safetensors` or `torchscript`.
+        globals: the names that its pickle asks for.
+        stand_ins: how many values are not read, by what they are; nothing of it was imported or executed.
+    """
+
+    container: str
+    globals: tuple[str, ...]
+    stand_ins: Mapping[str, int]
+
+
 @dataclass(frozen=True)
 class Content:
     """What is in a checkpoint file, and what lies beside it.
@@ -61,7 +76,9 @@ class Content:
         tree: nested containers with tensors.
         metadata: the texts of a safetensors file's header.
         folder: whose JSON files belong to the weights; None where the file stands for itself.
-        read: the JSON files that were looked for, there or not: their change makes another model.
+        read: the other files that belong to it, and the JSON files that were looked for, there or not: their change
+            makes another model.
+        packing: how the tensors are packed, and what lies beside them; None where that is not known.
     """
 
     file: Path
@@ -69,6 +86,7 @@ class Content:
     metadata: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
     read: list[Path] = field(default_factory=list)
+    packing: Packing | None = None
     _states: dict[str, StateDict] = field(default_factory=dict, repr=False)
     _configs: dict[str, Mapping[str, Any] | None] = field(default_factory=dict, repr=False)
 

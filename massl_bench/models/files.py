@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from massl_bench.models.content import Content
+from massl_bench.models.content import Content, Packing
 from massl_bench.models.reading import open_checkpoint
 from massl_bench.models.weights_path import NAMED_BY_LIBRARIES, has_config, weights_of
 
@@ -21,4 +21,6 @@ def open_content(path: Path) -> Content:
     file = weights_of(path)
     folder = file.parent if path.is_dir() or (file.name in NAMED_BY_LIBRARIES and has_config(file.parent)) else None
     opened = open_checkpoint(file)
-    return Content(file=file, tree=opened.content, metadata=opened.metadata, folder=folder)
+    parts = [part for part in opened.files if part != file]
+    packing = Packing(container=opened.container, globals=tuple(opened.globals), stand_ins=dict(opened.stand_ins))
+    return Content(file=file, tree=opened.content, metadata=opened.metadata, folder=folder, read=parts, packing=packing)

@@ -80,6 +80,12 @@ class Inspection:
     file: str
     num_bytes: int
     sha256: str
+    container: str
+    """`zip`, `legacy`, `safetensors` or `torchscript`."""
+    pickled_globals: tuple[str, ...]
+    """The names that its pickle asks for; none was imported."""
+    stand_ins: Mapping[str, int]
+    """How many values are not read, by what they are."""
     parts: tuple[Part, ...]
     metadata: WeightsMetadata | None
     """Of a file that this package exported."""
@@ -97,7 +103,8 @@ def inspect_checkpoint(path: Path, settings: ModelSettings | None = None) -> Ins
         RequestError: The file cannot be read, or would execute something.
     """
     content = open_content(path)
-    tree = content.tree
+    tree, packing = content.tree, content.packing
+    assert packing is not None
     if content.is_flat or not isinstance(tree, Mapping):
         parts = [_part("", tree)]
     else:
@@ -106,6 +113,9 @@ def inspect_checkpoint(path: Path, settings: ModelSettings | None = None) -> Ins
         file=str(content.file),
         num_bytes=content.file.stat().st_size,
         sha256=sha256_file(content.file),
+        container=packing.container,
+        pickled_globals=tuple(map(shown, packing.globals)),
+        stand_ins={shown(name): count for name, count in packing.stand_ins.items()},
         parts=tuple(parts),
         metadata=read_metadata(content.file),
         backbone=_recognise(content, settings if settings is not None else ModelSettings()),

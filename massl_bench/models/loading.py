@@ -15,6 +15,8 @@ from massl_bench.models.adapter import Network
 from massl_bench.models.content import StateDict, Stored, listed, load
 
 _COUNTER = "num_batches_tracked"
+_SLACK = 1 << 22
+"""Values that a network may have and its file not: tables that are computed, positions for another size."""
 
 _DRAWS = frozenset({"uniform_", "normal_", "erfinv_", "log_normal_", "exponential_", "bernoulli_"})
 _MAKES = frozenset({"rand", "randn", "rand_like", "randn_like", "normal"})
@@ -44,6 +46,7 @@ def fill(described: Network, tensors: StateDict, where: str) -> nn.Module:
         RequestError: The sets of names or shapes differ; the text lists what is missing, unexpected or misshapen. Or a
             tensor has values that are not finite, or is constant where training leaves no constant.
     """
+    _check_outline(described, tensors, where)
     with _Unfilled():
         network = described.build()
     network.eval().requires_grad_(False)
@@ -55,6 +58,25 @@ def fill(described: Network, tensors: StateDict, where: str) -> nn.Module:
     if empty:  # a buffer or a tied tensor that no name reaches
         raise RequestError(f"{where}: tensors that the file does not fill: {listed(empty)}")
     return network
+
+
+def _check_outline(described: Network, tensors: StateDict, where: str) -> None:
+    """Compares the network with the file before it takes memory: a few bytes can name a network of any size.
+
+    Raises:
+        RequestError: Their names or shapes differ, or, where names change, the network is much larger than the file.
+    """
+    with torch.device("meta"), _Unfilled():
+        outline = described.build().state_dict()
+    problems = mismatches(outline, tensors) if described.rename is None else []
+    if problems:
+        raise RequestError(f"{where}: its tensors are not those of the architecture: {'; '.join(problems)}")
+    needed, held = (sum(each.numel() for each in state.values()) for state in (outline, tensors))
+    if needed > 2 * held + _SLACK:
+        raise RequestError(
+            f"{where}: its tensors are not those of {described.architecture}, which has {needed:,} values: it holds "
+            f"{held:,}"
+        )
 
 
 def renamed(described: Network, tensors: dict[str, Tensor], network: nn.Module, where: str) -> Mapping[str, Tensor]:

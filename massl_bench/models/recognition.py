@@ -274,7 +274,7 @@ def _unknown(content: Content, candidates: Mapping[str, frozenset[str]]) -> str:
             f"the architecture cannot be inferred from its tensors{place} ({listed(sorted(names))}); no adapter has "
             f"this layout: {known}"
         )
-    found = ", ".join(content.keys[:8]) or "nothing"
+    found = listed(content.keys, 8) or "nothing"
     return (
         f"no backbone in this checkpoint: found the keys {found}; expected a state dict, or one under teacher, "
         f"state_dict, model; adapters: {known}"

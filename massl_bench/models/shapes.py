@@ -15,6 +15,9 @@ from massl_bench.core.errors import RequestError, one_line, unknown_name
 from massl_bench.models.adapter import Found
 from massl_bench.models.content import listed
 
+_MOST_BLOCKS = 1000
+"""The largest published networks have some fifty in a row."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VitShape:
@@ -118,12 +121,14 @@ def count_blocks(names: Iterable[str], prefix: str, where: str) -> int:
     """Returns how many blocks `prefix.0.…`, `prefix.1.…` there are.
 
     Raises:
-        RequestError: One of them is missing.
+        RequestError: One of them is missing, or there are more than any network has.
     """
     found = {match[1] for name in names if (match := re.match(rf"{prefix}\.([0-9]+)\.", name))}
     missing = next((number for number in range(len(found)) if str(number) not in found), None)
     if missing is not None or not found:
         raise RequestError(f"{where}: {len(found)} blocks {prefix}, and {prefix}.{missing or 0} is not among them")
+    if len(found) > _MOST_BLOCKS:
+        raise RequestError(f"{where}: {len(found):,} blocks {prefix}: no network has more than {_MOST_BLOCKS}")
     return len(found)
 
 

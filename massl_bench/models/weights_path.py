@@ -10,6 +10,9 @@ from massl_bench.models.fetch import CHECKPOINT_SUFFIXES
 NAMED_BY_LIBRARIES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 """What timm and Hugging Face call the file of weights beside a `config.json`, the one that they take first."""
 
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+"""What Hugging Face calls the list of the files of weights, where they are several."""
+
 _CONFIG = "config.json"
 
 
@@ -23,10 +26,11 @@ def weights_of(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise RequestError(f"model {path}: expected a checkpoint, or a directory with one; it is neither")
-    named = [path / name for name in NAMED_BY_LIBRARIES if (path / name).is_file()]
+    named = [path / name for name in (*NAMED_BY_LIBRARIES, *_INDEXES) if (path / name).is_file()]
     if named and has_config(path):
         return _inside(named[0], path)
-    found = sorted(entry for entry in path.iterdir() if entry.suffix in CHECKPOINT_SUFFIXES)
+    found = [path / name for name in _INDEXES if (path / name).is_file()]
+    found = found or sorted(entry for entry in path.iterdir() if entry.suffix in CHECKPOINT_SUFFIXES)
     if len(found) != 1:
         names = ", ".join(entry.name for entry in found[:5]) or "none"
         raise RequestError(f"model {path}: expected one checkpoint in this directory, found {names}; name the file")

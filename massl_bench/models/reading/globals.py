@@ -41,6 +41,8 @@ INERT = frozenset(
 )
 """Of Python's, numpy's and torch's own names, those that are state and no code, and that are not read as values."""
 
+_NUMPY_STATE = "numpy.random.bit_generator.__pyx_unpickle_"
+
 _GONE_FROM_PYTHON = frozenset({"asyncore", "asynchat", "commands", "distutils", "exceptions", "imp", "popen2", "smtpd"})
 
 _CODE = frozenset({"cloudpickle", "dill", "IPython", "joblib", "nose", "numba", "pip", "pkg_resources", "setuptools"})
@@ -74,10 +76,15 @@ def is_function(name: str) -> bool:
     return not name.rpartition(".")[2].lstrip("_")[:1].isupper()
 
 
+def makes_state(qualified: str) -> bool:
+    """Returns whether what a call of this name makes is state: it is a class, or a function that is known."""
+    return not is_function(qualified) or qualified in INERT or qualified.startswith(_NUMPY_STATE)
+
+
 def is_inert(module: str, name: str) -> bool:
     """Returns whether what a pickle names is plausible state of a training, which a stand-in can replace."""
     qualified = f"{module}.{name}"
-    if qualified in INERT:
+    if qualified in INERT or qualified.startswith(_NUMPY_STATE):
         return True
     if not _IDENTIFIER.fullmatch(qualified) or len(qualified) > 300:
         return False

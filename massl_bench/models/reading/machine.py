@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import IO, Any, Protocol, cast
 
 from massl_bench.models.reading.bounds import DamagedError, RefusedError, Stream, check_depth, checked_key, would_run
-from massl_bench.models.reading.globals import INERT, is_function, is_inert, normal_module
+from massl_bench.models.reading.globals import is_inert, makes_state, normal_module
 from massl_bench.models.reading.tensors import LazyTensor, StandIn
 
 MAX_STEPS = 3_000_000
@@ -183,7 +183,7 @@ class Machine:
         if callee.name == "builtins.getattr":  # of an enumeration's class, as some loggers are saved
             self._stack.append(_attribute(*arguments))
             return
-        if is_function(callee.name) and callee.name not in INERT:
+        if not makes_state(callee.name):
             raise RefusedError(would_run(callee.name))
         self.unknown[callee.name] += 1
         self._stack.append(StandIn(callee.name, made=True, args=arguments))
