@@ -24,7 +24,6 @@ from massl_bench.models.checkpoints import build_checkpoint, read_checkpoint
 from massl_bench.pretrain.configure import checked_config, load_config
 from massl_bench.pretrain.data.loading import StepRequests, check_images, divide
 from massl_bench.pretrain.indicators import assignment_entropies, rankme
-from massl_bench.pretrain.loop import checkpoint as checkpoint_module
 from massl_bench.pretrain.loop import trainer
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, write_whole
 from massl_bench.pretrain.loop.checkpoint import official_checkpoint as in_the_official_layout
@@ -233,9 +232,10 @@ def test_resume_with_damaged_files(tmp_path):
     train(job(tmp_path, "run.keep_checkpoints=2"))
     log = tmp_path / "log.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
-    log.write_bytes(lines[0] + b"\0\xff\n" + b"".join(lines[1:]))
-    with pytest.raises(RequestError, match=r"log\.jsonl: line 2: not a line of this log; remove that line"):
-        train(job(tmp_path, resume=True))
+    for damaged in (b"\0\xff", b'{"loss": 1}', b"[3]", b'{"step": "3"}', b'{"step": true}', b"[" * 2000):
+        log.write_bytes(lines[0] + damaged + b"\n" + b"".join(lines[1:]))
+        with pytest.raises(RequestError, match=r"log\.jsonl: line 2: not a line of this log; remove that line"):
+            train(job(tmp_path, resume=True))
     three, four = (CheckpointFolder(tmp_path, 1).path(step) for step in (3, 4))
     four.write_bytes(four.read_bytes()[:5000])
     with pytest.raises(RequestError) as caught:
@@ -276,7 +276,7 @@ def test_no_space_left_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint_module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CellError, match=r"could not be written: .*No space left on device; earlier checkpoints"):
         CheckpointFolder(tmp_path, 1).save({**checkpoints(tmp_path)[-1], "step": 9})
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.pth")} == before

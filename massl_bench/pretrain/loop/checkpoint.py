@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from massl_bench.core.archive_hash import add_hash, has_hash
 from massl_bench.core.errors import CellError, RequestError, one_line
+from massl_bench.core.files import atomic_file, remove_leftovers
 from massl_bench.models.checkpoints import read_checkpoint
 from massl_bench.models.export import official_weights
 from massl_bench.models.reading import verify_zip
@@ -72,7 +72,9 @@ class CheckpointFolder:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            return FileLock(self.folder / ".lock").acquire(timeout=_LEFT_OVER_S)
+            held = FileLock(self.folder / ".lock").acquire(timeout=_LEFT_OVER_S)
+            remove_leftovers(self.folder, older_than=0)  # of a killed training: they are as large as checkpoints
+            return held
         except Timeout:
             raise RequestError(
                 f"{self.folder}: another training of this name is going on; choose another --name, or end that one and "
@@ -155,27 +157,15 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         CellError: The file could not be written; nothing of it stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w+b") as file:
+        with atomic_file(path) as temporary, temporary.open("w+b") as file:
             torch.save(dict(content), file)
             add_hash(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name, too, is on the disk
-        finally:
-            os.close(folder)
     except (OSError, RuntimeError) as error:  # torch's writer turns the disk's errors into its own
         raise CellError(
             f"{path}: could not be written: {one_line(error)}; earlier checkpoints are as they were; "
             f"{advice_after(error)} and go on with --resume"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def advice_after(error: Exception) -> str:
