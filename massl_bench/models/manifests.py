@@ -12,7 +12,7 @@ from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from massl_bench.models.card import ModelCard
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.specs.manifest import DEFAULT_MODEL, ManifestSpec
-from massl_bench.specs.toml import to_toml
+from massl_bench.specs.toml import sealed_toml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def add_weights(new: NewManifest) -> tuple[ModelCard, ManifestSpec]:
             licence=new.licence,
             citation=new.citation,
         )
-        write_atomic(new.path, to_toml(manifest.model_dump(mode="json", exclude_defaults=True)))
+        write_atomic(new.path, sealed_toml(manifest.model_dump(mode="json", exclude_defaults=True)))
     except OSError as error:
         raise CellError(f"{new.path}: could not be written: {one_line(error)}") from None
     return card.model_copy(update={"name": new.name, "licence": new.licence}), manifest

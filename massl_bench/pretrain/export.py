@@ -22,7 +22,7 @@ from massl_bench.pretrain.backbones import manifest_arch
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, official_checkpoint, training_checkpoint
 from massl_bench.specs.manifest import ManifestSpec
-from massl_bench.specs.toml import to_toml
+from massl_bench.specs.toml import sealed_toml
 
 
 def export_weights(
@@ -85,7 +85,7 @@ def export_weights(
                 "config": config.model_dump(mode="json", exclude_none=True),
             },
         )
-        write_atomic(folder / f"{name}.toml", to_toml(manifest.model_dump(mode="json", exclude_none=True)))
+        write_atomic(folder / f"{name}.toml", sealed_toml(manifest.model_dump(mode="json", exclude_none=True)))
     except OSError as error:
         raise CellError(f"{file}: could not be written: {one_line(error)}; the checkpoints are as they were") from None
     return folder / f"{name}.toml"

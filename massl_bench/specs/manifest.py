@@ -35,6 +35,8 @@ class ManifestSpec(StrictModel):
     licence: str
     citation: str
     training: dict[str, Any] = Field(default_factory=dict)
+    content_sha256: str | None = None
+    """Of everything else, in a manifest that was written and not made by hand."""
 
     @model_validator(mode="after")
     def _some_file(self) -> ManifestSpec:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from massl_bench.core.errors import SpecError, how_they_differ, look_alike, one_line
-from massl_bench.core.files import check_depth, open_regular
+from massl_bench.core.files import SEAL, check_depth, read_regular, sealed, unsealed
 from massl_bench.core.strict import StrictModel, first_problem
 
 Spec = TypeVar("Spec", bound=StrictModel)
@@ -21,14 +21,15 @@ def read_toml(path: Path, model: type[Spec]) -> Spec:
     """Reads one file of the registry.
 
     Raises:
-        SpecError: The file cannot be read or is not TOML, a key is missing, unknown or of the wrong type, or the name
-            inside differs from the file's.
+        SpecError: The file cannot be read or is not TOML, a key is missing, unknown or of the wrong type, the name
+            inside differs from the file's, or it carries a hash of its content that is of another content.
     """
     try:
-        with open_regular(path) as file:
-            content = tomllib.load(file)
+        content = tomllib.loads(read_regular(path).decode())
         check_depth(content)
         spec = model.model_validate(content)
+        if SEAL in content:
+            _check_seal(path, content)
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
     except ValidationError as error:  # a ValueError too
@@ -42,6 +43,21 @@ def read_toml(path: Path, model: type[Spec]) -> Spec:
         differ = f", {how_they_differ(name, path.stem)}" if look_alike(name, path.stem) else ""
         raise SpecError(f"{path}: name: expected {path.stem!r}, as the file is called, got {name!r}{differ}")
     return spec
+
+
+def _check_seal(path: Path, content: Mapping[str, Any]) -> None:
+    try:
+        unsealed(content)
+    except ValueError:
+        raise SpecError(
+            f"{path}: {SEAL}: does not match the content: the file was damaged, or changed by hand; if it was you, "
+            "remove this line"
+        ) from None
+
+
+def sealed_toml(content: Mapping[str, Any]) -> str:
+    """Returns nested tables of plain values as TOML, with the hash of all of it at the top."""
+    return to_toml({SEAL: sealed(content)[SEAL], **content})
 
 
 def to_toml(content: Mapping[str, Any], section: str = "") -> str:
