@@ -10,6 +10,7 @@ import timm
 import torch
 
 from massl_bench.core.errors import MissingDataError, RequestError, one_line, unknown_name
+from massl_bench.core.hub import check_hub_reachable
 from massl_bench.core.settings import DEFAULT_PREPROCESSING
 from massl_bench.models.adapter import Network
 from massl_bench.models.assemble import assembled
@@ -112,9 +113,14 @@ def _create_pretrained(name: str, reference: Reference) -> Any:
     """Returns the network with its classifier, so that timm loads strictly: without it timm admits missing tensors."""
     from huggingface_hub import constants
 
-    download = reference.options.download
+    unreachable = None
+    if reference.options.download:
+        try:
+            check_hub_reachable(f"model {reference.text}")
+        except MissingDataError as error:
+            unreachable = error  # what the weights need may be on this machine
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not download
+    constants.HF_HUB_OFFLINE = before or unreachable is not None or not reference.options.download
     options: dict[str, Any] = {} if reference.settings.img_size is None else _sized(name, reference.settings.img_size)
     try:
         return timm.create_model(name, pretrained=True, **options)
@@ -123,9 +129,9 @@ def _create_pretrained(name: str, reference: Reference) -> Any:
             raise RequestError(
                 f"model {reference.text}: its weights do not fit the architecture: {one_line(error)}"
             ) from None
-        raise MissingDataError(_unavailable(reference.text, error, download)) from None
+        raise unreachable or _unavailable(reference, error) from None
     except Exception as error:  # the hub's client and its transport raise errors of many kinds
-        raise MissingDataError(_unavailable(reference.text, error, download)) from None
+        raise unreachable or _unavailable(reference, error) from None
     finally:
         constants.HF_HUB_OFFLINE = before
 
@@ -136,9 +142,10 @@ def _sized(name: str, side: int) -> dict[str, Any]:
     return {"img_size": side} if config is not None and config.fixed_input_size else {}
 
 
-def _unavailable(text: str, error: Exception, download: bool) -> str:
-    why = "could not be loaded or downloaded" if download else "are not on this machine, and --offline was given"
-    return f"model {text}: its weights {why}: {one_line(error)}"
+def _unavailable(reference: Reference, error: Exception) -> MissingDataError:
+    allowed = reference.options.download
+    why = "could not be loaded or downloaded" if allowed else "are not on this machine, and --offline was given"
+    return MissingDataError(f"model {reference.text}: its weights {why}: {one_line(error)}")
 
 
 def _weights_file(config: dict[str, Any]) -> Path | None:
