@@ -25,5 +25,7 @@ def test_a_model_without_a_hub(run_cli: Cli, monkeypatch: pytest.MonkeyPatch, tm
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         answer = run_cli("info", name)
     assert answer.code == 2
-    assert answer.error.startswith(f"error: model {name} is not on this machine, and the hub ({address}) cannot be reached")
+    assert answer.error.startswith(
+        f"error: model {name} is not on this machine, and the hub ({address}) cannot be reached"
+    )
     assert "Retrying" not in answer.err
