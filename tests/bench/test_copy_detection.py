@@ -179,10 +179,10 @@ def test_photographs(run_cli: Cli, real_data: Path, tmp_path: Path) -> None:
 
 
 def test_keys_of_banks_stay() -> None:
-    """The digest is of the time before poolings and copies."""
+    """The digest of a key that says of a network what its tensors do not tell."""
     key = BankKey(
         weights_sha256="w",
-        architecture="a",
+        network_sha256="a",
         pooling="p",
         preprocessing=DEFAULT_PREPROCESSING,
         dataset_fingerprint="f",
@@ -190,4 +190,4 @@ def test_keys_of_banks_stay() -> None:
         limit=None,
         precision="fp32",
     )
-    assert key.digest == "decc8521f4fffadd017049c9a82981e66a1e478226073bd6dac850b6e4c2153b"
+    assert key.digest == "0c561a0306abd9c858dafafac0e34072dc24b135d5ed9bd06c02187a45775057"

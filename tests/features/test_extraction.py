@@ -104,7 +104,7 @@ def test_every_image_once_in_order(image_folder: Path) -> None:
 
 def key(**changes: object) -> BankKey:
     fields = {
-        "weights_sha256": "w", "architecture": "a", "pooling": "p", "preprocessing": DEFAULT_PREPROCESSING,
+        "weights_sha256": "w", "network_sha256": "a", "pooling": "p", "preprocessing": DEFAULT_PREPROCESSING,
         "dataset_fingerprint": "d", "split": "train", "limit": None, "precision": "fp32",
     }  # fmt: skip
     return BankKey(**{**fields, **changes})
@@ -114,7 +114,7 @@ def test_the_key_covers_all_that_can_change_a_feature() -> None:
     changes: list[dict[str, object]] = [
         {},
         {"weights_sha256": "other"},
-        {"architecture": "other"},
+        {"network_sha256": "other"},
         {"pooling": "other"},
         {"preprocessing": PreprocessingOverride(interpolation="bilinear").apply(DEFAULT_PREPROCESSING)},
         {"preprocessing": PreprocessingOverride(resize=255).apply(DEFAULT_PREPROCESSING)},

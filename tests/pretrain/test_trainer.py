@@ -17,6 +17,7 @@ import torch.distributed as dist
 from PIL import Image
 
 from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.model_settings import ModelSettings
 from massl_bench.datasets.published import READERS
 from massl_bench.datasets.shards import find_shards
 from massl_bench.datasets.splits import ArraySplit
@@ -366,11 +367,11 @@ def test_official_layout(tmp_path, run_cli, official_checkpoint):
         assert content[key].keys() == {f"{prefix}{name}" for name in checkpoint[key]}
         assert all(torch.equal(content[key][f"{prefix}{name}"], tensor) for name, tensor in checkpoint[key].items())
     for key in (None, "student"):
-        loaded = build_checkpoint(file, "x", checkpoint_key=key).network.state_dict()
+        loaded = build_checkpoint(file, "x", ModelSettings(checkpoint_key=key)).network.state_dict()
         source = checkpoint[key or "teacher"]
         assert all(torch.equal(loaded[name], source[f"backbone.{name}"]) for name in loaded)
     card = (tmp_path / "official.pth.md").read_text()
-    assert "no place for the preprocessing" in card
+    assert "under the key `massl_bench`" in card
     assert "training cannot go on" not in card
 
 
@@ -379,7 +380,7 @@ def test_the_student_alone_is_exported_as_weights(tmp_path, run_cli):
     ours, file = CheckpointFolder(tmp_path, 1).path(4), tmp_path / "student.pth"
     assert run_cli("weights", "add", ours, "--name", "student", "--checkpoint-key", "student").code == 0
     assert run_cli("weights", "export", "student", "--format", "massl", "--output", file).code == 0
-    assert read_checkpoint(file).keys() == {"student", "teacher"}
+    assert read_checkpoint(file).keys() == {"student", "teacher", "massl_bench"}
 
 
 def test_fp16_s_scaler_in_the_official_layout(tmp_path):
