@@ -567,7 +567,7 @@ def test_info_and_list(run_cli: Cli, golden: Path) -> None:
         assert part in cifar
     model = run_cli("info", golden / "official_format_checkpoint.pth").out
     assert "resize short side to 256 (bicubic, antialiased), centre crop 224, mean [0.485, 0.456, 0.406]" in model
-    assert "preprocessing_origin: the default" in model
+    assert "preprocessing_origin: as DINO's evaluation" in model
     digits = json.loads(run_cli("info", "digits", "--json").out)
     assert (digits["type"], digits["kind"], digits["num_classes"]) == ("dataset", "single-label", 10)
     assert run_cli("info", "digits").out.startswith("type: dataset\n")

@@ -22,6 +22,7 @@ def make(folder: Path) -> Made:
         "scaler": {},
         "method": {"queue": torch.randn(4, 8)},
         "config": {
+            "batch_size": 2,
             "backbone": {"arch": "vit", "embed_dim": 128, "depth": 2, "patch_size": 8},
             "views": {"global_1": {"size": 32}, "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2]},
         },
