@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from massl_bench import protocols
 from massl_bench.core.devices import num_gpus
 from massl_bench.core.errors import MasslBenchError, one_line
 from massl_bench.datasets import DataOptions, open_dataset
@@ -113,7 +114,9 @@ def _plugins() -> list[Finding]:
     findings = []
     for plugin in plugins.all_declared():
         try:
-            if plugins.is_code(plugin):
+            if plugin.group == plugins.PROTOCOLS_GROUP:
+                protocols.load(plugin.name)
+            elif plugins.is_code(plugin):
                 plugins.load_module(plugin)
         except MasslBenchError as error:
             findings.append(Finding("plugin", False, str(error).removeprefix("plugin ")))

@@ -112,13 +112,15 @@ def evaluate(
         ground_truth=truth_of(ground_truth, found.get("queries")),
     )
     checked = protocols.parameters(spec, f"task {task}", check_headline=False)
+    fitting = protocols.fitted(spec, checked, {role: len(found[role]) for role in needed})
+    checked = checked if fitting is None else fitting.params
     scores = protocols.run(spec, checked, data, np.random.default_rng(spec.seed if seed is None else seed))
     return TaskScores(
         scores,
         task=task,
         headline_name=_headline(spec, _kind(spec, found), list(scores)),
         scale=protocols.scale(spec.protocol),
-        notes=tuple(getattr(scores, "notes", ())),
+        notes=(*(() if fitting is None else (fitting.departure,)), *scores.notes),
     )
 
 

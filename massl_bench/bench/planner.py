@@ -211,12 +211,34 @@ class Planner(Cells):
                 f"{model.card.name} {_why_own(model)}: {task.spec.name} takes its own feature ({model.card.pooling})"
             )
         try:
+            cell = self.fitted(cell)
             seconds, _ = timed(lambda: self.check_cell(cell))
         except RequestError as error:
             if self.request.suite is None:
                 raise
             return replace(cell, problem=error)
         return replace(cell, data_seconds=seconds)
+
+    def fitted(self, cell: PlannedCell) -> PlannedCell:
+        """Returns the cell without parameters' values that are too large for its splits; says what was dropped."""
+        if cell.model is None:
+            sizes = {role: len(self.handed.banks[role]) for role in self.handed_roles(cell.task)}
+        else:
+            assert cell.dataset is not None
+            roles = [role for role in self.roles(cell) if role in cell.dataset.sources]
+            sizes = {role: self.count(cell.dataset, role) for role in roles}
+        spec = cell.task.spec
+        found = protocols.fitted(spec, cell.task.params, sizes)
+        if found is None:
+            return cell
+        self.reporting.say(f"{spec.name} on {cell.dataset_reference}: {found.departure}")
+        task = replace(
+            cell.task,
+            spec=spec.model_copy(update={"params": found.params.model_dump(mode="json"), "headline": found.headline}),
+            params=found.params,
+            departures=(*cell.task.departures, found.departure),
+        )
+        return replace(cell, task=task)
 
     def check_cell(self, cell: PlannedCell) -> None:
         """Checks sizes against parameters, and the splits that will have to be read against their spec."""
@@ -315,9 +337,9 @@ class Planner(Cells):
                 f"task {task.spec.name} needs the features {', '.join(roles)}; the file's are {kind}, and the suite "
                 "makes copies of images only"
             )
+        cell = self.fitted(PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None))
         sizes = {role: len(self.handed.banks[role]) for role in roles}
-        protocols.check_sizes(task.spec, task.params, sizes)
-        cell = PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None)
+        protocols.check_sizes(cell.task.spec, cell.task.params, sizes)
         self._check_headline(cell)
         return cell
 

@@ -135,6 +135,7 @@ class Runner:
         found = self._planner.as_task_reads(cell.task, found)
         cell = replace(cell, dataset=found, problem=None, data_seconds=seconds)
         self._planner.check_kind(cell.task, cell.dataset_reference)
+        cell = self._planner.fitted(cell)
         self._planner.check_cell(cell)
         return cell
 

@@ -1,26 +1,7 @@
 """The protocols: one module each, found by its name, here or in an installed plugin.
 
-A protocol module defines
-
-* `ROLES`: the splits that it needs, by role (`("train", "test")`);
-* `Params`: a strict pydantic model of its parameters, without defaults (they stand in the task's file);
-* `metric_names(params)`: the names of the metrics that it will return;
-* `check_sizes(params, num_items)`: raises `RequestError` where the splits are too small, before any work starts;
-* `run(data, params, rng)`: arrays and a generator in, scores out. Pure;
-
-and, where it needs them,
-
-* `OPTIONAL_ROLES`: splits that it reads where the dataset has them;
-* `ROLES_OF_KIND`: splits in place of `ROLES` for a kind of dataset;
-* `VIEW_ROLES`: splits that it sees in augmented views (`EvaluationData.views`) in place of a bank;
-* `HEADLINES`: by kind of dataset, the metrics that the task's own headline does not exist for, the headline first;
-* `NAMED_BY_TRUTH`: the split whose rows its ground truth names;
-* `metrics_of_truth(params, truth)`: those of its metrics that a ground truth leaves something to find for;
-* `SCALE`: what people see is a metric times this; 100 (percent) where it is not said;
-* `NEEDS_TORCH`: whether it computes with torch.
-
-Several tasks may share a protocol, so its errors do not name the task: whoever calls `check_sizes` and `run` of this
-package has it put before the text, and into `--set PARAMETER=VALUE`.
+A protocol's module describes it in one value, `PROTOCOL`: see `massl_bench.protocols.base`. What several share is in
+`massl_bench.protocols.shared`; no protocol imports another.
 """
 
 from __future__ import annotations
@@ -29,48 +10,70 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from pydantic import ValidationError
 
 from massl_bench.core.errors import MasslBenchError, RequestError, SpecError, unknown_name
 from massl_bench.core.strict import StrictModel, first_problem
-from massl_bench.core.values import DatasetKind, EvaluationData, GroundTruth, Score, Scores
+from massl_bench.core.values import DatasetKind, EvaluationData, GroundTruth, Scores
+from massl_bench.protocols.base import Protocol
 from massl_bench.specs import plugins
 from massl_bench.specs.registry import Registry
 from massl_bench.specs.suite import SuiteSpec
 from massl_bench.specs.task import TaskSpec
 
 
-class ProtocolModule(Protocol):
-    """The interface of a protocol's module."""
-
-    ROLES: tuple[str, ...]
-    Params: type[StrictModel]
-
-    def metric_names(self, params: Any) -> Sequence[str]:
-        """Returns the names of the metrics that `run` returns."""
-
-    def check_sizes(self, params: Any, num_items: Mapping[str, int]) -> None:
-        """Raises `RequestError` where a split has too few items for the parameters."""
-
-    def run(self, data: EvaluationData, params: Any, rng: np.random.Generator) -> dict[str, Score]:
-        """Returns the scores by metric name."""
-
-
 def roles(name: str, kind: DatasetKind, available: Iterable[str]) -> tuple[str, ...]:
     """Returns the splits that a protocol reads of a dataset: those that it needs, then optional ones that are there."""
-    module = load(name)
-    needed: tuple[str, ...] = getattr(module, "ROLES_OF_KIND", {}).get(kind, module.ROLES)
-    there = set(available)
-    return (*needed, *(role for role in getattr(module, "OPTIONAL_ROLES", ()) if role in there))
+    protocol, there = load(name), set(available)
+    needed = protocol.roles_of_kind.get(kind, protocol.roles)
+    return (*needed, *(role for role in protocol.optional_roles if role in there))
 
 
 def check_sizes(task: TaskSpec, params: StrictModel, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` where a split has too few items for a task's parameters."""
     with _errors_of(task):
         load(task.protocol).check_sizes(params, num_items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A task's parameters without values that are too large for its data."""
+
+    params: StrictModel
+    headline: str
+    """The task's, or the metric that stands in for it."""
+    departure: str
+    """What was dropped, and why: the record is of another task than the one that was asked for."""
+
+
+def fitted(task: TaskSpec, params: StrictModel, num_items: Mapping[str, int]) -> Fitted | None:
+    """Returns parameters that fit the sizes of the splits, where some values of a task's do not and others do."""
+    protocol = load(task.protocol)
+    fitting = params if protocol.fitted is None else protocol.fitted(params, num_items)
+    before, after = params.model_dump(mode="json"), fitting.model_dump(mode="json")
+    dropped = [
+        f"{name} = {', '.join(str(value) for value in before[name] if value not in after[name])}"
+        for name in before
+        if before[name] != after[name]
+    ]
+    if not dropped:
+        return None
+    sizes = ", ".join(f"{role} {count}" for role, count in num_items.items())
+    return Fitted(
+        params=fitting,
+        headline=_stand_in(task.headline, protocol.metric_names(fitting)),
+        departure=f"{'; '.join(dropped)} dropped, too large for {sizes}",
+    )
+
+
+def _stand_in(headline: str, measured: Sequence[str]) -> str:
+    """Returns the headline, or of its kind (`top1@…`) the last that is measured."""
+    same = [metric for metric in measured if metric.partition("@")[0] == headline.partition("@")[0]]
+    return headline if headline in measured else (same or list(measured))[-1]
 
 
 def run(task: TaskSpec, params: StrictModel, data: EvaluationData, rng: np.random.Generator) -> Scores:
@@ -95,7 +98,7 @@ def _errors_of(task: TaskSpec) -> Iterator[None]:
 
 def view_roles(name: str) -> tuple[str, ...]:
     """Returns the splits that a protocol sees in augmented views (`EvaluationData.views`) in place of a bank."""
-    return getattr(load(name), "VIEW_ROLES", ())
+    return load(name).view_roles
 
 
 def tasks_on_features(kind: DatasetKind, registry: Registry) -> list[str]:
@@ -105,19 +108,17 @@ def tasks_on_features(kind: DatasetKind, registry: Registry) -> list[str]:
 
 def scale(name: str) -> int:
     """Returns what a protocol's metrics are multiplied by for people: 100 for fractions."""
-    return getattr(load(name), "SCALE", 100)
+    return load(name).scale
 
 
 def possible_roles(name: str) -> set[str]:
     """Returns every split that a protocol may read, of any kind of dataset."""
-    module = load(name)
-    of_kinds = [role for each in getattr(module, "ROLES_OF_KIND", {}).values() for role in each]
-    return {*module.ROLES, *getattr(module, "OPTIONAL_ROLES", ()), *of_kinds}
+    return load(name).possible_roles
 
 
 def headline(task: TaskSpec, kind: DatasetKind) -> str:
     """Returns the metric that a leaderboard shows of a task on a kind of dataset."""
-    measured: Sequence[str] = getattr(load(task.protocol), "HEADLINES", {}).get(kind, ())
+    measured = load(task.protocol).headlines.get(kind, ())
     return measured[0] if measured and task.headline not in measured else task.headline
 
 
@@ -135,24 +136,20 @@ def check_suite(suite: SuiteSpec, registry: Registry) -> None:
 
 def metrics_of(task: TaskSpec, kind: DatasetKind, origin: str) -> list[str]:
     """Returns the metrics that a task measures on a kind of dataset; raises as `parameters`, naming `origin`."""
-    module = load(task.protocol)
-    of_kinds: Mapping[str, Sequence[str]] = getattr(module, "HEADLINES", {})
-    if kind in of_kinds:
-        return list(of_kinds[kind])
-    others = {metric for metrics in of_kinds.values() for metric in metrics}
-    return [metric for metric in module.metric_names(parameters(task, origin)) if metric not in others]
+    protocol = load(task.protocol)
+    if kind in protocol.headlines:
+        return list(protocol.headlines[kind])
+    others = {metric for metrics in protocol.headlines.values() for metric in metrics}
+    return [metric for metric in protocol.metric_names(parameters(task, origin)) if metric not in others]
 
 
 def named_by_truth(name: str) -> str | None:
     """Returns the split whose rows a protocol's ground truth names, or None for a protocol that asks for none."""
-    role: str | None = getattr(load(name), "NAMED_BY_TRUTH", None)
-    return role
+    return load(name).named_by_truth
 
 
 def check_headline(task: TaskSpec, params: StrictModel, truth: GroundTruth, place: str) -> None:
     """Raises `RequestError` where a ground truth leaves nothing to measure a task's headline on.
-
-    A module's `metrics_of_truth(params, truth)` are those of its metrics that can be measured.
 
     Args:
         task: the task.
@@ -160,8 +157,10 @@ def check_headline(task: TaskSpec, params: StrictModel, truth: GroundTruth, plac
         truth: what the queries should find.
         place: where that comes from, for the error.
     """
-    module = load(task.protocol)
-    measured: Sequence[str] = getattr(module, "metrics_of_truth", lambda *_: [task.headline])(params, truth)
+    protocol = load(task.protocol)
+    if protocol.metrics_of_truth is None:
+        return
+    measured = protocol.metrics_of_truth(params, truth)
     if task.headline not in measured:
         remedy = f"--set {task.name}.headline={measured[0]}" if measured else "nothing else can be measured either"
         raise RequestError(
@@ -171,7 +170,7 @@ def check_headline(task: TaskSpec, params: StrictModel, truth: GroundTruth, plac
 
 def needs_torch(name: str) -> bool:
     """Returns whether the protocol itself computes with torch, which must be imported before faiss."""
-    return bool(getattr(load(name), "NEEDS_TORCH", False))
+    return load(name).needs_torch
 
 
 def names() -> list[str]:
@@ -180,7 +179,7 @@ def names() -> list[str]:
     return sorted([*own, *plugins.added_modules(plugins.PROTOCOLS_GROUP, own)])
 
 
-def load(name: str) -> ProtocolModule:
+def load(name: str) -> Protocol[Any]:
     """Returns the protocol of that name.
 
     Raises:
@@ -190,14 +189,18 @@ def load(name: str) -> ProtocolModule:
     own = _own_names()
     added = plugins.added_modules(plugins.PROTOCOLS_GROUP, own)
     if name in own:
-        return cast(ProtocolModule, importlib.import_module(f"{__name__}.{name}"))
+        return cast(Protocol[Any], importlib.import_module(f"{__name__}.{name}").PROTOCOL)
     if name not in added:
-        raise unknown_name("protocol", name, names())
-    return cast(ProtocolModule, plugins.load_module(added[name]))
+        raise unknown_name("protocol", name, [*own, *added])
+    found = plugins.load_module(added[name]).PROTOCOL
+    if not isinstance(found, Protocol):
+        raise SpecError(f"{added[name]}: PROTOCOL is {found!r}; expected a massl_bench.protocols.base.Protocol")
+    return found
 
 
 def _own_names() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+    modules = (module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+    return [name for name in modules if name != "base"]
 
 
 def parameters(task: TaskSpec, origin: str, *, check_headline: bool = True) -> StrictModel:
@@ -213,7 +216,7 @@ def parameters(task: TaskSpec, origin: str, *, check_headline: bool = True) -> S
     """
     protocol = load(task.protocol)
     try:
-        params = protocol.Params.model_validate(task.params)
+        params: StrictModel = protocol.params.model_validate(task.params)
     except ValidationError as error:
         raise SpecError(f"{origin}: params.{first_problem(error)}") from None
     metrics = protocol.metric_names(params)

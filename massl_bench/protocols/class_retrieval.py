@@ -19,10 +19,9 @@ from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score, SearchBackend
 from massl_bench.learners.neighbours import cosine_neighbours
 from massl_bench.metrics.ranking import average_precision_at_r, mean_score
+from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.checks import check_not_constant
 from massl_bench.protocols.shared.labels import class_count, single_labels
-
-ROLES = ("test",)
 
 
 class Params(StrictModel):
@@ -82,3 +81,12 @@ def _others(features_QD: NDArray[np.float32], k: int, backend: SearchBackend) ->
     own_QK[~own_QK.any(axis=1), -1] = True
     others_QK: NDArray[np.int64] = found_QK[~own_QK].reshape(len(found_QK), k)
     return others_QK
+
+
+PROTOCOL = Protocol(
+    roles=("test",),
+    params=Params,
+    metric_names=metric_names,
+    check_sizes=check_sizes,
+    run=run,
+)

@@ -21,11 +21,10 @@ from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import CopyTruth, EvaluationData, FeatureBank, Score
 from massl_bench.learners.neighbours import cosine_similarities
 from massl_bench.metrics.ranking import mean_score, micro_average_precision, trapezoid_average_precision
+from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.checks import check_not_constant
 
-ROLES = ("originals", "queries")
-OPTIONAL_ROLES = ("distractors", "whitening")
-NAMED_BY_TRUTH = "originals"
+_ROLES = ("originals", "queries")
 
 
 class Params(StrictModel):
@@ -54,7 +53,7 @@ def metrics_of_truth(params: Params, truth: CopyTruth) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for no queries, or no originals."""
-    for role in ROLES:
+    for role in _ROLES:
         if num_items[role] == 0:
             raise RequestError(f"the {role} are empty: at least one image is needed")
 
@@ -159,3 +158,15 @@ def _whitened(
     project_DD = vector_DD / value_D**params.whitening_exponent
     mean_D = rows_ND.mean(axis=0)
     return [((array.astype(np.float64) - mean_D) @ project_DD).astype(np.float32) for array in arrays]
+
+
+PROTOCOL = Protocol(
+    roles=_ROLES,
+    params=Params,
+    metric_names=metric_names,
+    check_sizes=check_sizes,
+    run=run,
+    optional_roles=("distractors", "whitening"),
+    named_by_truth="originals",
+    metrics_of_truth=metrics_of_truth,
+)

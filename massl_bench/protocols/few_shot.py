@@ -17,11 +17,11 @@ from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score
 from massl_bench.metrics.classification import mean_accuracies
+from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.draws import check_class_counts, draw_up_to, given_draws, sampled_score
 from massl_bench.protocols.shared.labels import check_not_empty, class_count, class_name, single_labels
 
-ROLES = ("train", "test")
-NEEDS_TORCH = True
+_ROLES = ("train", "test")
 
 _METRIC = "top1@s"
 
@@ -45,7 +45,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
-    check_not_empty(ROLES, num_items)
+    check_not_empty(_ROLES, num_items)
     if num_items["train"] < params.shots[-1]:
         raise RequestError(
             f"{params.shots[-1]} images of each class asked, but the training split has {num_items['train']} "
@@ -93,3 +93,13 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         for name, column in zip(("top1", "mean_per_class"), np.array(values).T, strict=True):
             scores[f"{name}@s{k}"] = sampled_score(column.tolist(), details)
     return scores
+
+
+PROTOCOL = Protocol(
+    roles=_ROLES,
+    params=Params,
+    metric_names=metric_names,
+    check_sizes=check_sizes,
+    run=run,
+    needs_torch=True,
+)

@@ -22,11 +22,12 @@ from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Scores
 from massl_bench.metrics.multilabel import mean_average_precision, scored
+from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.checks import check_not_constant
 from massl_bench.protocols.shared.draws import check_class_counts, given_draws, sampled_score
 from massl_bench.protocols.shared.labels import check_not_empty, multi_labels, scored_classes
 
-ROLES = ("train", "test")
+_ROLES = ("train", "test")
 
 _METRIC = "map@k"
 
@@ -60,7 +61,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
-    check_not_empty(ROLES, num_items)
+    check_not_empty(_ROLES, num_items)
     if num_items["train"] < params.shots[-1]:
         raise RequestError(
             f"{params.shots[-1]} positive images of each class asked, but the training split has "
@@ -166,3 +167,12 @@ def _decisions(
             svm.fit(features_ND, sign_N)
         columns.append(svm.decision_function(test_ND))
     return np.stack(columns, axis=1)
+
+
+PROTOCOL = Protocol(
+    roles=_ROLES,
+    params=Params,
+    metric_names=metric_names,
+    check_sizes=check_sizes,
+    run=run,
+)

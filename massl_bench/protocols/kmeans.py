@@ -20,10 +20,11 @@ from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import EvaluationData, Score
 from massl_bench.learners.kmeans import ClusteringSettings, most_similar, spherical_kmeans
 from massl_bench.metrics.clustering import NAMES, clustering_scores
+from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.checks import check_not_constant
 from massl_bench.protocols.shared.labels import check_not_empty, class_count, single_labels
 
-ROLES = ("train", "test")
+_ROLES = ("train", "test")
 
 _CHUNK = 8192
 
@@ -46,7 +47,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split."""
-    check_not_empty(ROLES, num_items)
+    check_not_empty(_ROLES, num_items)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
@@ -89,3 +90,12 @@ def standardisation(features_ND: NDArray[np.float32]) -> tuple[NDArray[np.float3
     varies_D = features_ND.max(axis=0) > features_ND.min(axis=0)
     std_D = np.sqrt(squares_D / len(features_ND))
     return mean_D, np.where(varies_D, 1 / np.where(varies_D, std_D, 1), 0).astype(np.float32)
+
+
+PROTOCOL = Protocol(
+    roles=_ROLES,
+    params=Params,
+    metric_names=metric_names,
+    check_sizes=check_sizes,
+    run=run,
+)

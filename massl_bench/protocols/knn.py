@@ -24,10 +24,11 @@ from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score, Scores
 from massl_bench.learners.neighbours import Neighbours, cosine_neighbours
 from massl_bench.metrics.classification import accuracy, rank_of_label
+from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.checks import check_not_constant
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 
-ROLES = ("train", "test")
+_ROLES = ("train", "test")
 
 _TOP = 5
 """Classes that `top5@k` looks at."""
@@ -57,14 +58,20 @@ def _exists(metric: str, k: int) -> bool:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
-    check_not_empty(ROLES, num_items)
+    check_not_empty(_ROLES, num_items)
     found = num_items["train"]
     if params.k[-1] > found:
         fitting = [k for k in params.k if k <= found] or [found]
         raise RequestError(
-            f"k = {params.k[-1]} asked, but the training split has {found} images; "
-            f"allowed up to {found}: --set k={','.join(map(str, fitting))}"
+            f"k = {params.k[-1]} asked, but the training split has {found} images; allowed up to {found}: "
+            f"--set k={','.join(map(str, fitting))} --set headline=top1@{fitting[-1]}"
         )
+
+
+def fitted(params: Params, num_items: Mapping[str, int]) -> Params:
+    """Returns the parameters without the numbers of neighbours that the training split has not; at least one stays."""
+    fitting = tuple(k for k in params.k if k <= num_items["train"])
+    return params.model_copy(update={"k": fitting}) if fitting else params
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Scores:
@@ -133,3 +140,13 @@ def _ranks(
             rank_Qk[rows, column] = rank_of_label(votes_QC, test_labels_Q[rows])
             voted_Qk[rows, column] = votes_QC[np.arange(num_rows), test_labels_Q[rows]] > 0
     return rank_Qk, voted_Qk
+
+
+PROTOCOL = Protocol(
+    roles=_ROLES,
+    params=Params,
+    metric_names=metric_names,
+    check_sizes=check_sizes,
+    run=run,
+    fitted=fitted,
+)

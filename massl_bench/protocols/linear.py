@@ -27,6 +27,7 @@ from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.values import EvaluationData, FeatureBank, Scores
 from massl_bench.metrics.classification import classification_scores
 from massl_bench.metrics.multilabel import scored
+from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.labels import (
     check_every_class,
     check_not_empty,
@@ -47,11 +48,8 @@ from massl_bench.protocols.shared.selection import (
     stratified_folds,
 )
 
-ROLES = ("train", "test")
-OPTIONAL_ROLES = ("val",)
-NEEDS_TORCH = True
-HEADLINES = {"multi-label": ("map", "map_11pt")}
-"""The metrics of a kind of dataset that the task's headline does not exist for; the first stands in for it."""
+_ROLES = ("train", "test")
+_READ = (*_ROLES, "val")
 
 
 class Params(GridParams):
@@ -70,7 +68,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or a training split that leaves nothing to hold out."""
-    check_not_empty(ROLES, num_items)
+    check_not_empty(_ROLES, num_items)
     if "val" not in num_items and num_items["train"] * params.validation_share < 1:
         needed = int(np.ceil(1 / params.validation_share))
         raise RequestError(
@@ -93,9 +91,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     train, test = data.banks["train"], data.banks["test"]
     multi = labels_of("train", train).ndim == 2
     num_classes = int(train.labels.shape[1]) if multi else class_count(data)  # type: ignore[union-attr]
-    labels = {
-        role: _labels(role, bank, multi) for role, bank in data.banks.items() if role in (*ROLES, *OPTIONAL_ROLES)
-    }
+    labels = {role: _labels(role, bank, multi) for role, bank in data.banks.items() if role in _READ}
     _check_classes(labels["train"], num_classes, train.class_names)
     notes = scored_classes(labels["test"], test.class_names, difficult_is_negative=False) if multi else ()
     stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
@@ -162,3 +158,15 @@ def _check_classes(labels: NDArray[Any], num_classes: int, names: tuple[str, ...
                 f"{len(missing)} of {num_classes} classes have no {word} training image, the first is class "
                 f"{missing[0]}; every class needs both: raise --limit train=N"
             )
+
+
+PROTOCOL = Protocol(
+    roles=_ROLES,
+    params=Params,
+    metric_names=metric_names,
+    check_sizes=check_sizes,
+    run=run,
+    optional_roles=("val",),
+    headlines={"multi-label": ("map", "map_11pt")},
+    needs_torch=True,
+)

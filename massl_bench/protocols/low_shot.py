@@ -22,6 +22,7 @@ from pydantic import Field
 from massl_bench.core.errors import RequestError
 from massl_bench.core.values import EvaluationData, Scores
 from massl_bench.metrics.classification import classification_scores
+from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 from massl_bench.protocols.shared.selection import (
     NEVER,
@@ -32,8 +33,7 @@ from massl_bench.protocols.shared.selection import (
     stratified_folds,
 )
 
-ROLES = ("train", "test")
-NEEDS_TORCH = True
+_ROLES = ("train", "test")
 
 
 class Params(GridParams):
@@ -49,7 +49,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training images than folds."""
-    check_not_empty(ROLES, num_items)
+    check_not_empty(_ROLES, num_items)
     if num_items["train"] < params.num_folds:
         raise RequestError(
             f"{num_items['train']} training images cannot be cut into {params.num_folds} folds; at least "
@@ -89,3 +89,13 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     found = classification_scores(final.scores(test.features), truth, params.bootstrap_resamples, rng)
     scores = {name: replace(score, details=details) for name, score in found.items()}
     return Scores(scores, notes=selection.notes)
+
+
+PROTOCOL = Protocol(
+    roles=_ROLES,
+    params=Params,
+    metric_names=metric_names,
+    check_sizes=check_sizes,
+    run=run,
+    needs_torch=True,
+)

@@ -19,13 +19,12 @@ from pydantic import Field, model_validator
 from massl_bench.core.strict import IncreasingNumbers
 from massl_bench.core.values import EvaluationData, Score
 from massl_bench.metrics.classification import mean_accuracies
-from massl_bench.protocols.linear_augmented import HeadParams, train, training_views
+from massl_bench.protocols.base import Protocol
+from massl_bench.protocols.shared.augmented import HeadParams, train, training_views
 from massl_bench.protocols.shared.draws import draw_up_to, sampled_score
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 
-ROLES = ("train", "test")
-VIEW_ROLES = ("train",)
-NEEDS_TORCH = True
+_ROLES = ("train", "test")
 
 
 class Params(HeadParams):
@@ -56,7 +55,7 @@ def metric_names(params: Params) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split."""
-    check_not_empty(ROLES, num_items)
+    check_not_empty(_ROLES, num_items)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
@@ -83,3 +82,14 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         for name, column in zip(("top1", "mean_per_class"), np.array(values).T, strict=True):
             scores[f"{name}@s{k}"] = sampled_score(column.tolist(), details)
     return scores
+
+
+PROTOCOL = Protocol(
+    roles=_ROLES,
+    params=Params,
+    metric_names=metric_names,
+    check_sizes=check_sizes,
+    run=run,
+    view_roles=("train",),
+    needs_torch=True,
+)

@@ -21,11 +21,11 @@ from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import CopyTruth, EvaluationData, QueryTruth, Score
 from massl_bench.learners.neighbours import cosine_similarities
 from massl_bench.metrics.ranking import mean_score, precision_at, ranks_without, trapezoid_average_precision
+from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.checks import check_not_constant
 from massl_bench.protocols.shared.labels import check_not_empty
 
-ROLES = ("database", "queries")
-NAMED_BY_TRUTH = "database"
+_ROLES = ("database", "queries")
 
 SETTINGS = ("easy", "medium", "hard")
 
@@ -54,7 +54,7 @@ def metrics_of_truth(params: Params, truth: Sequence[QueryTruth]) -> list[str]:
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for no queries, or no database."""
-    check_not_empty(ROLES, num_items)
+    check_not_empty(_ROLES, num_items)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
@@ -135,3 +135,14 @@ def full_rankings(queries_QD: NDArray[np.float32], database_ND: NDArray[np.float
     """Yields for each query all rows by larger cosine similarity, then by lower index, int64 [N]."""
     for _, similarities_qN in cosine_similarities(queries_QD, database_ND):
         yield from np.argsort(-similarities_qN, axis=1, kind="stable")
+
+
+PROTOCOL = Protocol(
+    roles=_ROLES,
+    params=Params,
+    metric_names=metric_names,
+    check_sizes=check_sizes,
+    run=run,
+    named_by_truth="database",
+    metrics_of_truth=metrics_of_truth,
+)

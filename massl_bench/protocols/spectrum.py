@@ -19,13 +19,8 @@ from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import EvaluationData, Score
 from massl_bench.learners.neighbours import cosine_neighbours, unit_rows
 from massl_bench.metrics.spectrum import alignment, alpha_req, products, rank_me, rank_me_interval, uniformity
+from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.checks import check_not_constant
-
-ROLES = ("train",)
-ROLES_OF_KIND = {"unlabelled": ("all",)}
-"""Where a kind of dataset has other splits than `ROLES`."""
-SCALE = 1
-"""Ranks, exponents and distances are no fractions."""
 
 
 class Params(StrictModel):
@@ -93,3 +88,14 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         "alignment": Score(value=alignment(similarity), details={**details, "positives": "nearest neighbours"}),
         "uniformity": Score(value=uniformity(unit), details=details),
     }
+
+
+PROTOCOL = Protocol(
+    roles=("train",),
+    params=Params,
+    metric_names=metric_names,
+    check_sizes=check_sizes,
+    run=run,
+    roles_of_kind={"unlabelled": ("all",)},
+    scale=1,  # ranks, exponents and distances are no fractions
+)

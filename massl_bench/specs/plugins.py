@@ -33,7 +33,7 @@ ADAPTERS_GROUP = "massl_bench.adapters"
 SOURCES_GROUP = "massl_bench.sources"
 
 _CODE = {
-    PROTOCOLS_GROUP: ("protocol", ("ROLES", "Params", "metric_names", "check_sizes", "run")),
+    PROTOCOLS_GROUP: ("protocol", ("PROTOCOL",)),
     METHODS_GROUP: ("method", ("METHOD",)),
     FORMATS_GROUP: ("format", ("write",)),
     ADAPTERS_GROUP: ("adapter", ("ADAPTER",)),

@@ -133,7 +133,7 @@ def test_two_packages_with_one_name(run_cli: Cli, install: Install) -> None:
     [
         ("nearest_mean", "raise OSError('no licence\\nserver')", "cannot be imported: OSError: no licence server"),
         ("nearest_mean", "import no_such_module", "cannot be imported: ModuleNotFoundError: No module named"),
-        ("nearest_mean", "ROLES = ('train',)", "the module has no Params, metric_names, check_sizes, run"),
+        ("nearest_mean", "ROLES = ('train',)", "the module has no PROTOCOL; a protocol has PROTOCOL"),
         ("knn", "", "massl-bench has a protocol of this name already"),
     ],
 )
