@@ -13,12 +13,12 @@ from collections.abc import Mapping
 import numpy as np
 from pydantic import Field
 
-from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.errors import CellError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score
 from massl_bench.metrics.classification import mean_accuracies
 from massl_bench.protocols.base import Protocol
-from massl_bench.protocols.shared.draws import check_class_counts, draw_up_to, given_draws, sampled_score
+from massl_bench.protocols.shared.draws import check_class_counts, check_shots, draw_up_to, given_draws, sampled_score
 from massl_bench.protocols.shared.labels import check_not_empty, class_count, class_name, single_labels
 
 _ROLES = ("train", "test")
@@ -46,11 +46,7 @@ def metric_names(params: Params) -> list[str]:
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
     check_not_empty(_ROLES, num_items)
-    if num_items["train"] < params.shots[-1]:
-        raise RequestError(
-            f"{params.shots[-1]} images of each class asked, but the training split has {num_items['train']} "
-            "in all; --set shots=…"
-        )
+    check_shots(params.shots, num_items["train"], _METRIC)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.errors import CellError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Scores
 from massl_bench.metrics.multilabel import mean_average_precision, scored
 from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.checks import check_not_constant
-from massl_bench.protocols.shared.draws import check_class_counts, given_draws, sampled_score
+from massl_bench.protocols.shared.draws import check_class_counts, check_shots, given_draws, sampled_score
 from massl_bench.protocols.shared.labels import check_not_empty, multi_labels, scored_classes
 
 _ROLES = ("train", "test")
@@ -62,11 +62,7 @@ def metric_names(params: Params) -> list[str]:
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or fewer training items than the largest k."""
     check_not_empty(_ROLES, num_items)
-    if num_items["train"] < params.shots[-1]:
-        raise RequestError(
-            f"{params.shots[-1]} positive images of each class asked, but the training split has "
-            f"{num_items['train']} in all; --set shots=…"
-        )
+    check_shots(params.shots, num_items["train"], _METRIC)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Scores:

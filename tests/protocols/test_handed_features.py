@@ -225,6 +225,28 @@ def test_classes_that_cannot_be_scored_are_named_and_counted(run, tmp_path, rng)
     assert "found 1 of 5 without a positive, 4 of 5 without a negative" in error
 
 
+def test_neighbours_that_are_not_there_are_dropped(run, tmp_path):
+    record = run(FAULTS / "longtail.npz", "knn")
+    dropped = "k = 100, 200 dropped, too large for train 86, test 60"
+    assert record["departures"] == [dropped]
+    assert record["identity"]["task"]["params"]["k"] == [10, 20]
+    assert record["identity"]["task"]["headline"] == "top1@20"
+    with np.load(FAULTS / "longtail.npz") as arrays:
+        few = {name: array[::8] if name.startswith("train") else array for name, array in arrays.items()}
+    kept = np.isin(few["test_labels"], few["train_labels"])
+    few |= {name: few[name][kept] for name in ("test_features", "test_labels")}
+    np.savez(tmp_path / "few.npz", **few)
+    record = run(tmp_path / "few.npz", "knn")
+    assert record["departures"] == ["k = 20, 100, 200 dropped, too large for train 11, test 40"]
+    assert record["identity"]["task"]["headline"] == "top1@10"
+    np.savez(tmp_path / "fewer.npz", **few | {name: few[name][4:] for name in ("train_features", "train_labels")})
+    code, error = run(tmp_path / "fewer.npz", "knn")
+    assert code == 2
+    advice = error[error.index("--set") :].split()
+    assert advice == ["--set", "knn.k=7", "--set", "knn.headline=top1@7"]
+    assert "top1@7" in run(tmp_path / "fewer.npz", "knn", *advice)["metrics"]
+
+
 def test_few_held_out_images_do_not_choose_the_smallest_strength(run):
     """8 held-out images were all right from C = 0.01 on, and the smallest C gave 36.7."""
     record = run(FAULTS / "longtail.npz", "linear")

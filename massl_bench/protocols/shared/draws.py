@@ -14,9 +14,21 @@ from massl_bench.metrics.intervals import mean_interval
 from massl_bench.protocols.shared.labels import class_name
 
 
-def _with_shots(shots: Sequence[int], metric: str) -> str:
+def with_shots(shots: Sequence[int], metric: str) -> str:
     """Returns the options that ask for these numbers of images, with a headline that is among their metrics."""
     return f"--set shots={','.join(map(str, shots))} --set headline={metric}{shots[-1]}"
+
+
+def check_shots(shots: Sequence[int], count: int, metric: str) -> None:
+    """Raises `RequestError` where a training split has fewer items than the largest k; two classes share them.
+
+    `metric` as for `given_draws`.
+    """
+    if count >= shots[-1]:
+        return
+    fitting = [k for k in shots if k <= count // 2]
+    remedy = with_shots(fitting, metric) if fitting else f"at least {2 * shots[0]} are needed, of two classes"
+    raise RequestError(f"{shots[-1]} images of each class asked, but the training split has {count} in all; {remedy}")
 
 
 def given_draws(
@@ -39,7 +51,7 @@ def given_draws(
     if missing:
         found = ", ".join(f"k{k}_run{run}" for k, run in sorted(data.draws)[:3])
         complete = [k for k in shots if all((k, run) in data.draws for run in range(num_draws))]
-        advice = _with_shots(complete, metric) if complete else "take the draws out, or add these"
+        advice = with_shots(complete, metric) if complete else "take the draws out, or add these"
         raise RequestError(
             f"the draws are handed in, and k{missing[0][0]}_run{missing[0][1]} is not among them "
             f"({len(missing)} missing; found {found}, … {len(data.draws)} in all); {advice}"
@@ -64,7 +76,7 @@ def check_class_counts(
         return
     fitting = [k for k in shots if k <= found]
     advice = (
-        f"allowed up to {found}: {_with_shots(fitting, metric)}"
+        f"allowed up to {found}: {with_shots(fitting, metric)}"
         if fitting
         else f"every class needs at least {shots[0]}: raise --limit train=N, or take a split that has them"
     )
