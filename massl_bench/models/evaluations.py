@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
+from pydantic import ValidationError
+
+from massl_bench.core.errors import RequestError
 from massl_bench.core.settings import Preprocessing
+from massl_bench.core.strict import first_problem
 from massl_bench.models.build import centre_crop
 
 bilinear_crop = partial(centre_crop, interpolation="bilinear")
@@ -19,3 +25,32 @@ def clip_crop(side: int) -> Preprocessing:
     return Preprocessing(
         resize=side, resize_mode="shortest", crop=side, interpolation="bicubic", mean=CLIP_MEAN, std=CLIP_STD
     )
+
+
+def open_clip_preprocessing(config: Mapping[str, Any], side: int, where: str) -> Preprocessing:
+    """Returns what an `open_clip_config.json` says of preprocessing, and open_clip's own where it says nothing.
+
+    Args:
+        config: the whole file.
+        side: of the network's images, in pixels.
+        where: for messages.
+
+    Raises:
+        RequestError: It asks for what is not supported.
+    """
+    own = config.get("preprocess_cfg") or {}
+    base = clip_crop(side)
+    try:
+        mode = str(own.get("resize_mode", "shortest"))
+        return Preprocessing(
+            resize=side,
+            resize_mode=mode,  # type: ignore[arg-type]  # pydantic refuses another
+            crop=side,
+            interpolation=own.get("interpolation", base.interpolation),
+            mean=tuple(own.get("mean", base.mean)),
+            std=tuple(own.get("std", base.std)),
+        )
+    except ValidationError as error:
+        raise RequestError(f"{where}: open_clip_config.json: preprocess_cfg: {first_problem(error)}") from None
+    except (TypeError, AttributeError) as error:
+        raise RequestError(f"{where}: open_clip_config.json: preprocess_cfg: {error}") from None

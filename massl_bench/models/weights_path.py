@@ -31,6 +31,11 @@ def weights_of(path: Path) -> Path:
         return _inside(named[0], path)
     found = [path / name for name in _INDEXES if (path / name).is_file()]
     found = found or sorted(entry for entry in path.iterdir() if entry.suffix in CHECKPOINT_SUFFIXES)
+    if not found and any(entry.suffix == ".distcp" for entry in path.iterdir()):
+        raise RequestError(
+            f"model {path}: a distributed checkpoint of torch (DCP), in shards: make one file of it with python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} FILE.pth, and give that"
+        )
     if len(found) != 1:
         names = ", ".join(entry.name for entry in found[:5]) or "none"
         raise RequestError(f"model {path}: expected one checkpoint in this directory, found {names}; name the file")

@@ -55,6 +55,36 @@ def test_dinov3_with_a_bias_of_keys_is_refused(tmp_path: Path) -> None:
         build_checkpoint(tmp_path / "w.pth", "x", TWO_HEADS)
 
 
+def test_shards_are_refused_in_one_line(tmp_path: Path) -> None:
+    torch.save({"model": {"backbone._flat_param": torch.randn(9)}, "iteration": 3}, tmp_path / "m.rank_0.pth")
+    with pytest.raises(RequestError, match=r"shard of a model under FSDP.*FULL_STATE_DICT"):
+        build_checkpoint(tmp_path / "m.rank_0.pth", "x")
+    folder = tmp_path / "sharded_teacher_checkpoint"
+    folder.mkdir()
+    (folder / "__0_0.distcp").write_bytes(b"x")
+    (folder / ".metadata").write_bytes(b"x")
+    with pytest.raises(RequestError, match=r"distributed checkpoint of torch \(DCP\).*dcp_to_torch"):
+        build_checkpoint(folder, "x")
+
+
+def test_openai_clip_in_torchscript_is_read_without_executing_it(tmp_path: Path) -> None:
+    source = clip.LAYOUT  # the same layout in its published container
+    network = make_vit(**clip.OPTIONS, width=128, act=quick_gelu)
+    module = torch.nn.Module()
+    for name, tensor in vit_layouts.openai_clip(network).items():
+        parent = module
+        *path, last = name.split(".")
+        for part in path:
+            if not hasattr(parent, part):
+                parent.add_module(part, torch.nn.Module())
+            parent = getattr(parent, part)
+        parent.register_buffer(last, tensor)
+    torch.jit.script(module).save(str(tmp_path / "ViT-B-32.pt"))
+    encoder = build_checkpoint(tmp_path / "ViT-B-32.pt", "x")
+    assert encoder.card.origins["weights"] == f"adapter {source.adapter}"
+    assert_features(encoder, network.projection, (32, 32))
+
+
 def test_capi_is_known_and_refused(tmp_path: Path) -> None:
     state = {
         f"backbone.encoder.blocks.0.residual1.fn.{part}.weight": torch.randn(4, 4) for part in ("q_proj", "k_proj")

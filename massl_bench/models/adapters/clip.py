@@ -14,7 +14,7 @@ from massl_bench.core.errors import RequestError
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, Weights
 from massl_bench.models.build import vit
 from massl_bench.models.content import Content
-from massl_bench.models.evaluations import clip_crop
+from massl_bench.models.evaluations import clip_crop, open_clip_preprocessing
 from massl_bench.models.networks.projected import projected
 from massl_bench.models.renaming import in_timm_names, substituted
 from massl_bench.models.shapes import Heads, VitShape, named_on_meta, vit_shape
@@ -105,6 +105,11 @@ def _network(found: Found) -> Network:
         notes=("CLIP's paper probes the class token before its projection: --pooling token",),
     )
     origins = {**network.origins, "activation": activation_origin}
+    config = found.content.json("open_clip_config.json")
+    if config is not None:
+        side = network.preprocessing.crop or network.preprocessing.resize
+        fed = open_clip_preprocessing(config, side, found.where)
+        network = replace(network, preprocessing=fed, preprocessing_origin="its open_clip_config.json")
     if "head.weight" not in shapes.tensors:
         return replace(network, origins=origins)
     build = partial(projected, network.build, shapes.shape("head.weight")[0])
