@@ -58,7 +58,9 @@ def list_(
     for name, summary in summaries.items():
         show(f"{name:{width}}  {summary}")
     if kind == "models":
-        say("also: a checkpoint file, timm:NAME, hf-hub:ORG/NAME, torchvision:NAME[@FILE], random:TIMM_NAME")
+        from massl_bench.models.sources import usages
+
+        say(f"also: a checkpoint file or directory, {', '.join(usages())}")
 
 
 @model_options

@@ -59,7 +59,7 @@ def _part(module: str, name: str, attribute: str, kind: type[Any], who: str) -> 
     except Exception as error:  # foreign code can raise anything
         raise SpecError(f"{who}: cannot be imported: {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(part, kind):
-        raise SpecError(f"{who}: expected {attribute}, a {kind.__name__}; found {type(part).__name__}")
+        raise SpecError(f"{who}: expected {attribute} of the type {kind.__name__}; found {type(part).__name__}")
     if part.name != name:
         raise SpecError(f"{who}: its {attribute} is called {part.name!r}; expected {name!r}, as it is found")
     return part

@@ -39,7 +39,7 @@ def nearest_mean_accuracy(dataset: str, data_root: Path) -> tuple[int, int]:
 
 def test_the_example_of_the_documentation(run_cli: Cli, install: Install, image_folder: Path) -> None:
     files = example()
-    assert len(files) == 7
+    assert len(files) == 9
     install(files)
     data = image_folder.parent / "data"
     data.mkdir()

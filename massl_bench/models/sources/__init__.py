@@ -24,4 +24,5 @@ def sources() -> Mapping[str, Source]:
 
 def usages() -> list[str]:
     """Returns how references with a prefix are written, in order."""
-    return [source.usage for source in sources().values() if source.prefixed]
+    own = [source.usage for source in sources().values() if source.prefixed or "." in source.usage]
+    return sorted(own, key=str.lower)

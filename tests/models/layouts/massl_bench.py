@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from massl_bench.pretrain.loop.checkpoint import write_whole
 from tests.models.layouts import Layout, Made, at_any_size, dino_positions, prefixed, tiny_vit
 
 
@@ -20,15 +21,16 @@ def make(folder: Path) -> Made:
         "student": {**prefixed("backbone.", student.state_dict()), **head},
         "optimiser": {"state": {0: {"exp_avg": torch.randn(3)}}},
         "scaler": {},
-        "method": {"queue": torch.randn(4, 8)},
+        "method": {"memory": torch.randn(4, 8), "pointer": 0},
         "config": {
+            "method": "massl",
             "batch_size": 2,
             "backbone": {"arch": "vit", "embed_dim": 128, "depth": 2, "patch_size": 8},
             "views": {"global_1": {"size": 32}, "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2]},
         },
         "data": {"reference": "x", "fingerprint": "0" * 64, "images": 10},
     }
-    torch.save(content, folder / "checkpoint-00000005.pth")
+    write_whole(folder / "checkpoint-00000005.pth", content)
     return Made(
         path=folder / "checkpoint-00000005.pth",
         source=at_any_size(teacher, dino_positions),
