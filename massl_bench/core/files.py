@@ -110,7 +110,9 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise ValueError(f"lists and tables nested more than {_DEEPEST} deep") from None
-    check_depth(value)
+    opened = [text.count(each) for each in (("[", "{") if isinstance(text, str) else (b"[", b"{"))]
+    if sum(opened) > _DEEPEST:  # fewer cannot be nested deeper
+        check_depth(value)
     return value
 
 

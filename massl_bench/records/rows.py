@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
+from massl_bench.core.collector import paused_collector
 from massl_bench.core.errors import RequestError, one_line, unknown_name
 from massl_bench.records.record import Metric, ResultRecord, find_records, read_record, results_dirs
 from massl_bench.specs.registry import Registry
@@ -108,7 +109,9 @@ def collect(
     candidates: dict[tuple[str, tuple[str, str]], Row] = {}
     apart: list[tuple[Path, str]] = []
     seen: list[Row] = []
-    for path, file, read in _records(results_dir, packaged=selection.packaged):
+    with paused_collector():
+        records = list(_records(results_dir, packaged=selection.packaged))
+    for path, file, read in records:
         if isinstance(read, str):
             apart.append((path, f"unreadable: {read}"))
             continue

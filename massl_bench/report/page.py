@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from massl_bench.core.collector import paused_collector
 from massl_bench.records.comparison import OutcomesOf
 from massl_bench.records.published import FAR, Claim, LedgerLine, claims, ledger
 from massl_bench.records.ranking import ColumnRanks
@@ -30,6 +31,11 @@ def leaderboard_page(board: Leaderboard, registry: Registry, *, href: str | None
     Raises:
         RequestError: A file of the registry is broken.
     """
+    with paused_collector():
+        return _page(board, registry, href, title)
+
+
+def _page(board: Leaderboard, registry: Registry, href: str | None, title: str) -> str:
     known = claims(registry)
     outcomes = OutcomesOf()
     details = Details(outcomes)
