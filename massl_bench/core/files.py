@@ -110,8 +110,8 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise ValueError(f"lists and tables nested more than {_DEEPEST} deep") from None
-    opened = [text.count(each) for each in (("[", "{") if isinstance(text, str) else (b"[", b"{"))]
-    if sum(opened) > _DEEPEST:  # fewer cannot be nested deeper
+    opened = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    if opened > _DEEPEST:  # fewer cannot be nested deeper
         check_depth(value)
     return value
 
