@@ -24,6 +24,7 @@ from massl_bench.datasets.columns import Columns
 from massl_bench.datasets.layouts import find_parquet
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer
+from tests.datasets.test_layouts import make_hub_cache
 
 Run = Callable[..., Answer]
 
@@ -377,3 +378,30 @@ def test_a_dataset_stays_in_the_data_root(directory: str, tmp_path: Path) -> Non
         SpecError, match=r"directory: expected a folder of the data root, as a relative path without .."
     ):
         Registry([tmp_path]).dataset("digits")
+
+
+def test_labels_that_are_missing_are_known_before_work(
+    run_cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(root: Path) -> None:
+        for split in ("train", "test"):
+            write_table(root / "data" / f"{split}-00000-of-00001.parquet", label="fine_label")
+
+    make_hub_cache(tmp_path / "hub", "org/pets", write, monkeypatch)
+    answer = run_cli("run", "--dataset", "hf:org/pets", *KNN)
+    assert answer.code == 2
+    assert (
+        "task knn needs labels; hf:org/pets: no column is called label; found: image, fine_label; name it with "
+        "--label-column" in answer.error
+    )
+
+
+def test_workers_where_shared_memory_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    from massl_bench.core import devices
+    from massl_bench.features.extraction import _batches_ahead
+
+    monkeypatch.setattr(devices.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(64 << 20, 0, 64 << 20))  # type: ignore[attr-defined]
+    monkeypatch.setattr(devices, "SHARED_MEMORY", Path("/"))
+    assert [_batches_ahead(2, size << 20) for size in (1, 6, 8, 16)] == [4, 4, 2, 1]
+    with pytest.raises(RequestError, match=r"2 loader processes need about 80 MB .*--shm-size=2g.* --workers 0"):
+        _batches_ahead(2, 20 << 20)
