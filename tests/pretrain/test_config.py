@@ -18,6 +18,7 @@ def test_the_presets():
         "massl-vitb16-400ep",
         "massl-vits16-800ep",
         "small-cifar10",
+        "sop-vits16-100ep",
         "tiny-digits",
     ]
     for name in NAMES:

@@ -185,7 +185,7 @@ def test_what_a_container_leaves(tmp_path: Path) -> None:
 
 def test_presets_are_listed(run_cli: Cli) -> None:
     lines = run_cli("list", "presets").out.splitlines()
-    assert [line.split()[0] for line in lines][-2:] == ["small-cifar10", "tiny-digits"]
+    assert [line.split()[0] for line in lines][-2:] == ["sop-vits16-100ep", "tiny-digits"]
     shown = run_cli("info", "massl-vits16-800ep").out.splitlines()
     assert shown[0] == "type: preset"
     assert "massl.memory_size: 131072" in shown

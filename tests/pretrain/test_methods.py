@@ -46,7 +46,7 @@ def test_only_a_method_s_own_file_names_it() -> None:
 
 
 def test_every_method_says_what_it_is() -> None:
-    assert methods.names() == ["carp", "massl"]
+    assert methods.names() == ["carp", "massl", "sop"]
     for name in methods.names():
         method = methods.load(name)
         assert re.search(r"arXiv \d{4}\.\d{5}$", method.paper)
@@ -79,7 +79,7 @@ def dino(install: Install) -> Any:
     files = {name: text for name, text in example().items() if name.endswith(("dino.py", "__init__.py"))}
     entry = '[project.entry-points."massl_bench.methods"]\ndino = "my_bench.dino"\n'
     install({**files, "pyproject.toml": f'[project]\nname = "my-bench"\nversion = "1.0"\n{entry}'})
-    assert methods.names() == ["carp", "dino", "massl"]
+    assert methods.names() == ["carp", "dino", "massl", "sop"]
     return importlib.import_module("my_bench.dino")
 
 
