@@ -19,6 +19,8 @@ _SLACK = 1 << 22
 """Values that a network may have and its file not: tables that are computed, positions for another size."""
 
 _DRAWS = frozenset({"uniform_", "normal_", "erfinv_", "log_normal_", "exponential_", "bernoulli_"})
+_CHANGES = frozenset({"add_", "clamp_", "div_", "mul_", "sub_"})
+"""What an initialisation does to the values that it drew."""
 _MAKES = frozenset({"rand", "randn", "rand_like", "randn_like", "normal"})
 
 
@@ -35,8 +37,23 @@ class _Unfilled(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _DRAWS and args and args[0].is_floating_point():
             return args[0].fill_(torch.nan)
+        if args and name in _CHANGES and isinstance(args[0], nn.Parameter):
+            return args[0]
         made = func(*args, **(kwargs or {}))
         return made.fill_(torch.nan) if name in _MAKES and made.is_floating_point() else made
+
+
+class _Outline(TorchFunctionMode):
+    """A new network has its shapes, and nothing is done for values that it has not."""
+
+    @override
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if args and (name in _DRAWS or name in _CHANGES or name in ("fill_", "zero_")):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def fill(described: Network, tensors: StateDict, where: str) -> nn.Module:
@@ -54,7 +71,7 @@ def fill(described: Network, tensors: StateDict, where: str) -> nn.Module:
     if described.rename is not None:
         filled = renamed(described, dict(filled), network, where)
     load_exactly(network, filled, where)
-    empty = [name for name, value in network.state_dict().items() if value.is_floating_point() and value.isnan().any()]
+    empty = [name for name, value in network.state_dict().items() if not is_finite(value) and value.isnan().any()]
     if empty:  # a buffer or a tied tensor that no name reaches
         raise RequestError(f"{where}: tensors that the file does not fill: {listed(empty)}")
     return network
@@ -66,7 +83,7 @@ def _check_outline(described: Network, tensors: StateDict, where: str) -> None:
     Raises:
         RequestError: Their names or shapes differ, or, where names change, the network is much larger than the file.
     """
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), _Outline():
         outline = described.build().state_dict()
     problems = mismatches(outline, tensors) if described.rename is None else []
     if problems:
@@ -104,23 +121,34 @@ def load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], where: str) 
     problems = mismatches(wanted, tensors)
     if problems:
         raise RequestError(f"{where}: its tensors are not those of the architecture: {'; '.join(problems)}")
-    broken, constant = [], []
+    broken, constant, strange = [], [], []
     with torch.no_grad():
         for name, target in wanted.items():
             if name not in tensors:
                 continue
             values = tensors[name]
-            if values.is_floating_point() and not bool(values.isfinite().all()):
+            if target.is_floating_point() != values.is_floating_point():
+                strange.append(f"{name} ({str(values.dtype).removeprefix('torch.')})")
+            elif not is_finite(values):
                 broken.append(name)
             elif is_constant(values):
                 constant.append(name)
             target.copy_(values)
+    if strange:
+        raise RequestError(f"{where}: tensors of another kind of numbers than the network's: {listed(strange)}")
     if broken:
         raise RequestError(f"{where}: tensors with values that are not finite: {listed(broken)}")
     if constant:
         raise RequestError(
             f"{where}: weights whose values are all the same: {listed(constant)}: they were never trained, or lost"
         )
+
+
+def is_finite(values: Tensor) -> bool:
+    """Returns whether no value is infinite or no number; whole numbers are not."""
+    if not values.is_floating_point() or bool(values.sum().isfinite()):  # a sum hides neither
+        return True
+    return bool(values.isfinite().all())  # or it was too large itself
 
 
 def is_constant(values: Tensor) -> bool:
