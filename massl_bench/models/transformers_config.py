@@ -45,9 +45,21 @@ def number_of(found: Found, name: str, default: float | None = None) -> float:
     """
     config = found.content.json(CONFIG) or {}
     value = config.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
         raise RequestError(f"{found.where}: {CONFIG}: {name}: expected a positive number, found {value!r}")
     return value
+
+
+def heads_of_config(found: Found, width: int) -> int:
+    """Returns the number of attention heads of a directory's `config.json`.
+
+    Raises:
+        RequestError: It is not there, or does not divide the width.
+    """
+    heads = number_of(found, "num_attention_heads")
+    if heads != int(heads) or width % int(heads):
+        raise RequestError(f"{found.where}: {CONFIG}: num_attention_heads: {heads} does not divide the width {width}")
+    return int(heads)
 
 
 def activation_of(found: Found) -> Callable[..., nn.Module]:

@@ -14,7 +14,7 @@ _MARKS = frozenset({"downsample_layers.0.0.weight", "stages.0.0.dwconv.weight", 
 
 
 def _network(found: Found) -> Network:
-    dims = tuple(found.shape(f"stages.{stage}.0.dwconv.weight")[0] for stage in range(4))
+    dims = tuple((*found.shape(f"stages.{stage}.0.dwconv.weight"), 0)[0] for stage in range(4))
     depths = tuple(count_blocks(found.tensors, rf"stages\.{stage}", found.where) for stage in range(4))
     arch = f"convnext_{_SIZES.get((dims[0], depths[2]), 'tiny')}"
     satellite = "sat493m" in found.content.file.name

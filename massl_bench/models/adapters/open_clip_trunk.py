@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,9 +25,14 @@ def _weights(content: Content) -> tuple[Weights, ...]:
     return (Weights(name=key or "visual.trunk", key=key, prefix=_TRUNK, what="the image tower"),)
 
 
+def _inner(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def _network(found: Found) -> Network:
     config = found.content.json(_CONFIG)
-    vision: Any = ((config or {}).get("model_cfg") or {}).get("vision_cfg") or {}
+    vision = _inner(_inner(config or {}, "model_cfg"), "vision_cfg")
     arch = found.settings.arch or vision.get("timm_model_name")
     if not isinstance(arch, str):
         raise RequestError(

@@ -13,7 +13,13 @@ from massl_bench.models.build import UNKNOWN_EVALUATION, centre_crop
 from massl_bench.models.content import Content
 from massl_bench.models.renaming import fused_qkv, in_timm_names, substituted
 from massl_bench.models.rotary import rotary_vit
-from massl_bench.models.transformers_config import CONFIG, model_type, number_of, processor_preprocessing
+from massl_bench.models.transformers_config import (
+    CONFIG,
+    heads_of_config,
+    model_type,
+    number_of,
+    processor_preprocessing,
+)
 
 _MARK = "embeddings.patch_embeddings.weight"
 _PREFIXES = ("", "model.", "dinov3_vit.")
@@ -58,7 +64,7 @@ def _theta(found: Found) -> float:
     """Returns the base of the rotary periods; version 5 has it in a part of its own."""
     inner = (found.content.json(CONFIG) or {}).get("rope_parameters")
     told = inner.get("rope_theta") if isinstance(inner, Mapping) else None
-    return float(told) if isinstance(told, int | float) else number_of(found, "rope_theta", 100.0)
+    return number_of(found, "rope_theta", told if isinstance(told, int | float) else 100.0)
 
 
 def _network(found: Found) -> Network:
@@ -71,7 +77,7 @@ def _network(found: Found) -> Network:
     fed = processor_preprocessing(found) or (centre_crop(224), UNKNOWN_EVALUATION)
     return rotary_vit(
         in_timm_names(found, _rename),
-        heads=lambda _shape: int(number_of(found, "num_attention_heads")),
+        heads=lambda shape: heads_of_config(found, shape.width),
         heads_origin="config.json says so",
         rename=_rename,
         feature_origin="as its authors' k-NN",

@@ -24,7 +24,13 @@ from massl_bench.models.renaming import (
     substituted,
     swiglu_arguments,
 )
-from massl_bench.models.transformers_config import activation_of, model_type, number_of, processor_preprocessing
+from massl_bench.models.transformers_config import (
+    activation_of,
+    heads_of_config,
+    model_type,
+    number_of,
+    processor_preprocessing,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +100,7 @@ def _network(found: Found) -> Network:
     fed = processor_preprocessing(found)
     network = vit(
         shapes,
-        heads=lambda _shape: int(number_of(found, "num_attention_heads")),
+        heads=lambda shape: heads_of_config(found, shape.width),
         heads_origin="config.json says so",
         positions=kind.positions,
         feature=kind.feature,
