@@ -23,6 +23,7 @@ from massl_bench.cli.leaderboard import leaderboard
 from massl_bench.cli.output import fail
 from massl_bench.cli.pretrain import pretrain
 from massl_bench.cli.registry import info, list_
+from massl_bench.cli.report import report
 from massl_bench.cli.run import run
 from massl_bench.cli.stopping import INTERRUPTED, InterruptionError, signals
 from massl_bench.cli.verify import verify
@@ -45,6 +46,7 @@ app.command(epilog="Example: massl-bench run --task knn --dataset cifar10 --data
 app.command(epilog="Example: massl-bench demo")(demo)
 app.command(epilog="Example: massl-bench leaderboard --format md --out LEADERBOARD.md")(leaderboard)
 app.command(epilog="Example: massl-bench compare pixels massl-small-cifar10 --dataset cifar10")(compare)
+app.command(epilog="Example: massl-bench report pixels massl-small-cifar10 --out report.html")(report)
 app.command(epilog="Example: massl-bench verify results/pixels/knn/digits.json")(verify)
 app.command("list", epilog="Example: massl-bench list tasks")(list_)
 app.command(epilog="Example: massl-bench info knn")(info)
