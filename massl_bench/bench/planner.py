@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from massl_bench import protocols
 from massl_bench.bench.cells import Cells
-from massl_bench.bench.request import PlannedCell, PlannedTask, RunRequest
+from massl_bench.bench.planned import FeatureCell, ImageCell, MissingCell, PlannedCell, ReadyCell
+from massl_bench.bench.request import PlannedTask, RunRequest
 from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import MasslBenchError, MissingDataError, RequestError
 from massl_bench.core.values import CopyTruth
@@ -20,9 +21,9 @@ from massl_bench.learners import faiss_backend
 from massl_bench.models import Model, ModelOptions, open_model
 from massl_bench.records.record import ModelFacts, check_results_dir
 from massl_bench.specs.registry import Registry
-from massl_bench.specs.task import TaskSpec
 
 T = TypeVar("T")
+Cell = TypeVar("Cell", ImageCell, FeatureCell)
 
 
 class Planner(Cells):
@@ -120,9 +121,9 @@ class Planner(Cells):
             self.reporting.say(f"{model.card.name}: {note}")
         return model
 
-    def model_facts(self, cell: PlannedCell) -> ModelFacts:
+    def model_facts(self, cell: ReadyCell) -> ModelFacts:
         """Returns what is known of how a cell's model was trained, from its manifest, and its size."""
-        if cell.model is None:
+        if not isinstance(cell, ImageCell):
             return ModelFacts()
         card = cell.model.card
         manifests = self._registry.manifests
@@ -203,9 +204,16 @@ class Planner(Cells):
 
     def _plan_cell(self, task: PlannedTask, reference: str, model: Model) -> PlannedCell:
         found = self.open_dataset(reference)
+
+        def missing(problem: MasslBenchError) -> MissingCell:
+            return MissingCell(
+                task=task, dataset_reference=reference, model=model, request=self.request, problem=problem
+            )
+
         if isinstance(found, MasslBenchError):
-            return PlannedCell(task=task, dataset_reference=reference, model=model, dataset=None, problem=found)
-        cell = PlannedCell(task=task, dataset_reference=reference, model=model, dataset=self.as_task_reads(task, found))
+            return missing(found)
+        dataset = self.as_task_reads(task, found)
+        cell = ImageCell(task=task, dataset_reference=reference, model=model, dataset=dataset, request=self.request)
         if task.spec.pooling is not None and model.card.pooled(task.spec.pooling) == model.card:
             self.reporting.say(
                 f"{model.card.name} {_why_own(model)}: {task.spec.name} takes its own feature ({model.card.pooling})"
@@ -216,19 +224,13 @@ class Planner(Cells):
         except RequestError as error:
             if self.request.suite is None:
                 raise
-            return replace(cell, problem=error)
+            return missing(error)
         return replace(cell, data_seconds=seconds)
 
-    def fitted(self, cell: PlannedCell) -> PlannedCell:
+    def fitted(self, cell: Cell) -> Cell:
         """Returns the cell without parameters' values that are too large for its splits; says what was dropped."""
-        if cell.model is None:
-            sizes = {role: len(self.handed.banks[role]) for role in self.handed_roles(cell.task)}
-        else:
-            assert cell.dataset is not None
-            roles = [role for role in self.roles(cell) if role in cell.dataset.sources]
-            sizes = {role: self.count(cell.dataset, role) for role in roles}
         spec = cell.task.spec
-        found = protocols.fitted(spec, cell.task.params, sizes)
+        found = protocols.fitted(spec, cell.task.params, cell.sizes)
         if found is None:
             return cell
         self.reporting.say(f"{spec.name} on {cell.dataset_reference}: {found.departure}")
@@ -240,30 +242,27 @@ class Planner(Cells):
         )
         return replace(cell, task=task)
 
-    def check_cell(self, cell: PlannedCell) -> None:
+    def check_cell(self, cell: ImageCell) -> None:
         """Checks sizes against parameters, and the splits that will have to be read against their spec."""
-        assert cell.dataset is not None
-        roles = self.roles(cell)
-        for role in roles:
+        for role in cell.roles:
             if role not in cell.dataset.sources:
                 raise RequestError(
-                    f"{cell.dataset.name}: task {cell.task.spec.name} needs the splits {', '.join(roles)}; "
+                    f"{cell.dataset.name}: task {cell.task.spec.name} needs the splits {', '.join(cell.roles)}; "
                     f"it has {', '.join(cell.dataset.sources)}"
                 )
-            key = self.key(cell, role)
-            if role not in self.bank_roles(cell) or key not in self.cache:
+            key = cell.key(role)
+            if role not in cell.bank_roles or key not in self.cache:
                 check_boxes(cell.dataset.split(role), key.preprocessing)
-        self._check_truth(cell.task.spec, cell.dataset)
+        self._check_truth(cell)
         self._check_headline(cell)
-        sizes = {role: self.count(cell.dataset, role) for role in roles}
-        protocols.check_sizes(cell.task.spec, cell.task.params, sizes)
-        self._check_limited_classes(cell.dataset, roles)
+        protocols.check_sizes(cell.task.spec, cell.task.params, cell.sizes)
+        self._check_limited_classes(cell)
 
-    def _check_limited_classes(self, dataset: Dataset, roles: Sequence[str]) -> None:
+    def _check_limited_classes(self, cell: ImageCell) -> None:
         """Raises `RequestError` where the first items of a split that has several classes are of one."""
-        for role in roles:
-            limit = self.limit(dataset, role)
-            if limit is None or dataset.kind != "single-label" or dataset.num_classes == 1:
+        dataset = cell.dataset
+        for role, limit in cell.limits.items():
+            if dataset.kind != "single-label" or dataset.num_classes == 1:
                 continue
             labels_N = dataset.split(role).labels
             if labels_N is not None and (labels_N[:limit] == labels_N[0]).all():
@@ -272,8 +271,9 @@ class Planner(Cells):
                     f"{dataset.num_classes} classes; --sample {role}={limit} draws as many from every class"
                 )
 
-    def _check_truth(self, task: TaskSpec, dataset: Dataset) -> None:
+    def _check_truth(self, cell: ImageCell) -> None:
         """Raises `RequestError` where a ground truth is missing, or where its rows would mean other images."""
+        task, dataset = cell.task.spec, cell.dataset
         named = protocols.named_by_truth(task.protocol)
         if named is None:
             return
@@ -292,15 +292,15 @@ class Planner(Cells):
                 f"{dataset.name} ({dataset.place}): not as published: {', '.join(truth.unlike_published)}; "
                 "was an archive unpacked in part?"
             )
-        if self.limit(dataset, named) is not None:
+        if cell.limit(named) is not None:
             raise RequestError(
                 f"--limit: the ground truth of {dataset.name} names the rows of its {named}, which must therefore stay "
                 "whole; fewer queries are possible: --limit queries=N"
             )
 
-    def _check_headline(self, cell: PlannedCell) -> None:
+    def _check_headline(self, cell: ReadyCell) -> None:
         """Raises `RequestError` where the ground truth leaves nothing to measure the headline on."""
-        truth = self.ground_truth(cell)
+        truth = cell.ground_truth()
         if truth is not None:
             protocols.check_headline(cell.task.spec, cell.task.params, truth, cell.dataset_reference)
 
@@ -331,15 +331,15 @@ class Planner(Cells):
                 f"task {task.spec.name} trains on augmented views of the images, which --features does not hold: give "
                 f"--model and --dataset; tasks that apply to features: {', '.join(fitting)}"
             )
-        roles = self.handed_roles(task)
+        cell = FeatureCell(task=task, handed=self.handed, request=self.request)
+        roles = cell.roles
         if not set(roles) <= set(self.handed.banks):
             raise RequestError(
                 f"task {task.spec.name} needs the features {', '.join(roles)}; the file's are {kind}, and the suite "
                 "makes copies of images only"
             )
-        cell = self.fitted(PlannedCell(task=task, dataset_reference=self.handed.name, model=None, dataset=None))
-        sizes = {role: len(self.handed.banks[role]) for role in roles}
-        protocols.check_sizes(cell.task.spec, cell.task.params, sizes)
+        cell = self.fitted(cell)
+        protocols.check_sizes(cell.task.spec, cell.task.params, cell.sizes)
         self._check_headline(cell)
         return cell
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from massl_bench.core.errors import MasslBenchError
 from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from massl_bench.core.strict import StrictModel
-from massl_bench.datasets import DataOptions, Dataset
+from massl_bench.datasets import DataOptions
 from massl_bench.features import ExtractionOptions
-from massl_bench.models import Model
 from massl_bench.specs.task import TaskSpec
 
 
@@ -56,32 +54,3 @@ class PlannedTask:
     departures: tuple[str, ...]
     seed_given: bool = False
     """Whether `--seed` replaced the task's own: then it replaces that of generated copies too."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedCell:
-    """A cell that can run, or the reason why it cannot."""
-
-    task: PlannedTask
-    dataset_reference: str
-    model: Model | None
-    """None for features that were handed in."""
-    dataset: Dataset | None
-    problem: MasslBenchError | None = None
-    """Why the dataset is not there; a `MissingDataError` may be cured by a download."""
-    setup_seconds: float = 0.0
-    data_seconds: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellPlan:
-    """What running a cell will do."""
-
-    task: str
-    dataset: str
-    model: str
-    status: Literal["finished", "cached", "extract", "download", "missing"]
-    """`finished`: the record is there; `cached`: all features are; `extract`: images go through the model;
-    `download`: the data is fetched first; `missing`: the cell will fail."""
-    record: Path | None
-    detail: str

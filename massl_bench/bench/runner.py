@@ -6,34 +6,30 @@ One cell after the other; a cell that fails leaves nothing behind, and the other
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from massl_bench import protocols
+from massl_bench.bench.planned import FeatureCell, ImageCell, MissingCell, PlannedCell, ReadyCell
 from massl_bench.bench.planner import Planner, timed
-from massl_bench.bench.request import PlannedCell, RunRequest
+from massl_bench.bench.request import RunRequest
 from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, one_line
 from massl_bench.core.values import EvaluationData, FeatureBank, Score
 from massl_bench.datasets import MAX_PIXELS
 from massl_bench.features import Reporting, load_or_extract
 from massl_bench.models import Model
-from massl_bench.records.environment import environment, now, peak_memory_mb
 from massl_bench.records.items import remove_other_items, write_items
+from massl_bench.records.making import Measured, make_record
 from massl_bench.records.record import (
-    SCHEMA_VERSION,
-    LeftOutItems,
     RequestedOptions,
     ResultRecord,
     Timings,
-    as_metric,
-    curves,
     record_path,
     write_record,
 )
@@ -93,7 +89,7 @@ class Runner:
             return Outcome(
                 task=cell.task.spec.name,
                 dataset=cell.dataset_reference,
-                model=self._planner.model_name(cell),
+                model=cell.model_name,
                 status=status,
                 path=path,
                 record=record,
@@ -116,15 +112,13 @@ class Runner:
         return outcome("done", path, record, None)
 
     def _needs_torch(self, cell: PlannedCell) -> bool:
-        if protocols.needs_torch(cell.task.spec.protocol):
+        if protocols.needs_torch(cell.task.spec.protocol) or isinstance(cell, MissingCell):
             return True
-        if cell.model is None or cell.dataset is None or cell.problem is not None:
-            return cell.model is not None
-        return any(self._planner.key(cell, role) not in self._planner.cache for role in self._planner.bank_roles(cell))
+        return isinstance(cell, ImageCell) and bool(cell.to_extract(self._planner.cache))
 
-    def _fetched(self, cell: PlannedCell) -> PlannedCell:
+    def _fetched(self, cell: PlannedCell) -> ImageCell | FeatureCell:
         """Returns the cell with its dataset, downloaded where need be; raises where it stays missing."""
-        if cell.problem is None:
+        if not isinstance(cell, MissingCell):
             return cell
         if not isinstance(cell.problem, MissingDataError) or self._planner.request.data.offline:
             raise cell.problem
@@ -132,27 +126,25 @@ class Runner:
         seconds, found = timed(lambda: self._planner.open_dataset(cell.dataset_reference, fetch=True))
         if isinstance(found, MasslBenchError):
             raise found
-        found = self._planner.as_task_reads(cell.task, found)
-        cell = replace(cell, dataset=found, problem=None, data_seconds=seconds)
+        ready = cell.with_dataset(self._planner.as_task_reads(cell.task, found), seconds)
         self._planner.check_kind(cell.task, cell.dataset_reference)
-        cell = self._planner.fitted(cell)
-        self._planner.check_cell(cell)
-        return cell
+        ready = self._planner.fitted(ready)
+        self._planner.check_cell(ready)
+        return ready
 
-    def _run_cell(self, cell: PlannedCell) -> tuple[Path, ResultRecord]:
+    def _run_cell(self, cell: ImageCell | FeatureCell) -> tuple[Path, ResultRecord]:
         clock = _Clock(setup=cell.setup_seconds, data=cell.data_seconds)
         banks, num_classes = self._banks(cell, clock)
         spec = cell.task.spec
         _check_nothing_skipped(cell, banks)
-        views = self._views(cell, clock)
+        views = self._views(cell, clock) if isinstance(cell, ImageCell) else None
         with clock.measure("setup"):
-            handed = self._planner.handed if cell.model is None else None
             data = EvaluationData(
                 banks=banks,
                 num_classes=num_classes,
                 backend=self._planner.backend,
-                ground_truth=self._planner.ground_truth(cell),
-                draws=handed.draws if handed is not None else {},
+                ground_truth=cell.ground_truth(),
+                draws=cell.handed.draws if isinstance(cell, FeatureCell) else {},
                 views=views,
             )
         sizes = {role: len(bank) for role, bank in banks.items()}
@@ -174,54 +166,40 @@ class Runner:
                 f"{spec.name}: the headline {identity.task.headline} was not measured on "
                 f"{cell.dataset_reference}; found {', '.join(metrics)}: --set {spec.name}.headline=…"
             )
-        selection = metrics[identity.task.headline].details.get("selection_split")
         departures = self._planner.departures(cell, identity)
-        card = cell.model.card if cell.model is not None else None
-        override = " and the task's override" if spec.preprocessing is not None else ""
-        record = ResultRecord(
-            schema_version=SCHEMA_VERSION,
+        measured = Measured(
             identity=identity,
-            identity_sha256=identity.digest,
             departures=departures,
-            notes=[*(self._planner.handed.notes if cell.model is None else ()), *metrics.notes],
-            complete=not (identity.dataset.limit or identity.dataset.skipped or self._planner.sample(cell)),
-            metrics={name: as_metric(score) for name, score in metrics.items()},
-            headline_scale=protocols.scale(spec.protocol),
-            curves=curves(metrics),
-            selection_split=str(selection) if selection is not None else None,
+            complete=not (identity.dataset.limit or identity.dataset.skipped or cell.sample),
+            scores=metrics,
+            scale=protocols.scale(spec.protocol),
             num_items=sizes,
             num_classes=num_classes,
-            model_reference=card.reference if card is not None else str(self._planner.request.features_file),
-            ground_truth_file=str(truth) if (truth := self._planner.request.ground_truth) is not None else None,
-            request=_requested_options(self._planner.request),
-            model_facts=self._planner.model_facts(cell),
-            model_licence=card.licence if card is not None else "unknown",
-            weights_origin=card.weights_origin if card is not None else "features that were handed in",
-            preprocessing_origin=card.preprocessing_origin + override if card is not None else "unknown",
-            dataset_layout=cell.dataset.layout.kind if cell.dataset is not None else "npz",
-            dataset_revision=cell.dataset.revision if cell.dataset is not None else None,
-            left_out=_left_out(cell),
-            generated_copies=cell.dataset.generated if cell.dataset is not None else None,
-            environment=environment(self._planner.device, self._planner.backend.name),
             timings=clock.timings(),
-            peak_memory_mb=peak_memory_mb(self._planner.device),
-            argv=sys.argv[1:],
-            created_at=now(),
+            device=self._planner.device,
+            search_backend=self._planner.backend.name,
         )
-        path = record_path(self._planner.request.results_dir, identity, departures)
+        request = self._planner.request
+        record = make_record(
+            measured,
+            cell.origin(),
+            _requested_options(request),
+            self._planner.model_facts(cell),
+            str(request.ground_truth) if request.ground_truth is not None else None,
+        )
+        path = record_path(request.results_dir, identity, departures)
         return path, _written(path, record, metrics, banks.get("test"))
 
-    def _banks(self, cell: PlannedCell, clock: _Clock) -> tuple[Mapping[str, FeatureBank], int | None]:
-        if cell.model is None:
-            handed = self._planner.handed
-            return {role: handed.banks[role] for role in self._planner.roles(cell)}, handed.num_classes
-        assert cell.dataset is not None
+    def _banks(self, cell: ImageCell | FeatureCell, clock: _Clock) -> tuple[Mapping[str, FeatureBank], int | None]:
+        """Returns the banks of the splits that the cell reads, by role, and the number of classes."""
+        if isinstance(cell, FeatureCell):
+            return {role: cell.handed.banks[role] for role in cell.roles}, cell.handed.num_classes
         banks = {}
-        for role in self._planner.bank_roles(cell):
+        for role in cell.bank_roles:
             with clock.measure("extract"):
                 banks[role] = load_or_extract(
                     self._planner.cache,
-                    self._planner.key(cell, role),
+                    cell.key(role),
                     lambda: self._loaded(cell, clock),
                     cell.dataset,
                     self._planner.request.extraction,
@@ -229,44 +207,36 @@ class Runner:
                 )
         return banks, next(iter(banks.values())).num_classes
 
-    def _views(self, cell: PlannedCell, clock: _Clock) -> EncodedViews | None:
+    def _views(self, cell: ImageCell, clock: _Clock) -> EncodedViews | None:
         """Returns the training split in augmented views, for a protocol that asks for it."""
-        roles = protocols.view_roles(cell.task.spec.protocol)
-        if not roles:
+        if not cell.view_roles:
             return None
         from massl_bench.features.views import EncodedViews
 
-        (role,) = roles
-        preprocessing = self._planner.preprocessing(cell)
-        assert cell.model is not None
-        assert cell.dataset is not None
-        assert preprocessing is not None
+        (role,) = cell.view_roles
         with clock.measure("extract"):
             encoder = self._loaded(cell, clock)
         return EncodedViews(
             encoder,
             cell.dataset.split(role).for_any_order(self._planner.request.data.cache_dir),
-            preprocessing,
+            cell.preprocessing,
             self._planner.request.extraction,
             label=f"{cell.model.card.name} on {cell.dataset.name}/{role}",
-            limit=self._planner.limit(cell.dataset, role),
+            limit=cell.limit(role),
             reporting=self._reporting,
         )
 
-    def _loaded(self, cell: PlannedCell, clock: _Clock) -> Encoder:
+    def _loaded(self, cell: ImageCell, clock: _Clock) -> Encoder:
         """Returns the encoder on its device, under the task's pooling.
 
         The last one that was loaded is kept, as the next cells mostly want it again.
         """
-        assert cell.model is not None
         if self._encoder is None or self._encoder[0] is not cell.model:
             self._encoder = None  # frees the memory of the one before
-            seconds, encoder = timed(lambda: cell.model.encoder(self._planner.device))  # type: ignore[union-attr]
+            seconds, encoder = timed(lambda: cell.model.encoder(self._planner.device))
             clock.move("extract", "setup", seconds)
             self._encoder = (cell.model, encoder)
-        preprocessing = self._planner.preprocessing(cell)
-        assert preprocessing is not None
-        return self._encoder[1].pooled(cell.task.spec.pooling, preprocessing.crop)
+        return self._encoder[1].pooled(cell.task.spec.pooling, cell.preprocessing.crop)
 
 
 def _written(path: Path, record: ResultRecord, scores: Mapping[str, Score], test: FeatureBank | None) -> ResultRecord:
@@ -295,12 +265,7 @@ def _requested_options(request: RunRequest) -> RequestedOptions:
     )
 
 
-def _left_out(cell: PlannedCell) -> LeftOutItems | None:
-    found = cell.dataset.left_out if cell.dataset is not None else None
-    return LeftOutItems(count=found.count, first=found.first) if found else None
-
-
-def _check_nothing_skipped(cell: PlannedCell, banks: Mapping[str, FeatureBank]) -> None:
+def _check_nothing_skipped(cell: ReadyCell, banks: Mapping[str, FeatureBank]) -> None:
     """Raises `CellError` where images were left out that a ground truth counts: its rows would mean others."""
     named = protocols.named_by_truth(cell.task.spec.protocol)
     for role in (named, "queries") if named is not None else ():
