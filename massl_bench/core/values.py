@@ -38,6 +38,8 @@ class Score:
     items: NDArray[Any] | None = field(default=None, compare=False, repr=False)
     """Where the value is a mean over items: what each got, [N] in the order of the test split (or of the queries that
     have something to find): bool for right or wrong, float64 otherwise. Models are compared by it."""
+    predicted: NDArray[Any] | None = field(default=None, compare=False, repr=False)
+    """The class that each of these items was given, whole numbers [N]; −1 for none."""
 
     def __float__(self) -> float:
         """Returns the value."""

@@ -40,8 +40,13 @@ def clustering_scores(
     matched_KC = np.zeros(counts_KC.shape, dtype=bool)
     matched_KC[cluster_A, class_A] = True
     right_R = rng.binomial(len(labels_N), counts_KC[matched_KC].sum() / len(labels_N), size=resamples)
+    class_of_K = np.full(len(counts_KC), -1)  # a cluster beyond the classes has none
+    class_of_K[cluster_A] = class_A
     scores["accuracy"] = Score(
-        value=float(counts_KC[matched_KC].sum() / len(labels_N)), ci95=percentile_interval(right_R / len(labels_N))
+        value=float(counts_KC[matched_KC].sum() / len(labels_N)),
+        ci95=percentile_interval(right_R / len(labels_N)),
+        items=class_of_K[clusters_N] == labels_N,
+        predicted=class_of_K[clusters_N],
     )
     draws_R = _resampled_nmi(counts_KC, resamples, rng)
     scores["nmi"] = Score(value=float(values["nmi"]), ci95=centred_interval(float(values["nmi"]), draws_R))

@@ -16,9 +16,15 @@ from pydantic import Field
 from massl_bench.core.errors import CellError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score
-from massl_bench.metrics.classification import mean_accuracies
+from massl_bench.metrics.classification import rank_of_label
 from massl_bench.protocols.base import Protocol
-from massl_bench.protocols.shared.draws import check_class_counts, check_shots, draw_up_to, given_draws, sampled_score
+from massl_bench.protocols.shared.draws import (
+    check_class_counts,
+    check_shots,
+    draw_up_to,
+    given_draws,
+    sampled_accuracies,
+)
 from massl_bench.protocols.shared.labels import check_not_empty, class_count, class_name, single_labels
 
 _ROLES = ("train", "test")
@@ -70,7 +76,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     details = {"draws": "sampled" if given is None else "handed in"}
     scores = {}
     for k in params.shots:
-        values = []
+        right_SN = np.empty((params.num_draws, len(truth)), dtype=bool)
         for draw in range(params.num_draws):
             rows = draw_up_to(labels, k, rng) if given is None else given[k, draw]
             drawn = np.bincount(labels[rows], minlength=num_classes)
@@ -85,9 +91,8 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
                 stopping,
                 device=data.backend.device,
             )
-            values.append(mean_accuracies(classifier.scores(test.features), truth))
-        for name, column in zip(("top1", "mean_per_class"), np.array(values).T, strict=True):
-            scores[f"{name}@s{k}"] = sampled_score(column.tolist(), details)
+            right_SN[draw] = rank_of_label(classifier.scores(test.features), truth) == 0
+        scores[f"top1@s{k}"], scores[f"mean_per_class@s{k}"] = sampled_accuracies(right_SN, truth, details)
     return scores
 
 

@@ -13,6 +13,7 @@ Shapes: Q test items, K neighbours, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -91,10 +92,10 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     neighbours = cosine_neighbours(
         test.features, train.features, params.k[-1], boundaries=params.k, backend=data.backend
     )
-    rank_Qk, voted_Qk = _ranks(neighbours, train_labels, test_labels, num_classes, params)
+    rank_Qk, voted_Qk, predicted_Qk = _ranks(neighbours, train_labels, test_labels, num_classes, params)
 
     scores: dict[str, Score] = {}
-    for k, rank_Q in zip(params.k, rank_Qk.T, strict=True):
+    for k, rank_Q, predicted_Q in zip(params.k, rank_Qk.T, predicted_Qk.T, strict=True):
         for top in (1, _TOP):
             # Drawn for every k, so that the intervals of one do not depend on the others.
             item_accuracy, class_accuracy = accuracy(
@@ -102,6 +103,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
             )
             scores[f"top{top}@{k}"] = item_accuracy
             if top == 1:
+                scores[f"top1@{k}"] = replace(item_accuracy, predicted=predicted_Q)
                 scores[f"mean_per_class@{k}"] = class_accuracy
     return Scores({name: scores[name] for name in metric_names(params)}, notes=_notes(rank_Qk, voted_Qk, params))
 
@@ -119,10 +121,10 @@ def _ranks(
     test_labels_Q: NDArray[np.int64],
     num_classes: int,
     params: Params,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Returns (rank of each test item's own class, whether it has a vote) for every k, both [Q, len(params.k)]."""
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Returns (rank of each test item's class, whether it has a vote, the best class), each [Q, len(params.k)]."""
     rank_Qk = np.empty((len(test_labels_Q), len(params.k)), dtype=np.int64)
-    voted_Qk = np.empty(rank_Qk.shape, dtype=bool)
+    voted_Qk, predicted_Qk = np.empty(rank_Qk.shape, dtype=bool), np.empty_like(rank_Qk)
     chunk = max(1, _VOTES_PER_CHUNK // max(num_classes, params.k[-1]))
     for start in range(0, len(test_labels_Q), chunk):
         rows = slice(start, start + chunk)
@@ -139,7 +141,8 @@ def _ranks(
             ).reshape(votes_QC.shape)
             rank_Qk[rows, column] = rank_of_label(votes_QC, test_labels_Q[rows])
             voted_Qk[rows, column] = votes_QC[np.arange(num_rows), test_labels_Q[rows]] > 0
-    return rank_Qk, voted_Qk
+            predicted_Qk[rows, column] = votes_QC.argmax(axis=1)
+    return rank_Qk, voted_Qk, predicted_Qk
 
 
 PROTOCOL = Protocol(

@@ -18,10 +18,10 @@ from pydantic import Field, model_validator
 
 from massl_bench.core.strict import IncreasingNumbers
 from massl_bench.core.values import EvaluationData, Score
-from massl_bench.metrics.classification import mean_accuracies
+from massl_bench.metrics.classification import rank_of_label
 from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.augmented import HeadParams, train, training_views
-from massl_bench.protocols.shared.draws import draw_up_to, sampled_score
+from massl_bench.protocols.shared.draws import draw_up_to, sampled_accuracies
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 
 _ROLES = ("train", "test")
@@ -73,14 +73,13 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     smallest = int(np.bincount(views.labels).min())
     scores = {}
     for k in params.shots:
-        values = []
-        for _ in range(params.num_draws):
+        right_SN = np.empty((params.num_draws, len(truth)), dtype=bool)
+        for right_N in right_SN:
             rows = draw_up_to(views.labels, k, rng)
             *_, head = train(data, rows, params, rng, lrs=lrs, lars_trust=None)  # the last epoch is the result
-            values.append(mean_accuracies(head.scores(test.features), truth))
+            right_N[:] = rank_of_label(head.scores(test.features), truth) == 0
         details = {"effective_lr": params.lr, "images": len(rows), "fewest_of_a_class": min(k, smallest)}
-        for name, column in zip(("top1", "mean_per_class"), np.array(values).T, strict=True):
-            scores[f"{name}@s{k}"] = sampled_score(column.tolist(), details)
+        scores[f"top1@s{k}"], scores[f"mean_per_class@s{k}"] = sampled_accuracies(right_SN, truth, details)
     return scores
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".items.safetensors"
 _LABELS = "labels"
+_PREDICTED = "predicted:"
 _METADATA = "massl_bench"
 
 
@@ -34,6 +35,7 @@ class Items:
 
     Attributes:
         outcomes: by metric, [N]: bool, or float64.
+        predicted: by metric, the class that each item was given, int64 [N]; −1 for none.
         labels: the class of each item, int64 [N]; None where items have no single class.
         class_names: in the order of the classes, where they are known.
     """
@@ -41,6 +43,7 @@ class Items:
     outcomes: Mapping[str, NDArray[Any]]
     labels: NDArray[np.int64] | None
     class_names: tuple[str, ...] | None = None
+    predicted: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 def write_items(
@@ -72,6 +75,10 @@ def write_items(
             tensors[name] = np.packbits(column.astype(bool))
         else:
             tensors[name] = np.ascontiguousarray(column, dtype=np.float64)
+    for name, score in metrics.items():
+        if name in columns and score.predicted is not None:
+            largest = int(score.predicted.max(initial=0)) + 1
+            tensors[_PREDICTED + name] = score.predicted.astype(np.min_scalar_type(-largest))  # signed: −1 is none
     if labels is not None and labels.ndim == 1 and len(labels) == count:
         tensors[_LABELS] = labels.astype(np.min_scalar_type(int(labels.max(initial=0))))
     told = {"bits": bits, "classes": list(class_names) if class_names is not None and _LABELS in tensors else None}
@@ -117,10 +124,17 @@ def read_items(record_file: Path, record: ResultRecord) -> Items:
         told = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_METADATA])
         bits, names = told["bits"], told["classes"]
         labels = tensors.pop(_LABELS).astype(np.int64) if _LABELS in tensors else None
+        predicted = {
+            name.removeprefix(_PREDICTED): tensors.pop(name).astype(np.int64)
+            for name in list(tensors)
+            if name.startswith(_PREDICTED)
+        }
         outcomes = {
             name: np.unpackbits(tensor, count=bits[name]).astype(bool) if name in bits else tensor
             for name, tensor in tensors.items()
         }
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{file}: not a file of items: {one_line(error)}") from None
-    return Items(outcomes=outcomes, labels=labels, class_names=tuple(names) if names is not None else None)
+    return Items(
+        outcomes=outcomes, labels=labels, class_names=tuple(names) if names is not None else None, predicted=predicted
+    )

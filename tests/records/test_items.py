@@ -27,6 +27,9 @@ def test_a_run_keeps_what_each_item_got(record_file: Path) -> None:
     assert len(items.labels) == found.num_items["test"] == 450
     assert found.items is not None
     assert found.items.num_items == 450
+    assert set(items.predicted) == {f"top1@{k}" for k in (10, 20, 100, 200)}
+    for name, predicted in items.predicted.items():
+        np.testing.assert_array_equal(predicted == items.labels, items.outcomes[name])
     # The mean per class can be worked out from them.
     right = np.bincount(items.labels, weights=items.outcomes["top1@20"]) / np.bincount(items.labels)
     assert right.mean() == pytest.approx(found.metrics["mean_per_class@20"].value)

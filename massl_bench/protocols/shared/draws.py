@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.values import EvaluationData, Score
+from massl_bench.metrics.classification import mean_accuracies
 from massl_bench.metrics.intervals import mean_interval
 from massl_bench.protocols.shared.labels import class_name
 
@@ -94,6 +96,22 @@ def draw_up_to(labels_N: NDArray[np.int64], k: int, rng: np.random.Generator) ->
     place_in_class = np.arange(len(order)) - np.searchsorted(sorted_labels, sorted_labels)
     rows: NDArray[np.int64] = order[place_in_class < k]
     return rows
+
+
+def sampled_accuracies(
+    right_SN: NDArray[np.bool_], labels_N: NDArray[np.int64], details: Mapping[str, Any]
+) -> tuple[Score, Score]:
+    """Returns (accuracy over items, mean of the classes' accuracies) of several draws.
+
+    Args:
+        right_SN: which items each draw's classifier got right.
+        labels_N: their classes.
+        details: of both scores.
+    """
+    top1_S, mean_S = np.array([mean_accuracies(right_N, labels_N) for right_N in right_SN]).T
+    top1 = sampled_score(top1_S.tolist(), details)
+    # An item's part in the mean: the share of draws that got it right.
+    return replace(top1, items=right_SN.mean(axis=0)), sampled_score(mean_S.tolist(), details)
 
 
 def sampled_score(values: Sequence[float], details: Mapping[str, Any]) -> Score:
