@@ -31,6 +31,8 @@ class WeightsMetadata(StrictModel):
     """The timm architecture that loading must be told; None where the tensors' shapes tell it."""
     num_heads: int | None = None
     """Of a ViT; None for what is none, and in older files, whose heads are 64 wide each."""
+    positions: Literal["offset", "size", "antialias", "fixed"] | None = None
+    """How a ViT's position embeddings are resampled (`networks.vit.PositionRule`); None in older files: `offset`."""
     feature: FeatureName | None = None
     """What becomes the feature; None for what the network itself returns."""
     preprocessing: Preprocessing

@@ -12,6 +12,7 @@ from massl_bench.core.errors import RequestError
 from massl_bench.core.model_settings import ModelSettings
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.encoder import Encoder
+from massl_bench.models.export import ExportedModel, export_weights
 from tests.models import vit_layouts
 from tests.models.layouts import clip, dinov3, layouts
 from tests.models.reference_vit import antialiased, make_vit, quick_gelu
@@ -92,3 +93,12 @@ def test_capi_is_known_and_refused(tmp_path: Path) -> None:
     torch.save({**state, "backbone.rope.freqs": torch.randn(4)}, tmp_path / "capi.pth")
     with pytest.raises(RequestError, match="a checkpoint of CAPI"):
         build_checkpoint(tmp_path / "capi.pth", "x")
+
+
+@pytest.mark.parametrize("name", ["mae", "dinov2_registers"])
+def test_an_export_keeps_how_positions_are_resampled(name: str, tmp_path: Path) -> None:
+    file = layouts()[name].make(tmp_path)
+    encoder = build_checkpoint(file.path, "x", TWO_HEADS)
+    exported = tmp_path / "exported.safetensors"
+    export_weights(ExportedModel(encoder=encoder, arch=None, citation="x", training={}), exported, "safetensors")
+    assert_features(build_checkpoint(exported, "x"), file.source, (32, 32), (48, 48))

@@ -13,7 +13,7 @@ from massl_bench.models.build import resnet, timm_network, vit
 from massl_bench.models.content import Content
 from massl_bench.models.metadata import KEY, WeightsMetadata, parse_metadata
 from massl_bench.models.networks.resnet import STEMS
-from massl_bench.models.networks.vit import is_plain
+from massl_bench.models.networks.vit import PositionRule, is_plain
 from massl_bench.models.shapes import Heads, VitShape, named_on_meta
 
 _STEM = next(iter(STEMS))
@@ -47,7 +47,7 @@ def own_metadata(content: Content) -> WeightsMetadata | None:
 def _network(found: Found) -> Network:
     own = own_metadata(found.content)
     if own is not None:
-        network = _described(found, own.arch, own.num_heads)
+        network = _described(found, own.arch, own.num_heads, own.positions or "offset")
         origin = "the file's own metadata"
         network = replace(network, preprocessing=own.preprocessing, licence=own.licence, feature=own.feature)
     else:
@@ -57,7 +57,7 @@ def _network(found: Found) -> Network:
     return replace(network, preprocessing_origin=origin, origins={**network.origins, "size": ""})
 
 
-def _described(found: Found, arch: str | None, num_heads: int | None) -> Network:
+def _described(found: Found, arch: str | None, num_heads: int | None, positions: PositionRule = "offset") -> Network:
     """Returns the network that a file says it is, or that the user says in its place."""
     if arch is not None and found.settings.arch in (None, arch):
         found = replace(found, settings=found.settings.model_copy(update={"arch": None}))
@@ -66,14 +66,14 @@ def _described(found: Found, arch: str | None, num_heads: int | None) -> Network
         if blocks is None:
             return timm_network(found, arch, origin="the file says so")
         if is_plain(model):
-            return _vit(found, int(blocks[0].attn.num_heads))
+            return _vit(found, int(blocks[0].attn.num_heads), positions)
         patch = found.shape("patch_embed.proj.weight")[-1]
         side = _side(found, model, patch)
         return timm_network(
             found, arch, dynamic_img_size=True, patch_size=patch, img_size=side, origin="the file says so"
         )
     if "patch_embed.proj.weight" in found.tensors:
-        return _vit(found, num_heads)
+        return _vit(found, num_heads, positions)
     return resnet(found, stem=_STEM)
 
 
@@ -86,14 +86,17 @@ def _side(found: Found, model: Any, patch: int) -> int:
     return int(patch * round(max(1, positions[1] - not_patches) ** 0.5))
 
 
-def _vit(found: Found, num_heads: int | None) -> Network:
+def _vit(found: Found, num_heads: int | None, positions: PositionRule) -> Network:
     def trained(shape: VitShape) -> int | None:
         """Heads of 64 dimensions: so this package's trainer makes every ViT that it names no other number of."""
         return num_heads or (shape.width // 64 if shape.width % 64 == 0 else None)
 
     heads: Heads = trained
     return vit(
-        found, heads=heads, heads_origin="the file says so" if num_heads else "64 dimensions each, as it was trained"
+        found,
+        heads=heads,
+        heads_origin="the file says so" if num_heads else "64 dimensions each, as it was trained",
+        positions=positions,
     )
 
 
