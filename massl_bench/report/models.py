@@ -12,12 +12,12 @@ from massl_bench.records.comparison import OutcomesOf
 from massl_bench.records.record import ResultRecord
 from massl_bench.records.rows import Row
 from massl_bench.report import html
-from massl_bench.report.pictures import Picture, Point, bars, check_there, curves, parallel, scatter
+from massl_bench.report.pictures import Picture, Point, bars, check_there, colours_of, curves, parallel, scatter
 
 _WORST = 15
 _TRAINING = {
     "loss": "loss",
-    "knn_top1": "online k-NN, held-out training images",
+    "knn": "online k-NN, held-out training images",
     "lr": "learning rate",
     "teacher_temp": "temperature of the teacher",
     "entropy_of_mean": "entropy of the mean assignment",
@@ -37,12 +37,13 @@ def models_page(models: Mapping[str, Sequence[Row]], logs: Mapping[str, Path]) -
         RequestError: matplotlib is not installed, or a log is none.
     """
     check_there()
+    colours = colours_of(list(models))
     sections = [
-        ("Over the cells", "Fractions, in percent, of the cells that were measured.", _cells(models)),
-        ("Against the size", "Values over the number of parameters.", _sizes(models)),
-        ("Over k, and over the images a class", "Bars are 95 % intervals.", _by_parameter(models)),
-        ("Classes", "The classes that come out worst, from what each test item got.", _classes(models)),
-        ("Pretraining", "From the logs beside the weights.", _training(logs)),
+        ("Over the cells", "Fractions, in percent, of the cells that were measured.", _cells(models, colours)),
+        ("Against the size", "Values over the number of parameters.", _sizes(models, colours)),
+        ("Over k, and over the images a class", "Bars are 95 % intervals.", _by_parameter(models, colours)),
+        ("Classes", "The classes that come out worst, from what each test item got.", _classes(models, colours)),
+        ("Pretraining", "From the logs beside the weights.", _training(logs, colours)),
     ]
     facts = [(name, _facts(rows)) for name, rows in models.items()]
     shown = [(title, text, pictures) for title, text, pictures in sections if pictures]
@@ -52,7 +53,7 @@ def models_page(models: Mapping[str, Sequence[Row]], logs: Mapping[str, Path]) -
 def _facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
     record = max(rows, key=lambda row: row.record.created_at).record
     model, facts = record.identity.model, record.model_facts
-    size = f"{facts.num_parameters / 1e6:.2f} M" if facts.num_parameters is not None else None
+    size = f"{facts.num_parameters / 1e6:.2f} M" if facts.num_parameters else None
     epochs = str(facts.epochs) if facts.epochs is not None else None
     pairs = [
         ("Method", facts.method),
@@ -67,7 +68,7 @@ def _facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return [(key, value) for key, value in pairs if value]
 
 
-def _cells(models: Mapping[str, Sequence[Row]]) -> list[Picture]:
+def _cells(models: Mapping[str, Sequence[Row]], colours: Mapping[str, str]) -> list[Picture]:
     """Returns the values of every model over the cells that are fractions, where there are three or more."""
     rows = {name: {row.cell: row for row in own if row.record.headline_scale == 100} for name, own in models.items()}
     cells = sorted({cell for own in rows.values() for cell in own})
@@ -76,10 +77,10 @@ def _cells(models: Mapping[str, Sequence[Row]]) -> list[Picture]:
     series = {
         name: [100 * own[cell].shown.value if cell in own else None for cell in cells] for name, own in rows.items()
     }
-    return [parallel("Every cell", [" ".join(cell) for cell in cells], series)]
+    return [parallel("Every cell", [" ".join(cell) for cell in cells], series, colours)]
 
 
-def _sizes(models: Mapping[str, Sequence[Row]]) -> list[Picture]:
+def _sizes(models: Mapping[str, Sequence[Row]], colours: Mapping[str, str]) -> list[Picture]:
     """Returns the values over the number of parameters, for each cell with two models or more whose size is known."""
     found: dict[tuple[str, str], dict[str, Point]] = {}
     for name, rows in models.items():
@@ -91,13 +92,13 @@ def _sizes(models: Mapping[str, Sequence[Row]]) -> list[Picture]:
                 point = Point(x=size / 1e6, y=100 * row.shown.value, low=low, high=high)
                 found.setdefault(row.cell, {})[name] = point
     return [
-        scatter(" ".join(cell), points, "million parameters", "%")
+        scatter(" ".join(cell), points, colours, "million parameters", "%")
         for cell, points in sorted(found.items())
         if len({point.x for point in points.values()}) > 1
     ]
 
 
-def _by_parameter(models: Mapping[str, Sequence[Row]]) -> list[Picture]:
+def _by_parameter(models: Mapping[str, Sequence[Row]], colours: Mapping[str, str]) -> list[Picture]:
     """Returns the headline metric over its parameter, for each cell where it has several: k, images a class."""
     found: dict[tuple[tuple[str, str], str, str], dict[str, list[Point]]] = {}
     for name, rows in models.items():
@@ -106,7 +107,7 @@ def _by_parameter(models: Mapping[str, Sequence[Row]]) -> list[Picture]:
             for what, points in _points(row.record, metric).items():
                 found.setdefault((row.cell, metric, what), {})[name] = points
     return [
-        curves(" ".join(cell), series, what, f"{metric}, %", log=True)
+        curves(" ".join(cell), series, colours, what, f"{metric}, %", log=True)
         for (cell, metric, what), series in sorted(found.items())
     ]
 
@@ -124,7 +125,7 @@ def _points(record: ResultRecord, metric: str) -> dict[str, list[Point]]:
     return {what: sorted(points, key=lambda point: point.x) for what, points in found.items() if len(points) > 1}
 
 
-def _classes(models: Mapping[str, Sequence[Row]]) -> list[Picture]:
+def _classes(models: Mapping[str, Sequence[Row]], colours: Mapping[str, str]) -> list[Picture]:
     """Returns the classes that are worst in the mean of the models, for each cell whose records have items."""
     outcomes = OutcomesOf()
     found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
@@ -139,11 +140,11 @@ def _classes(models: Mapping[str, Sequence[Row]]) -> list[Picture]:
         worst = sorted(shared, key=lambda label: sum(own[label] for own in series.values()))[:_WORST]
         if worst:
             values = {name: [own[label] for label in worst] for name, own in series.items()}
-            pictures.append(bars(" ".join(cell), worst, values, "%"))
+            pictures.append(bars(" ".join(cell), worst, values, colours, "%"))
     return pictures
 
 
-def _training(logs: Mapping[str, Path]) -> list[Picture]:
+def _training(logs: Mapping[str, Path], colours: Mapping[str, str]) -> list[Picture]:
     entries = {name: _log(path) for name, path in logs.items()}
     pictures = []
     for key, title in _TRAINING.items():
@@ -153,7 +154,7 @@ def _training(logs: Mapping[str, Path]) -> list[Picture]:
         }
         series = {name: points for name, points in series.items() if len(points) > 1}
         if series:
-            pictures.append(curves(title, series, "step", title))
+            pictures.append(curves(title, series, colours, "step", title))
     return pictures
 
 

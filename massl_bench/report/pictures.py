@@ -81,21 +81,29 @@ def check_there() -> None:
         ) from None
 
 
-def curves(title: str, series: Mapping[str, Sequence[Point]], x: str, y: str, *, log: bool = False) -> Picture:
+def colours_of(names: Sequence[str]) -> Mapping[str, str]:
+    """Returns a colour for each name; of more than eight some share one."""
+    return {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
+
+
+def curves(
+    title: str, series: Mapping[str, Sequence[Point]], colours: Mapping[str, str], x: str, y: str, *, log: bool = False
+) -> Picture:
     """Returns a chart of one line a model, with bars where values have intervals.
 
     Args:
         title: of the chart.
         series: points by name, by rising x.
+        colours: of each name, the same in every chart of a page (`colours_of`).
         x: what the horizontal axis shows.
         y: what the vertical one shows.
         log: whether the horizontal axis is logarithmic, with a mark at each point.
     """
 
     def draw(axes: Axes) -> None:
-        for number, (name, points) in enumerate(series.items()):
+        for name, points in series.items():
             xs, ys = [point.x for point in points], [point.y for point in points]
-            colour = _COLOURS[number % len(_COLOURS)]
+            colour = colours[name]
             axes.plot(xs, ys, color=colour, marker="o" if len(points) < 30 else None, markersize=4, label=_name(name))
             for point in points:
                 if point.low is not None and point.high is not None:
@@ -107,19 +115,18 @@ def curves(title: str, series: Mapping[str, Sequence[Point]], x: str, y: str, *,
             axes.minorticks_off()
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        if len(series) > 1:
-            axes.legend()
+        axes.legend()
 
     words = [f"{name}: {', '.join(f'{p.x:g}: {p.y:.2f}' for p in points[:12])}" for name, points in series.items()]
     return _picture(title, draw, words)
 
 
-def scatter(title: str, points: Mapping[str, Point], x: str, y: str) -> Picture:
+def scatter(title: str, points: Mapping[str, Point], colours: Mapping[str, str], x: str, y: str) -> Picture:
     """Returns a chart of one named point a model, the horizontal axis logarithmic."""
 
     def draw(axes: Axes) -> None:
-        for number, (name, point) in enumerate(points.items()):
-            colour = _COLOURS[number % len(_COLOURS)]
+        for name, point in points.items():
+            colour = colours[name]
             if point.low is not None and point.high is not None:
                 axes.plot([point.x, point.x], [point.low, point.high], color=colour, alpha=0.6)
             axes.plot([point.x], [point.y], "o", color=colour, label=_name(name))
@@ -131,13 +138,15 @@ def scatter(title: str, points: Mapping[str, Point], x: str, y: str) -> Picture:
     return _picture(title, draw, [f"{name}: {point.y:.2f} at {point.x:g}" for name, point in points.items()])
 
 
-def parallel(title: str, columns: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> Picture:
+def parallel(
+    title: str, columns: Sequence[str], series: Mapping[str, Sequence[float | None]], colours: Mapping[str, str]
+) -> Picture:
     """Returns a chart of one line a model over cells; a cell that is missing interrupts it."""
 
     def draw(axes: Axes) -> None:
-        for number, (name, values) in enumerate(series.items()):
+        for name, values in series.items():
             shown = [value if value is not None else float("nan") for value in values]
-            axes.plot(range(len(columns)), shown, marker="o", color=_COLOURS[number % len(_COLOURS)], label=_name(name))
+            axes.plot(range(len(columns)), shown, marker="o", color=colours[name], label=_name(name))
         axes.set_xticks(range(len(columns)), [_name(column) for column in columns], rotation=30, ha="right")
         axes.set_ylabel("%")
         axes.legend()
@@ -149,19 +158,20 @@ def parallel(title: str, columns: Sequence[str], series: Mapping[str, Sequence[f
     return _picture(title, draw, words, width=6.4)
 
 
-def bars(title: str, names: Sequence[str], series: Mapping[str, Sequence[float]], x: str) -> Picture:
+def bars(
+    title: str, names: Sequence[str], series: Mapping[str, Sequence[float]], colours: Mapping[str, str], x: str
+) -> Picture:
     """Returns a chart of horizontal bars, a group for each name, the first on top."""
 
     def draw(axes: Axes) -> None:
         height = 0.8 / len(series)
         for number, (name, values) in enumerate(series.items()):
             places = [row + (number - (len(series) - 1) / 2) * height for row in range(len(names))]
-            axes.barh(places, values, height=height, color=_COLOURS[number % len(_COLOURS)], label=_name(name))
+            axes.barh(places, values, height=height, color=colours[name], label=_name(name))
         axes.set_yticks(range(len(names)), [_name(name) for name in names])
         axes.invert_yaxis()
         axes.set_xlabel(x)
-        if len(series) > 1:
-            axes.legend()
+        axes.legend()
 
     words = [
         f"{model}: {', '.join(f'{name} {value:.1f}' for name, value in zip(names, values, strict=True))}"

@@ -48,6 +48,9 @@ def test_what_it_shows() -> None:
     assert ">k<" in found["knn cifar10"]
     assert ">million parameters<" in found["kmeans cifar10"]
     assert "dc:date" not in "".join(found.values())
+    # A model has one colour in every chart, and every chart names its models.
+    for name, colour in (("a", "#1b9e9e"), ("b", "#d9782d")):
+        assert all(f">{name}<" in svg and colour in svg for svg in found.values())
     assert re.search(r'alt="a: 10: \d\d\.\d\d, 20: ', text)  # the numbers in words
 
 
@@ -55,7 +58,7 @@ def test_classes_and_pretraining(tmp_path: Path) -> None:
     for model, right in zip(("one", "two"), outcomes(900, 100), strict=True):
         place(model, "knn", right)
     log = tmp_path / "one.log.jsonl"
-    lines = [{"step": step, "loss": 7 - step / 10, "lr": 0.1, "knn_top1": 0.5} for step in range(20)]
+    lines = [{"step": step, "loss": 7 - step / 10, "lr": 0.1, "knn": 0.5} for step in range(20)]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 20, "lo')
     found = pictures(page(Path("results"), ["one", "two"], {"one": log}))
     assert {"loss", "learning rate", "online k-NN, held-out training images"} <= set(found)
