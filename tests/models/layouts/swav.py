@@ -1,0 +1,22 @@
+"""SwAV's published files: a state dict itself, projector and prototypes among the ResNet's tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.models.layouts import prefixed
+from tests.models.resnet_layouts import State, layout, some
+
+
+def _write(backbone: State, twin: State) -> Any:
+    heads = some("projection_head.0.weight", "projection_head.1.running_mean", "projection_head.3.bias")
+    return prefixed("module.", {**backbone, **heads, **some("prototypes.weight")})
+
+
+LAYOUT = layout(
+    "swav",
+    "facebookresearch/swav 06b1b7c src/resnet50.py, eval_linear.py",
+    _write,
+    left_out=frozenset({"projector", "prototypes"}),
+    std=(0.228, 0.224, 0.225),
+)
