@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         list_tasks,
         load_encoder,
     )
+    from massl_bench.bench.benchmark import BenchmarkResult, benchmark, leaderboard, verify
     from massl_bench.bench.evaluation import evaluate
     from massl_bench.bench.scores import TaskScores
     from massl_bench.core.errors import CellError, MasslBenchError, RequestError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from massl_bench.models.encoder import Encoder
 
 _HOMES = {
+    "BenchmarkResult": "bench.benchmark",
     "CellError": "core.errors",
     "CopyTruth": "core.values",
     "Encoder": "models.encoder",
@@ -46,17 +48,21 @@ _HOMES = {
     "RequestError": "core.errors",
     "Score": "core.values",
     "TaskScores": "bench.scores",
+    "benchmark": "bench.benchmark",
     "evaluate": "bench.evaluation",
     "extract": "bench.api",
     "info": "bench.api",
+    "leaderboard": "bench.benchmark",
     "list_datasets": "bench.api",
     "list_models": "bench.api",
     "list_suites": "bench.api",
     "list_tasks": "bench.api",
     "load_encoder": "bench.api",
+    "verify": "bench.benchmark",
 }
 
 __all__ = [
+    "BenchmarkResult",
     "CellError",
     "CopyTruth",
     "Encoder",
@@ -68,14 +74,17 @@ __all__ = [
     "RequestError",
     "Score",
     "TaskScores",
+    "benchmark",
     "evaluate",
     "extract",
     "info",
+    "leaderboard",
     "list_datasets",
     "list_models",
     "list_suites",
     "list_tasks",
     "load_encoder",
+    "verify",
 ]
 
 

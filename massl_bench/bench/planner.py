@@ -107,7 +107,10 @@ class Planner(Cells):
         params = protocols.parameters(spec, origin)
         return PlannedTask(spec=spec, params=params, departures=tuple(departures), seed_given=seed_given)
 
-    def _open_model(self, reference: str) -> Model:
+    def _open_model(self, reference: str | Model) -> Model:
+        if isinstance(reference, Model):
+            self.reporting.say(reference.card.describe())
+            return reference
         options = ModelOptions(
             cache_dir=self.request.data.cache_dir,
             settings=self.request.settings,

@@ -20,7 +20,8 @@ class RunRequest:
 
     cells: Sequence[tuple[str, str]]
     """(task, dataset) in order."""
-    models: Sequence[str]
+    models: Sequence[str | Model]
+    """References, as `--model` takes them; or models that are there already."""
     suite: str | None = None
     """Where the cells come from, if from a suite: data that is missing then fails its cell, and the others go on."""
     features_file: Path | None = None

@@ -104,20 +104,24 @@ def run(
     max_pixels: MaxPixels = None,
     rehash: Rehash = False,
     offline: Offline = False,
+    launcher: Annotated[
+        str, typer.Option(help="local; ray: on a Ray cluster (RAY_ADDRESS) or one on this machine; or a plugin's.")
+    ] = "local",
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with what is cached, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run cells: every model on every task and dataset. Finished cells are skipped."""
+    from massl_bench.bench.launch import find_launcher
     from massl_bench.bench.planner import Planner
     from massl_bench.bench.progress import reporting
     from massl_bench.bench.request import RunRequest
-    from massl_bench.bench.runner import run_request
     from massl_bench.datasets import MAX_PIXELS, Columns, DataOptions
     from massl_bench.features import ExtractionOptions
 
     if precision not in ("fp32", "tf32", "bf16", "fp16"):
         raise RequestError(f"--precision {precision}: expected fp32, tf32, bf16 or fp16")
+    launch = find_launcher(launcher).run
     registry = open_registry(include_path, weights_dir)
     if ground_truth is not None and features is None:
         raise RequestError(f"--ground-truth {ground_truth}: belongs to --features FILE.npz, which is not given")
@@ -170,7 +174,7 @@ def run(
             show(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
         return
     outcomes = []
-    for outcome in run_request(request, registry, reporting()):
+    for outcome in launch(request, registry, reporting()):
         outcomes.append(outcome)
         if not as_json:
             print_outcome(outcome)

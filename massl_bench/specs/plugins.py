@@ -31,6 +31,7 @@ METHODS_GROUP = "massl_bench.methods"
 FORMATS_GROUP = "massl_bench.formats"
 ADAPTERS_GROUP = "massl_bench.adapters"
 SOURCES_GROUP = "massl_bench.sources"
+LAUNCHERS_GROUP = "massl_bench.launchers"
 
 _CODE = {
     PROTOCOLS_GROUP: ("protocol", ("PROTOCOL",)),
@@ -38,6 +39,7 @@ _CODE = {
     FORMATS_GROUP: ("format", ("write",)),
     ADAPTERS_GROUP: ("adapter", ("ADAPTER",)),
     SOURCES_GROUP: ("source", ("SOURCE",)),
+    LAUNCHERS_GROUP: ("launcher", ("LAUNCHER",)),
 }
 """The groups of modules: what one of them is called, and what it defines."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from massl_bench.models.adapter import Adapter
-from massl_bench.models.found import found_parts
+from massl_bench.specs.found import found_parts
 from massl_bench.specs.plugins import ADAPTERS_GROUP
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from massl_bench.models.found import found_parts
 from massl_bench.models.source import Source
+from massl_bench.specs.found import found_parts
 from massl_bench.specs.plugins import SOURCES_GROUP
 
 

@@ -1,0 +1,233 @@
+"""From Python: cells are run and recorded as `massl-bench run` does, records become tables, and are verified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from massl_bench.bench.planner import Planner
+from massl_bench.bench.progress import reporting as show_progress
+from massl_bench.bench.request import RunRequest
+from massl_bench.bench.runner import Outcome, Runner
+from massl_bench.bench.verification import Verdict
+from massl_bench.bench.verification import verify as verify_record
+from massl_bench.core.errors import RequestError
+from massl_bench.core.files import default_cache_dir
+from massl_bench.datasets import DataOptions
+from massl_bench.features import ExtractionOptions, Reporting
+from massl_bench.models import Model
+from massl_bench.models.encoder import Encoder
+from massl_bench.records.record import ResultRecord, read_record
+from massl_bench.records.rows import Selection, collect
+from massl_bench.records.tables import to_json
+from massl_bench.specs.registry import Registry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class BenchmarkResult(Sequence[Outcome]):
+    """The outcomes of the cells of a request, in order; shows itself as a table."""
+
+    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+        self._outcomes = list(outcomes)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Returns an outcome: its `record` holds the numbers, its `path` the file."""
+        return self._outcomes[index]
+
+    def __len__(self) -> int:
+        """Returns the number of cells."""
+        return len(self._outcomes)
+
+    def __iter__(self) -> Iterator[Outcome]:
+        """Yields the outcomes."""
+        return iter(self._outcomes)
+
+    @property
+    def records(self) -> list[ResultRecord]:
+        """The records of the cells that did not fail."""
+        return [outcome.record for outcome in self._outcomes if outcome.record is not None]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Returns a row for each cell: its headline with the 95 % interval, as fractions, or its error."""
+        import pandas as pd
+
+        rows = []
+        for outcome in self._outcomes:
+            record = outcome.record
+            shown = record.headline if record is not None else None
+            low, high = (shown.ci95 if shown is not None and shown.ci95 else (None, None)) or (None, None)
+            rows.append(
+                {
+                    "model": outcome.model,
+                    "task": outcome.task,
+                    "dataset": outcome.dataset,
+                    "metric": record.identity.task.headline if record is not None else None,
+                    "value": shown.value if shown is not None else None,
+                    "low": low,
+                    "high": high,
+                    "error": outcome.error,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        """Returns the table as text."""
+        return self.to_frame().to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="")
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(index=False, float_format=lambda value: f"{value:.4f}", na_rep=""))
+
+
+def benchmark(
+    model: Encoder | str | Sequence[Encoder | str],
+    suite: str | None = None,
+    *,
+    tasks: str | Sequence[str] = (),
+    datasets: str | Sequence[str] = (),
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    limit: int | Mapping[str, int] | None = None,
+    data_root: str | Path | None = None,
+    results_dir: str | Path = "results",
+    include_path: Sequence[str | Path] = (),
+    cache_dir: str | Path | None = None,
+    device: str = "auto",
+    offline: bool = False,
+    force: bool = False,
+    progress: bool = True,
+    options: ExtractionOptions | None = None,
+) -> BenchmarkResult:
+    """Runs cells and writes their records, as `massl-bench run` does; finished cells are read.
+
+    ```python
+    mb.benchmark(encoder, "quick")
+    mb.benchmark(["pixels", "checkpoint.pth"], tasks=["knn", "linear"], datasets="cifar10", data_root="data")
+    ```
+
+    A cell that fails leaves nothing behind, and the others go on: its outcome has the error.
+
+    Args:
+        model: an encoder, or what `--model` takes; or several of them.
+        suite: the cells of a suite, in place of tasks and datasets.
+        tasks: names of tasks.
+        datasets: registry names, `folder:DIR`, `hf:REPO[@REV]`, `wds:PATTERN`.
+        params: parameters by task that replace the task's own: such records stay out of tables.
+        limit: the first items only, of every split or by split: such records are partial.
+        data_root: directory with one folder for each dataset of the registry.
+        results_dir: where records are written.
+        include_path: directories with more tasks, datasets and suites.
+        cache_dir: None for the user's cache directory.
+        device: `auto`, `cpu`, `cuda` or `cuda:i`.
+        offline: never download.
+        force: run finished cells again.
+        progress: whether stderr is told how far it is.
+        options: batch size, workers, precision.
+
+    Raises:
+        RequestError: The request cannot be carried out; nothing was written.
+    """
+    registry = _registry(include_path)
+    if (suite is None) == (not tasks and not datasets):
+        raise RequestError("benchmark: give a suite, or tasks and datasets")
+    if suite is None and not (tasks and datasets):
+        raise RequestError(f"benchmark: {'datasets' if tasks else 'tasks'} missing")
+    cells = [(task, dataset) for dataset in _listed(datasets) for task in _listed(tasks)]
+    models = [model] if isinstance(model, str | Encoder) else list(model)
+    request = RunRequest(
+        cells=registry.suite(suite).pairs if suite is not None else cells,
+        models=[_of_encoder(each) if isinstance(each, Encoder) else each for each in models],
+        suite=suite,
+        overrides=params or {},
+        limit={"": limit} if isinstance(limit, int) else dict(limit or {}),
+        device=device,
+        data=DataOptions(
+            cache_dir=Path(cache_dir) if cache_dir is not None else default_cache_dir(),
+            data_root=Path(data_root) if data_root is not None else None,
+            offline=offline,
+        ),
+        extraction=options if options is not None else ExtractionOptions(),
+        results_dir=Path(results_dir),
+        force=force,
+    )
+    reporting = show_progress() if progress else Reporting()
+    planner = Planner(request, registry, reporting)
+    return BenchmarkResult(list(Runner(planner, reporting).run(planner.plan())))
+
+
+def _of_encoder(encoder: Encoder) -> Model:
+    return Model(card=encoder.card, build=lambda: encoder)
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _registry(include_path: Sequence[str | Path]) -> Registry:
+    return Registry(include=[Path(each) for each in include_path], weights_dir=Path("weights"))
+
+
+def leaderboard(
+    suite: str | None = None,
+    *,
+    results_dir: str | Path = "results",
+    models: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    metric: str | None = None,
+    bundled: bool = True,
+    include_path: Sequence[str | Path] = (),
+) -> pd.DataFrame:
+    """Returns the records of current tasks, one row for each model, task and dataset (`massl-bench leaderboard`).
+
+    Args:
+        suite: only its cells.
+        results_dir: where records are.
+        models: only these, by name or pattern.
+        tasks: likewise.
+        metric: in place of each task's headline, where it was measured.
+        bundled: with the records that came with the package.
+        include_path: directories with more tasks.
+
+    Raises:
+        RequestError: There is nothing of that name.
+    """
+    import pandas as pd
+
+    selection = Selection(models=list(models), tasks=list(tasks), metric=metric, packaged=bundled)
+    return pd.DataFrame(to_json(collect(Path(results_dir), _registry(include_path), suite, selection))["rows"])
+
+
+def verify(
+    record: ResultRecord | str | Path,
+    *,
+    data_root: str | Path | None = None,
+    include_path: Sequence[str | Path] = (),
+    cache_dir: str | Path | None = None,
+    device: str = "auto",
+    offline: bool = False,
+    progress: bool = True,
+) -> Verdict:
+    """Computes a record again, from the images, and compares identity and every metric.
+
+    Args:
+        record: or its file.
+        data_root: directory with one folder for each dataset of the registry.
+        include_path: directories with more tasks and datasets.
+        cache_dir: None for the user's cache directory.
+        device: where the encoder runs.
+        offline: never download.
+        progress: whether stderr is told how far it is.
+
+    Raises:
+        RequestError: The model, the dataset or the task is not there, or has changed its meaning.
+        CellError: The cell failed.
+    """
+    recorded = record if isinstance(record, ResultRecord) else read_record(Path(record))
+    data = DataOptions(
+        cache_dir=Path(cache_dir) if cache_dir is not None else default_cache_dir(),
+        data_root=Path(data_root) if data_root is not None else None,
+        offline=offline,
+    )
+    reporting = show_progress() if progress else Reporting()
+    return verify_record(recorded, _registry(include_path), data, device=device, reporting=reporting)

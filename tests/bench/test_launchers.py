@@ -1,0 +1,102 @@
+"""Launchers: a real Ray cluster on this machine, one that a plugin brings, and names that are none."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Answer
+
+Cli = Callable[..., Answer]
+
+CELLS = ["--task", "knn,few-shot,spectrum", "--dataset", "digits", "--model", "pixels,random:resnet18"]
+LIMIT = ["--limit", "train=200,test=60"]
+
+PLUGIN = """
+from massl_bench.bench.launch import Launcher
+from massl_bench.bench.runner import run_request
+
+def run(request, registry, reporting):
+    reporting.say(f"shouting {len(request.cells)} cells")
+    return run_request(request, registry, reporting)
+
+LAUNCHER = Launcher(name="shout", help="As local, and louder.", run=run)
+"""
+
+PROJECT = """
+[project]
+name = "other-bench"
+version = "0.3"
+[project.entry-points."massl_bench.launchers"]
+shout = "other_bench.shout"
+"""
+
+
+def numbers(folder: Path) -> dict[str, tuple[str, dict[str, float]]]:
+    """Identity and metrics of every record, by its place."""
+    found = {}
+    for path in sorted(folder.rglob("*.json")):
+        record = json.loads(path.read_text())
+        values = {name: metric["value"] for name, metric in record["metrics"].items()}
+        found[str(path.relative_to(folder))] = (record["identity_sha256"], values)
+    return found
+
+
+def test_one_file_outside_the_package_adds_a_launcher(run_cli: Cli, install) -> None:
+    install({"pyproject.toml": PROJECT, "other_bench/__init__.py": "", "other_bench/shout.py": PLUGIN})
+    run = ["run", "--task", "knn", "--dataset", "digits", "--model", "pixels", "--limit", "20"]
+    answer = run_cli(*run, "--set", "knn.k=10", "--set", "knn.headline=top1@10", "--launcher", "shout")
+    assert answer.code == 0, answer.err
+    assert "shouting 1 cells" in answer.err
+
+
+def test_a_launcher_that_is_not_there(run_cli: Cli) -> None:
+    answer = run_cli("run", "--task", "knn", "--dataset", "digits", "--model", "pixels", "--launcher", "lokal")
+    assert answer.code == 2
+    assert "unknown launcher 'lokal'" in answer.error
+    assert "local" in answer.error
+
+
+@pytest.mark.slow
+def test_ray_gives_the_records_of_a_local_run(run_cli: Cli, tmp_path: Path) -> None:
+    """Two models, three tasks: identities and metrics are equal, and each bank was extracted once."""
+    pytest.importorskip("ray")
+    local = run_cli("run", *CELLS, *LIMIT, "--results-dir", tmp_path / "local", "--cache-dir", tmp_path / "a")
+    assert local.code == 0, local.err
+    places = ["--results-dir", tmp_path / "ray", "--cache-dir", tmp_path / "b"]
+    answer = run_cli("run", *CELLS, *LIMIT, *places, "--launcher", "ray", "--json")
+    assert answer.code == 0, answer.err
+    outcomes = json.loads(answer.out)
+    assert [outcome["status"] for outcome in outcomes] == ["done"] * 6
+    assert numbers(tmp_path / "ray") == numbers(tmp_path / "local")
+    assert len(numbers(tmp_path / "ray")) == 6
+    record = json.loads(next((tmp_path / "ray").rglob("*.json")).read_text())
+    assert "worker" not in " ".join(record["argv"])
+    again = run_cli("run", *CELLS, *LIMIT, *places, "--launcher", "ray", "--json")
+    assert [outcome["status"] for outcome in json.loads(again.out)] == ["finished"] * 6
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_retried(tmp_path: Path) -> None:
+    """The task kills its own worker at the first try; Ray runs it again, and the outcome is that of the second."""
+    ray = pytest.importorskip("ray")
+    from massl_bench.bench.launchers.ray import _RETRIES, _join
+
+    marker = tmp_path / "tried"
+
+    def dies_once() -> str:
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "done"
+
+    _join(ray)
+    try:
+        assert ray.get(ray.remote(num_cpus=1, max_retries=_RETRIES)(dies_once).remote()) == "done"
+    finally:
+        ray.shutdown()
