@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.conftest import Answer
 
 Cli = Callable[..., Answer]
 
-CELLS = ["--task", "knn,few-shot,spectrum", "--dataset", "digits", "--model", "pixels,random:resnet18"]
+CELLS = ["--task", "knn,few-shot,spectrum", "--dataset", "digits", "--model", "pixels,random:test_vit"]
 LIMIT = ["--limit", "train=200,test=60"]
 
 PLUGIN = """
@@ -62,10 +63,20 @@ def test_a_launcher_that_is_not_there(run_cli: Cli) -> None:
     assert "local" in answer.error
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ModuleType]:
+    """A real cluster of Ray on this machine, started as the launcher starts one; runs join it."""
+    ray = pytest.importorskip("ray")
+    from massl_bench.bench.launchers.ray import _join
+
+    _join(ray)
+    yield ray
+    ray.shutdown()
+
+
 @pytest.mark.slow
-def test_ray_gives_the_records_of_a_local_run(run_cli: Cli, tmp_path: Path) -> None:
-    """Two models, three tasks: identities and metrics are equal, and each bank was extracted once."""
-    pytest.importorskip("ray")
+def test_ray_gives_the_records_of_a_local_run(run_cli: Cli, cluster: ModuleType, tmp_path: Path) -> None:
+    """Two models, three tasks: identities and metrics are equal, and what is there is not run again."""
     local = run_cli("run", *CELLS, *LIMIT, "--results-dir", tmp_path / "local", "--cache-dir", tmp_path / "a")
     assert local.code == 0, local.err
     places = ["--results-dir", tmp_path / "ray", "--cache-dir", tmp_path / "b"]
@@ -82,10 +93,9 @@ def test_ray_gives_the_records_of_a_local_run(run_cli: Cli, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_retried(tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_retried(cluster: ModuleType, tmp_path: Path) -> None:
     """The task kills its own worker at the first try; Ray runs it again, and the outcome is that of the second."""
-    ray = pytest.importorskip("ray")
-    from massl_bench.bench.launchers.ray import _RETRIES, _join
+    from massl_bench.bench.launchers.ray import _RETRIES
 
     marker = tmp_path / "tried"
 
@@ -95,8 +105,4 @@ def test_a_worker_that_dies_is_retried(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return "done"
 
-    _join(ray)
-    try:
-        assert ray.get(ray.remote(num_cpus=1, max_retries=_RETRIES)(dies_once).remote()) == "done"
-    finally:
-        ray.shutdown()
+    assert cluster.get(cluster.remote(num_cpus=1, max_retries=_RETRIES)(dies_once).remote()) == "done"
