@@ -65,13 +65,13 @@ def _ray() -> Any:
 
 
 def _join(ray: Any) -> None:
-    """Joins the cluster of `RAY_ADDRESS`, or starts one that no other machine can reach."""
+    """Joins the cluster of `RAY_ADDRESS`, or starts one for this process, without a dashboard."""
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
             ray.init(address=address, logging_level="WARNING")
         else:
-            ray.init(include_dashboard=False, logging_level="WARNING", _node_ip_address="127.0.0.1")
+            ray.init(include_dashboard=False, logging_level="WARNING")
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise RequestError(f"--launcher ray: no cluster at {address or 'this machine'}: {one_line(error)}") from None
 
