@@ -22,7 +22,7 @@ from massl_bench.datasets.splits import ImageSplit
 
 _HELD_BYTES = 256 << 20
 """Of the images of a row group that are held in memory; a group that is larger is read piece by piece."""
-_PIECE_BYTES = 512 << 20
+_PIECE_BYTES = 128 << 20
 """A piece is at most so large, whatever a value may stand for: a dictionary holds a value once for all its rows."""
 
 
