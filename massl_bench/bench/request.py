@@ -11,6 +11,7 @@ from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from massl_bench.core.strict import StrictModel
 from massl_bench.datasets import DataOptions
 from massl_bench.features import ExtractionOptions
+from massl_bench.models import Model
 from massl_bench.specs.task import TaskSpec
 
 
