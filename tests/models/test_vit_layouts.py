@@ -102,3 +102,12 @@ def test_an_export_keeps_how_positions_are_resampled(name: str, tmp_path: Path) 
     exported = tmp_path / "exported.safetensors"
     export_weights(ExportedModel(encoder=encoder, arch=None, citation="x", training={}), exported, "safetensors")
     assert_features(build_checkpoint(exported, "x"), file.source, (32, 32), (48, 48))
+
+
+def test_a_resnet_of_clip_is_known_and_refused(tmp_path: Path) -> None:
+    torch.save(
+        {"visual.attnpool.k_proj.weight": torch.randn(4, 4), "visual.conv1.weight": torch.randn(4, 3, 3, 3)},
+        tmp_path / "c.pt",
+    )
+    with pytest.raises(RequestError, match=r"a ResNet of CLIP.*resnet50_clip"):
+        build_checkpoint(tmp_path / "c.pt", "x")
