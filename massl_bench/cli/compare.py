@@ -84,16 +84,19 @@ def _of_model(name: str, rows: list[Row]) -> dict[tuple[str, str], Row]:
         record = read_record(Path(name))
         row = Row(path=Path(name), record=record, metric=record.identity.task.headline, file=Path(name))
         return {row.cell: row}
-    own = [row for row in rows if row.record.identity.model.name == name]
+    own = [row for row in rows if name in (row.record.identity.model.name, _with_hash(row))]
     if not own:
         known = {row.record.identity.model.name for row in rows}
         raise unknown_name("model", name, known, "models with a current, complete record of these cells")
     if len({row.model for row in own}) > 1:
-        raise RequestError(
-            f"{name}: is the name of several weights ({', '.join(sorted({row.model[:8] for row in own}))}); "
-            "measure one of them again with --name"
-        )
+        which = ", ".join(sorted({repr(_with_hash(row)) for row in own}))
+        raise RequestError(f"{name}: is the name of several weights; say which: {which}")
     return {row.cell: row for row in own}
+
+
+def _with_hash(row: Row) -> str:
+    """Returns the name as tables show it where two models share it."""
+    return f"{row.record.identity.model.name} ({row.model[:8]})"
 
 
 def _pairs(found: list[dict[tuple[str, str], Row]], models: list[str]) -> list[tuple[Row, Row]]:

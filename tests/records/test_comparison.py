@@ -167,3 +167,15 @@ def test_wrong_requests(run_cli: Cli, arguments: tuple[str, ...], part: str) -> 
     answer = run_cli("compare", *arguments)
     assert answer.code == 2
     assert part in answer.error
+
+
+def test_two_weights_of_one_name_are_told_apart_as_tables_do(run_cli: Cli) -> None:
+    first, second = outcomes(900, 100)
+    one, two = place("one", "knn", first), place("two", "knn", second)
+    change(two, lambda content: content["identity"]["model"].update(name="one"))
+    hashes = [json.loads(path.read_text())["identity"]["model"]["weights_sha256"][:8] for path in (one, two)]
+    names = [f"one ({digits})" for digits in hashes]
+    refused = run_cli("compare", "one", names[1])
+    assert refused.code == 2
+    assert all(repr(name) in refused.error for name in names)
+    assert "900 : 100" in run_cli("compare", *names).out
