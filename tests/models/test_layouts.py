@@ -158,7 +158,9 @@ def _weight(state: dict[str, torch.Tensor]) -> str:
 
 
 def _in_the_middle(name: str) -> bool:
-    return any(mark in name for mark in ("fc1", "layer3", "c_fc", "mlp.w1", "pwconv1"))
+    return any(
+        mark in name for mark in ("fc1", "layer3", "c_fc", "mlp.w1", "pwconv1", "_feature_blocks.3", "backbone.6")
+    )
 
 
 def _unknown(state: dict[str, torch.Tensor]) -> str:

@@ -14,7 +14,7 @@ _TWINS = {
     "target_net": "the target network",
     "encoder_k": "the key encoder",
 }
-"""Each is a backbone (0) and a neck (1), since mmselfsup 0.2 the momentum ones inside an average (`module`)."""
+"""Each is a backbone (0) and a neck (1); mmselfsup has the momentum ones inside an average (`module`)."""
 
 
 def _matches(content: Content) -> bool:
@@ -44,7 +44,7 @@ def _network(found: Found) -> Network:
 ADAPTER = Adapter(
     name="openselfsup",
     summary="OpenSelfSup, mmselfsup, Triplet (backbone, and the network pairs that it is a part of)",
-    read_in="open-mmlab/OpenSelfSup openselfsup/models/{byol,moco}.py, tools/extract_backbone_weights.py; "
+    read_in="open-mmlab/mmselfsup 5e67129 openselfsup/models/{byol,moco}.py, tools/extract_backbone_weights.py; "
     "wanggrun/triplet c1bbaa9",
     rank=Rank.KEYS,
     matches=_matches,

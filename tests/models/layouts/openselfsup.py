@@ -20,7 +20,7 @@ def _write(backbone: State, twin: State) -> Any:
 
 LAYOUT = layout(
     "openselfsup",
-    "open-mmlab/OpenSelfSup openselfsup/models/byol.py; wanggrun/triplet c1bbaa9",
+    "open-mmlab/mmselfsup 5e67129 openselfsup/models/byol.py; wanggrun/triplet c1bbaa9",
     _write,
     left_out=frozenset({"projector", "the target network", "the online network, which the backbone is"}),
     twin="target_net",

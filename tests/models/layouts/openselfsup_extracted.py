@@ -13,6 +13,6 @@ def _write(backbone: State, twin: State) -> Any:
 
 LAYOUT = layout(
     "openselfsup",
-    "open-mmlab/OpenSelfSup tools/extract_backbone_weights.py; wanggrun/triplet c1bbaa9",
+    "open-mmlab/mmselfsup a1c3225 tools/extract_backbone_weights.py; wanggrun/triplet c1bbaa9",
     _write,
 )

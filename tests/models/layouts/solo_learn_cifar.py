@@ -1,0 +1,34 @@
+"""solo-learn on CIFAR: a stem of 3 × 3 that pads by 2, and the data set's own mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torchvision
+
+from tests.models.layouts import Layout, Made, filled, prefixed
+from tests.models.resnet_layouts import some
+
+
+def make(folder: Path) -> Made:
+    network = torchvision.models.resnet18()
+    network.conv1 = torch.nn.Conv2d(3, 64, 3, padding=2, bias=False)
+    network.maxpool = network.fc = torch.nn.Identity()  # type: ignore[assignment]
+    filled(network, seed=5)
+    state = {**prefixed("encoder.", network.state_dict()), **some("projector.0.weight", "classifier.weight", "queue")}
+    torch.save({"pytorch-lightning_version": "1.4.0", "state_dict": state}, folder / "last.ckpt")
+    return Made(
+        path=folder / "last.ckpt",
+        source=network,
+        side=32,
+        other_side=40,
+        crop=32,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.247, 0.243, 0.261),
+        left_out=frozenset({"projector", "classifier", "queue"}),
+        tolerance=1e-3,
+    )
+
+
+LAYOUT = Layout(adapter="solo_learn", read_in="vturrisi/solo-learn 9187ea3 solo/methods/base.py", make=make)
