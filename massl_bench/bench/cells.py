@@ -108,7 +108,9 @@ class Cells:
                     if place != path:
                         continue  # maybe of another name: it stays, and nothing is lost but time
                     raise RequestError(f"{error}; --force measures it again and replaces it") from None
-                if record.identity_sha256 == identity.digest:
+                # In the old place, of several names: what a model is called is no part of the identity.
+                same_name = place == path or record.identity.model.name == identity.model.name
+                if record.identity_sha256 == identity.digest and same_name:
                     return place, record
         return path, None
 
