@@ -32,7 +32,9 @@ def compare(
     include_path: IncludePath = None,
     as_json: Json = False,
 ) -> None:
-    """Compare models on the same items: difference, interval, exact test, corrected over the cells.
+    """Compare models on the items that all of them were given.
+
+    For each pair: difference, interval, exact test, corrected over the cells.
 
     McNemar's test for right and wrong, the sign test for anything else, Holm's correction over all cells shown. Records
     without outcomes of single items are compared by their intervals, and say so.

@@ -74,7 +74,11 @@ def info(
     results_dir: ResultsDir = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Show one thing in full: parameters, splits, source, licence; of a model also what is published of it."""
+    """Show one thing in full.
+
+    Of a task its parameters, of a dataset splits, source and licence, of a model what it is taken for and what is
+    published of it.
+    """
     registry = open_registry(include_path, weights_dir)
     loaders: list[tuple[str, dict[str, Path], Any]] = [
         ("task", registry.tasks, registry.task),

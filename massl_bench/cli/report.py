@@ -22,7 +22,9 @@ def report(
     weights_dir: WeightsDir = Path("weights"),
     include_path: IncludePath = None,
 ) -> None:
-    """Write one page of charts: values over cells, sizes, k, shots and classes, and the pretraining.
+    """Write one page of charts of some models.
+
+    Values over cells, sizes, k, shots and classes, and the pretraining.
 
     Needs matplotlib: pip install 'massl-bench[report]'. Outcomes by class come from the items beside records, the
     pretraining from the log beside a model's manifest.

@@ -163,5 +163,5 @@ def test_a_class_without_an_image_is_named(run_cli: Cli, tmp_path: Path) -> None
         write_image(tmp_path / "d" / "train" / name / "0.png", seed=number)
         write_image(tmp_path / "d" / "test" / name / "0.png", seed=10 + number)
     answer = run_cli(*LINEAR, "--dataset", f"folder:{tmp_path / 'd'}", "--model", "pixels", "--limit", "train=1")
-    assert answer.code == 1
-    assert "have no training image (class 1, 'two')" in answer.error
+    assert answer.code == 2
+    assert "are of 1 of its 2 classes; --sample train=1 draws as many from every class" in answer.error

@@ -74,7 +74,7 @@ def cluster() -> Iterator[ModuleType]:
     ray.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_ray_gives_the_records_of_a_local_run(run_cli: Cli, cluster: ModuleType, tmp_path: Path) -> None:
     """Two models, three tasks: identities and metrics are equal, and what is there is not run again."""
     local = run_cli("run", *CELLS, *LIMIT, "--results-dir", tmp_path / "local", "--cache-dir", tmp_path / "a")
@@ -92,7 +92,7 @@ def test_ray_gives_the_records_of_a_local_run(run_cli: Cli, cluster: ModuleType,
     assert [outcome["status"] for outcome in json.loads(again.out)] == ["finished"] * 6
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_worker_that_dies_is_retried(cluster: ModuleType, tmp_path: Path) -> None:
     """The task kills its own worker at the first try; Ray runs it again, and the outcome is that of the second."""
     from massl_bench.bench.launchers.ray import _RETRIES

@@ -372,7 +372,7 @@ def test_linear_selects_on_the_validation_part(tmp_path: Path, run_cli: Callable
     places = ("--include-path", tmp_path / "registry", "--data-root", tmp_path / "data")
     answer = run_cli("run", "--task", "linear", "--dataset", "dtd", "--model", "pixels", *places, *SMALL)
     assert answer.code == 0, answer.err
-    (path,) = Path("results/pixels/linear").iterdir()
+    (path,) = Path("results/pixels/linear").glob("*.json")
     record = json.loads(path.read_text())
     assert record["selection_split"] == "val, the last 3 of 6 train"
 
