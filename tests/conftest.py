@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from massl_bench import cli
@@ -38,6 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("markexpr") != "speed":  # there the threads are what is measured
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+# The same examples in every run, however busy the machine is.
+settings.register_profile("suite", derandomize=True, deadline=None, database=None)
+settings.load_profile("suite")
 
 # A shell starts what runs in the background with Ctrl-C ignored, and tests send it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
