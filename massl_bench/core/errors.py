@@ -7,6 +7,7 @@ import re
 import reprlib
 import unicodedata
 from collections.abc import Iterable
+from os.path import commonprefix
 
 from massl_bench.core.printable import printable
 
@@ -55,7 +56,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
 
 def how_they_differ(name: str, other: str) -> str:
     """Returns in words where two names differ that may look the same: as code points, from the first other one on."""
-    place = next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), min(len(name), len(other)))
+    place = len(commonprefix((name, other)))  # noqa: RUF071  # letter by letter is what is meant
     here, there = (
         " ".join(f"U+{ord(character):04X}" for character in each[place : place + 2]) or "nothing"
         for each in (name, other)

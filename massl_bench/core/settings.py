@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -10,9 +10,6 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-
-if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that only list
-    pass
 
 from massl_bench.core.strict import Listed, StrictModel
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -15,9 +15,6 @@ from pydantic import (
 
 from massl_bench.core.errors import shown
 from massl_bench.core.printable import printable
-
-if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that only list
-    pass
 
 
 class StrictModel(BaseModel):

@@ -191,7 +191,7 @@ def _what(name: str, known: Mapping[str, str]) -> str | None:
         rest_may_follow = not wanted[-1]
         wanted = wanted[:-1] if rest_may_follow else wanted
         long_enough = len(parts) > len(wanted) if rest_may_follow else len(parts) == len(wanted)
-        if long_enough and all(want in ("*", part) for want, part in zip(wanted, parts, strict=False)):
+        if long_enough and all(want in ("*", part) for want, part in zip(wanted, parts[: len(wanted)], strict=True)):
             return what
     return None
 

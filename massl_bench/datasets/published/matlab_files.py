@@ -146,13 +146,14 @@ class _Reader:
         return [self._matrix(data, depth + 1)[1] for _, data in parts]
 
     def _structures(self, parts: list[tuple[int, memoryview]], count: int, depth: int) -> list[dict[str, Any]]:
-        (_, width), (_, names), *values = parts
-        (longest,) = struct.unpack_from(f"{self._order}i", width)
+        (_, longest_name), (_, names), *values = parts
+        (longest,) = struct.unpack_from(f"{self._order}i", longest_name)
         if longest < 1:
             raise ValueError(f"names of {longest} letters")
         fields = [bytes(names[at : at + longest]).split(b"\0")[0].decode() for at in range(0, len(names), longest)]
         read = self._inner(values, count * len(fields), depth)
-        return [dict(zip(fields, read[at * len(fields) :], strict=False)) for at in range(count)]
+        width = len(fields)
+        return [dict(zip(fields, read[at * width : (at + 1) * width], strict=True)) for at in range(count)]
 
     def _texts(self, part: tuple[int, memoryview], shape: tuple[int, ...]) -> Any:
         """Returns a text, or one for each row."""
