@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from massl_bench.bench.places import cache_path, registry_with
 from massl_bench.bench.progress import reporting as show_progress
 from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import unknown_name
-from massl_bench.core.files import default_cache_dir
 from massl_bench.core.model_settings import parse_settings
 from massl_bench.core.values import FeatureBank
 from massl_bench.datasets import Columns, DataOptions, open_dataset
@@ -25,29 +25,28 @@ from massl_bench.models import ModelOptions, open_model
 from massl_bench.models.encoder import Encoder
 from massl_bench.specs.dataset import DatasetSpec
 from massl_bench.specs.manifest import ManifestSpec
-from massl_bench.specs.registry import Registry
 from massl_bench.specs.suite import SuiteSpec
 from massl_bench.specs.task import TaskSpec
 
 
 def list_tasks(*, include_path: Sequence[str | Path] = ()) -> list[str]:
     """Returns the names of all tasks; `info(name)` shows one."""
-    return list(_registry(include_path).tasks)
+    return list(registry_with(include_path).tasks)
 
 
 def list_datasets(*, include_path: Sequence[str | Path] = ()) -> list[str]:
     """Returns the names of all datasets of the registry."""
-    return list(_registry(include_path).datasets)
+    return list(registry_with(include_path).datasets)
 
 
 def list_suites(*, include_path: Sequence[str | Path] = ()) -> list[str]:
     """Returns the names of all suites."""
-    return list(_registry(include_path).suites)
+    return list(registry_with(include_path).suites)
 
 
 def list_models(*, include_path: Sequence[str | Path] = ()) -> list[str]:
     """Returns the names of all manifests in `./weights` and in the package, and `pixels`."""
-    return ["pixels", *_registry(include_path).manifests]
+    return ["pixels", *registry_with(include_path).manifests]
 
 
 def info(name: str, *, include_path: Sequence[str | Path] = ()) -> TaskSpec | DatasetSpec | SuiteSpec | ManifestSpec:
@@ -56,7 +55,7 @@ def info(name: str, *, include_path: Sequence[str | Path] = ()) -> TaskSpec | Da
     Raises:
         RequestError: There is nothing of that name.
     """
-    registry = _registry(include_path)
+    registry = registry_with(include_path)
     kinds: list[tuple[dict[str, Path], Any]] = [
         (registry.tasks, registry.task),
         (registry.datasets, registry.dataset),
@@ -108,8 +107,8 @@ def load_encoder(  # the settings of a model, by name
         pooling=pooling,
         preprocessing=preprocessing,
     )
-    options = ModelOptions(cache_dir=_cache_dir(cache_dir), settings=settings, download=not offline)
-    return open_model(model, _registry(()), options).encoder(resolve_device(device))
+    options = ModelOptions(cache_dir=cache_path(cache_dir), settings=settings, download=not offline)
+    return open_model(model, registry_with(()), options).encoder(resolve_device(device))
 
 
 def extract(
@@ -162,13 +161,13 @@ def extract(
     if not isinstance(dataset, str):
         return _extract_handed(encoder, dataset, chosen, reporting, (image_column, label_column), limit)
     places = DataOptions(
-        cache_dir=_cache_dir(cache_dir),
+        cache_dir=cache_path(cache_dir),
         data_root=Path(data_root) if data_root is not None else None,
         offline=offline,
         columns=Columns(image_column, label_column),
     )
-    found = open_dataset(dataset, _registry(include_path), places, fetch=not offline)
-    with _bank_places(cache, _cache_dir(cache_dir)) as place:
+    found = open_dataset(dataset, registry_with(include_path), places, fetch=not offline)
+    with _bank_places(cache, cache_path(cache_dir)) as place:
         banks = {}
         for role in found.sources:
             key = bank_key(encoder.card, encoder.card.preprocessing, found, role, limit, chosen)
@@ -204,11 +203,3 @@ def _bank_places(cache: bool, cache_dir: Path) -> Iterator[Path]:
         return
     with TemporaryDirectory() as place:
         yield Path(place)
-
-
-def _registry(include_path: Sequence[str | Path]) -> Registry:
-    return Registry(include=[Path(each) for each in include_path], weights_dir=Path("weights"))
-
-
-def _cache_dir(cache_dir: str | Path | None) -> Path:
-    return Path(cache_dir) if cache_dir is not None else default_cache_dir()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from massl_bench.bench.places import cache_path, registry_with
 from massl_bench.bench.planner import Planner
 from massl_bench.bench.progress import reporting as show_progress
 from massl_bench.bench.request import RunRequest
@@ -13,7 +14,6 @@ from massl_bench.bench.runner import Outcome, Runner
 from massl_bench.bench.verification import Verdict
 from massl_bench.bench.verification import verify as verify_record
 from massl_bench.core.errors import RequestError
-from massl_bench.core.files import default_cache_dir
 from massl_bench.datasets import DataOptions
 from massl_bench.features import ExtractionOptions, Reporting
 from massl_bench.models import Model
@@ -21,7 +21,6 @@ from massl_bench.models.encoder import Encoder
 from massl_bench.records.record import ResultRecord, read_record
 from massl_bench.records.rows import Selection, collect
 from massl_bench.records.tables import to_json
-from massl_bench.specs.registry import Registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +127,7 @@ def benchmark(
     Raises:
         RequestError: The request cannot be carried out; nothing was written.
     """
-    registry = _registry(include_path)
+    registry = registry_with(include_path)
     if (suite is None) == (not tasks and not datasets):
         raise RequestError("benchmark: give a suite, or tasks and datasets")
     if suite is None and not (tasks and datasets):
@@ -143,7 +142,7 @@ def benchmark(
         limit={"": limit} if isinstance(limit, int) else dict(limit or {}),
         device=device,
         data=DataOptions(
-            cache_dir=Path(cache_dir) if cache_dir is not None else default_cache_dir(),
+            cache_dir=cache_path(cache_dir),
             data_root=Path(data_root) if data_root is not None else None,
             offline=offline,
         ),
@@ -162,10 +161,6 @@ def _of_encoder(encoder: Encoder) -> Model:
 
 def _listed(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
-
-
-def _registry(include_path: Sequence[str | Path]) -> Registry:
-    return Registry(include=[Path(each) for each in include_path], weights_dir=Path("weights"))
 
 
 def leaderboard(
@@ -195,7 +190,7 @@ def leaderboard(
     import pandas as pd
 
     selection = Selection(models=list(models), tasks=list(tasks), metric=metric, packaged=bundled)
-    return pd.DataFrame(to_json(collect(Path(results_dir), _registry(include_path), suite, selection))["rows"])
+    return pd.DataFrame(to_json(collect(Path(results_dir), registry_with(include_path), suite, selection))["rows"])
 
 
 def verify(
@@ -225,9 +220,9 @@ def verify(
     """
     recorded = record if isinstance(record, ResultRecord) else read_record(Path(record))
     data = DataOptions(
-        cache_dir=Path(cache_dir) if cache_dir is not None else default_cache_dir(),
+        cache_dir=cache_path(cache_dir),
         data_root=Path(data_root) if data_root is not None else None,
         offline=offline,
     )
     reporting = show_progress() if progress else Reporting()
-    return verify_record(recorded, _registry(include_path), data, device=device, reporting=reporting)
+    return verify_record(recorded, registry_with(include_path), data, device=device, reporting=reporting)

@@ -19,6 +19,7 @@ from massl_bench.models.checkpoints import read_tensors
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.loading import load_exactly
 from massl_bench.models.source import Reference
+from massl_bench.models.transforms import preprocessing_of
 
 _HEADS = ("fc", "classifier", "heads", "head")
 
@@ -85,21 +86,10 @@ def _download(weights: WeightsEnum, reference: str, download: bool) -> Path:
 
 
 def _own_preprocessing(weights: WeightsEnum, reference: str) -> Preprocessing:
-    transform = weights.transforms()
     try:
-        (resize,), (crop,) = transform.resize_size, transform.crop_size
-        return Preprocessing(
-            resize=resize,
-            resize_mode="shortest",
-            crop=crop,
-            interpolation=transform.interpolation.value,
-            mean=tuple(transform.mean),
-            std=tuple(transform.std),
-        )
-    except (AttributeError, TypeError, ValueError) as error:
-        raise RequestError(
-            f"model {reference}: its transforms() are not a resize and a crop: {one_line(error)}"
-        ) from None
+        return preprocessing_of(weights.transforms())
+    except RequestError as error:
+        raise RequestError(f"model {reference}: its transforms() are not a resize and a crop: {error}") from None
 
 
 def _remove_last_linear(network: nn.Module, reference: str) -> int:

@@ -14,7 +14,7 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import v2
 
 import massl_bench as mb
-from massl_bench.models.own import preprocessing_of
+from massl_bench.models.transforms import preprocessing_of
 
 
 class Net(nn.Module):
