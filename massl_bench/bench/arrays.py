@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 from massl_bench.core.errors import RequestError
 from massl_bench.core.printable import printable
 from massl_bench.core.values import CopyTruth, FeatureBank, GroundTruth, QueryTruth
-
-LABELLED_ROLES = ("train", "val", "test")
-"""The splits whose items have classes."""
+from massl_bench.features.coding import AmbiguousCodingError, as_banks_hold_them, assumed, inferred_coding
 
 Handed = Any
 """A bank; features [N, D]; or features with labels, [N] or [N, C]. Arrays, tensors, data frames, nested lists."""
 
 
-def banks_of(handed: Mapping[str, Handed]) -> dict[str, FeatureBank]:
-    """Returns the banks of what was handed in, by role.
+def banks_of(handed: Mapping[str, Handed]) -> tuple[dict[str, FeatureBank], tuple[str, ...]]:
+    """Returns the banks of what was handed in, by role, and what was assumed of their labels.
 
     Labels [N] may be any values that can be sorted, words too: those of `train`, sorted, become the class indices.
     Labels [N, C] are multi-label: 1 present, 0 difficult, −1 absent; or 0 absent and 1 present.
@@ -38,7 +36,7 @@ def banks_of(handed: Mapping[str, Handed]) -> dict[str, FeatureBank]:
         features[role], given = _pair(role, value)
         if given is not None:
             labels[role] = given
-    indices, names = _class_indices(labels)
+    indices, names, notes = _class_indices(labels)
     for role, values_ND in features.items():
         try:
             bank = FeatureBank.from_arrays(values_ND, indices.get(role))
@@ -47,7 +45,7 @@ def banks_of(handed: Mapping[str, Handed]) -> dict[str, FeatureBank]:
         if names is not None and role in indices:
             bank = replace(bank, class_names=names, num_classes=len(names))
         banks[role] = bank
-    return {role: banks[role] for role in handed}
+    return {role: banks[role] for role in handed}, notes
 
 
 def _pair(role: str, value: Handed) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -78,10 +76,13 @@ def _array(role: str, what: str, value: Any) -> NDArray[Any]:
     return found
 
 
-def _class_indices(labels: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], tuple[str, ...] | None]:
-    """Returns (labels as a bank holds them, the class names where the values were not 0 to C − 1 already)."""
+def _class_indices(
+    labels: Mapping[str, NDArray[Any]],
+) -> tuple[Mapping[str, NDArray[Any]], tuple[str, ...] | None, tuple[str, ...]]:
+    """Returns (labels as a bank holds them, class names of labels [N], what was assumed)."""
     if not labels or any(each.ndim == 2 for each in labels.values()):
-        return _multi_labels(labels), None
+        indices, notes = _multi_labels(labels)
+        return indices, None, notes
     reference = "train" if "train" in labels else next(iter(labels))
     classes = np.unique(labels[reference])
     found = {}
@@ -95,24 +96,27 @@ def _class_indices(labels: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArra
                 f"{len(classes)} classes are {_some(classes)}"
             )
         found[role] = np.searchsorted(classes, values_N).astype(np.int64)
-    return found, tuple(str(each) for each in classes)
+    return found, tuple(str(each) for each in classes), ()
 
 
-def _multi_labels(labels: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Returns int8 [N, C] by role: 1 present, 0 difficult, −1 absent; 0 is absent where no split holds a −1."""
+def _multi_labels(labels: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[np.int8]], tuple[str, ...]]:
+    """Returns (int8 [N, C] by role: 1 present, 0 difficult, −1 absent; what was assumed)."""
     for role, values_NC in labels.items():
         if values_NC.ndim != 2:
             raise RequestError(f"{role}: labels: expected [N, C] as in the other splits, found {list(values_NC.shape)}")
         wrong = np.setdiff1d(values_NC, (-1, 0, 1))
         if len(wrong):
             raise RequestError(f"{role}: labels: expected 1, 0 and -1, or 1 and 0; found {wrong[0]}")
-    lacking = [role for role, each in labels.items() if not (each == -1).any()]
-    if lacking and len(lacking) < len(labels):
+    try:
+        coding = inferred_coding(labels)
+    except AmbiguousCodingError as error:
+        seen = "no -1, and other splits have some" if not error.absent[error.role] else f"0 {error.zeros} times, and -1"
         raise RequestError(
-            f"{lacking[0]}: labels: no -1, and other splits have some: is 0 absent, or difficult? Use one coding in "
-            "all splits: 1 present, 0 difficult, -1 absent; or 1 present, 0 absent"
-        )
-    return {role: (2 * each.astype(np.int8) - 1 if lacking else each.astype(np.int8)) for role, each in labels.items()}
+            f"{error.role}: labels: {seen}: is 0 absent, or difficult? Use one coding in all splits: 1 present, 0 "
+            "difficult, -1 absent; or 1 present, 0 absent; FeatureBank.from_arrays(…, label_coding=…) says which"
+        ) from None
+    meaning = assumed(labels, coding)
+    return as_banks_hold_them(labels, coding), (meaning,) if meaning is not None else ()
 
 
 def _some(classes: NDArray[Any]) -> str:
@@ -120,7 +124,7 @@ def _some(classes: NDArray[Any]) -> str:
     return shown if len(classes) <= 6 else f"{shown}, …"
 
 
-def truth_of(value: Any, queries: FeatureBank | None) -> GroundTruth | None:
+def truth_of(value: Any) -> GroundTruth | None:
     """Returns what queries should find: a truth as it is; dictionaries of easy, hard and junk; or rows of originals.
 
     Raises:

@@ -99,7 +99,7 @@ def evaluate(
     handed = {role: value for role, value in given.items() if value is not None}
     if banks is not None and handed:
         raise RequestError(f"{task}: banks and {min(handed)} were both given: put it into banks, or leave banks out")
-    found = banks_of(banks if banks is not None else handed)
+    found, assumptions = banks_of(banks if banks is not None else handed)
     if "features" in found:
         found["all"] = found.pop("features")
     needed = _roles(spec, found)
@@ -109,7 +109,7 @@ def evaluate(
         banks={role: found[role] for role in needed},
         num_classes=max((count for count in counts if count is not None), default=None),
         backend=resolve_backend(resolve_device(device))[0],
-        ground_truth=truth_of(ground_truth, found.get("queries")),
+        ground_truth=truth_of(ground_truth),
     )
     checked = protocols.parameters(spec, f"task {task}", check_headline=False)
     fitting = protocols.fitted(spec, checked, {role: len(found[role]) for role in needed})
@@ -120,7 +120,7 @@ def evaluate(
         task=task,
         headline_name=_headline(spec, _kind(spec, found), list(scores)),
         scale=protocols.scale(spec.protocol),
-        notes=(*(() if fitting is None else (fitting.departure,)), *scores.notes),
+        notes=(*assumptions, *(() if fitting is None else (fitting.departure,)), *scores.notes),
     )
 
 

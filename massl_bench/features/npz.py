@@ -17,6 +17,7 @@ from massl_bench.core.files import open_regular, sha256_file, sha256_of
 from massl_bench.core.printable import printable
 from massl_bench.core.values import CopyTruth, DatasetKind, FeatureBank, LabelCoding, QueryTruth
 from massl_bench.features.archive import Archive
+from massl_bench.features.coding import MEANING, AmbiguousCodingError, as_banks_hold_them, assumed, inferred_coding
 
 _LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "classification": ("train_features", "train_labels", "test_features", "test_labels"),
@@ -34,8 +35,6 @@ _OPTIONAL: Mapping[str, tuple[str, ...]] = {
 }
 
 _DRAW = re.compile(r"k(\d{1,9})_run(\d{1,9})")
-
-_CODINGS: Mapping[str, LabelCoding] = {"0/1": "0/1", "-1/0/1": "-1/0/1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,41 +186,29 @@ def _multi_labels(
     notes: tuple[str, ...] = ()
     if "label_coding" in archive.arrays:
         given = archive.strings("label_coding")
-        coding = _CODINGS.get(str(given.reshape(-1)[0])) if given.size == 1 else None
+        coding = next((known for known in MEANING if given.tolist() in (known, [known])), None)
         if coding is None:
-            raise archive.problem(f"label_coding: expected one of {', '.join(_CODINGS)}, found {given.tolist()!a:.60}")
+            raise archive.problem(f"label_coding: expected one of {', '.join(MEANING)}, found {given.tolist()!a:.60}")
         wrong_role = next((role for role, values in labels.items() if coding == "0/1" and (values == -1).any()), None)
         if wrong_role is not None:
             raise archive.problem(f"{wrong_role}_labels holds -1, and label_coding says 0/1: 0 absent, 1 present")
     else:
         coding = _inferred_coding(archive, labels)
-        if any((values == 0).any() for values in labels.values()):
-            meaning = "0 absent, 1 present" if coding == "0/1" else "-1 absent, 0 difficult, 1 present"
-            notes = (f"{printable(archive.path)}: labels read as {meaning}",)
-    if coding == "0/1":
-        labels = {role: 2 * values.astype(np.int8) - 1 for role, values in labels.items()}
-    return {role: values.astype(np.int8, copy=False) for role, values in labels.items()}, notes
+        meaning = assumed(labels, coding)
+        notes = (f"{printable(archive.path)}: {meaning}",) if meaning is not None else ()
+    return as_banks_hold_them(labels, coding), notes
 
 
 def _inferred_coding(archive: Archive, labels: Mapping[str, NDArray[Any]]) -> LabelCoding:
-    """Returns what the labels of all splits mean; a split of a few images may hold no −1 by chance.
-
-    Raises:
-        RequestError: 0 could mean absent or difficult.
-    """
-    absent = {role: int((values == -1).sum()) for role, values in labels.items()}
-    if not any(absent.values()):
-        return "0/1"
-    for role, values in labels.items():
-        zeros = int((values == 0).sum())
-        if zeros > absent[role]:
-            found = ", ".join(f"{count} in {each}_labels" for each, count in absent.items())
-            remedy = "write all splits alike" if not absent[role] else "add label_coding=np.array('-1/0/1') to the file"
-            raise archive.problem(
-                f"{role}_labels holds 0 {zeros} times and -1 is there too ({found}): with -1 (absent) 0 means "
-                f"difficult, without it absent; {remedy}, or write 0 and 1 only"
-            )
-    return "-1/0/1"
+    try:
+        return inferred_coding(labels)
+    except AmbiguousCodingError as error:
+        found = ", ".join(f"{count} in {each}_labels" for each, count in error.absent.items())
+        alike, declared = "write all splits alike", "add label_coding=np.array('-1/0/1') to the file"
+        raise archive.problem(
+            f"{error.role}_labels holds 0 {error.zeros} times and -1 is there too ({found}): with -1 (absent) 0 means "
+            f"difficult, without it absent; {declared if error.absent[error.role] else alike}, or write 0 and 1 only"
+        ) from None
 
 
 def _draws(archive: Archive, count: int) -> dict[tuple[int, int], NDArray[np.int64]]:
