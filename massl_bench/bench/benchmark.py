@@ -57,7 +57,7 @@ class BenchmarkResult(Sequence[Outcome]):
         for outcome in self._outcomes:
             record = outcome.record
             shown = record.headline if record is not None else None
-            low, high = (shown.ci95 if shown is not None and shown.ci95 else (None, None)) or (None, None)
+            low, high = shown.ci95 if shown is not None and shown.ci95 is not None else (None, None)
             rows.append(
                 {
                     "model": outcome.model,

@@ -14,11 +14,13 @@ from massl_bench import protocols
 from massl_bench.core.devices import num_gpus
 from massl_bench.core.errors import MasslBenchError, one_line
 from massl_bench.datasets import DataOptions, open_dataset
+from massl_bench.features import FeatureCache
+from massl_bench.features.inventory import entries
 from massl_bench.learners import faiss_backend, neighbours
 from massl_bench.specs import plugins
 from massl_bench.specs.registry import Registry
 
-_REQUIRED = ("torch", "torchvision", "timm", "scikit-learn", "datasets", "pandas", "pyarrow", "pillow")
+_REQUIRED = ("torch", "torchvision", "timm", "scikit-learn", "datasets", "pandas", "pyarrow", "pillow", "simplejpeg")
 _LOW_DISK_GB = 5
 
 
@@ -38,7 +40,7 @@ def examine(cache_dir: Path, data_root: Path | None, registry: Registry) -> list
     versions = (
         f"massl-bench {metadata.version('massl-bench')}, Python {platform.python_version()}, {platform.platform()}"
     )
-    findings = [Finding("versions", sys.version_info >= (3, 11), versions)]
+    findings = [Finding("versions", sys.version_info >= (3, 11, 4), versions)]
     findings += [_package(name) for name in _REQUIRED]
     findings += [_torch(), _faiss_wheels(), *_searches(), _cache(cache_dir), *_plugins(), *_registry(registry)]
     return findings + _datasets(cache_dir, data_root, registry)
@@ -99,9 +101,8 @@ def _searches() -> list[Finding]:
 def _cache(cache_dir: Path) -> Finding:
     place = next(path for path in (cache_dir, *cache_dir.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free / 1e9
-    features = cache_dir / "features"
-    banks = list(features.glob("*/*/meta.json")) if features.is_dir() else []
-    size = sum(file.stat().st_size for file in features.rglob("*") if file.is_file()) / 1e9 if banks else 0.0
+    banks = list(entries(FeatureCache(cache_dir)))
+    size = sum(entry.num_bytes for entry in banks) / 1e9
     text = f"{cache_dir}: {len(banks)} feature banks, {size:.2f} GB; {free:.0f} GB free"
     if free < _LOW_DISK_GB:
         return Finding(

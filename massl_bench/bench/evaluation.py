@@ -125,13 +125,10 @@ def evaluate(
 
 
 def _with_parameters(spec: TaskSpec, changes: Mapping[str, Any]) -> TaskSpec:
-    changed = {}
-    for name, value in changes.items():
+    for name in changes:
         if name not in spec.params:
             raise unknown_name(f"parameter of {spec.name}", name, list(spec.params))
-        listed = list(value) if isinstance(value, tuple) else value
-        changed[name] = [listed] if isinstance(spec.params[name], list) and not isinstance(listed, list) else listed
-    return spec.model_copy(update={"params": {**spec.params, **changed}})
+    return spec.with_params(changes)
 
 
 def _roles(spec: TaskSpec, banks: Mapping[str, FeatureBank]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from massl_bench import protocols
 from massl_bench.bench.request import PlannedTask, RunRequest
@@ -121,7 +121,7 @@ class ImageCell:
     @property
     def view_roles(self) -> tuple[str, ...]:
         """The splits that are seen in augmented views."""
-        return tuple(protocols.view_roles(self.task.spec.protocol))
+        return protocols.view_roles(self.task.spec.protocol)
 
     @property
     def bank_roles(self) -> tuple[str, ...]:
@@ -332,6 +332,11 @@ class MissingCell:
 PlannedCell = ImageCell | FeatureCell | MissingCell
 
 
+PlanStatus = Literal["finished", "cached", "extract", "download", "missing"]
+"""`finished`: the record is there; `cached`: all features are; `extract`: images go through the model; `download`: the
+data is fetched first; `missing`: the cell will fail."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CellPlan:
     """What running a cell will do."""
@@ -339,14 +344,12 @@ class CellPlan:
     task: str
     dataset: str
     model: str
-    status: Literal["finished", "cached", "extract", "download", "missing"]
-    """`finished`: the record is there; `cached`: all features are; `extract`: images go through the model;
-    `download`: the data is fetched first; `missing`: the cell will fail."""
+    status: PlanStatus
     record: Path | None
     detail: str
 
 
-def plan_of(cell: PlannedCell, status: Any, record: Path | None, detail: str) -> CellPlan:
+def plan_of(cell: PlannedCell, status: PlanStatus, record: Path | None, detail: str) -> CellPlan:
     """Returns the plan of a cell."""
     return CellPlan(
         task=cell.task.spec.name,

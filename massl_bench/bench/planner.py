@@ -96,10 +96,7 @@ class Planner(Cells):
                 raise RequestError(
                     f"--set {name}.{unknown[0]}: {name} has the parameters {', '.join(spec.params)} and headline"
                 )
-            for key, value in changes.items():
-                if isinstance(spec.params[key], list) and not isinstance(value, list):
-                    changes[key] = [value]  # knn.k=20 is a list of one
-            spec = spec.model_copy(update={"params": {**spec.params, **changes}, "headline": headline})
+            spec = spec.with_params(changes).model_copy(update={"headline": headline})
         seed_given = self.request.seed is not None and self.request.seed != spec.seed
         if seed_given:
             departures.append(f"--seed {self.request.seed}")

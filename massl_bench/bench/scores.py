@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from html import escape
 from typing import TYPE_CHECKING
 
 from massl_bench.core.values import Score
@@ -84,11 +85,5 @@ class TaskScores(Mapping[str, Score]):
     def _repr_html_(self) -> str:
         """Returns the table for a notebook."""
         scaled = self.to_frame() * self.scale
-        notes = "".join(f"<p>{_escaped(note)}</p>" for note in self.notes)
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
         return scaled.to_html(float_format=lambda value: f"{value:.2f}", na_rep="") + notes
-
-
-def _escaped(text: str) -> str:
-    import html
-
-    return html.escape(text)

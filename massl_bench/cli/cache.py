@@ -81,10 +81,8 @@ def clear(
     wanted = inventory.Wanted(model=model, dataset=dataset, older_than_s=older_than * _DAY_S, damaged_only=damaged)
     done = inventory.clear(FeatureCache(cache_directory(cache_dir)), wanted, dry_run=dry_run)
     if as_json:
-        lists: dict[str, Any] = {
-            "removed": [_plain(entry) for entry in done.removed], "in_use": [_plain(entry) for entry in done.in_use],
-        }  # fmt: skip
-        print_json({**lists, "leftovers": done.leftovers, "memos": done.memos})
+        removed, in_use = ([_plain(entry) for entry in some] for some in (done.removed, done.in_use))
+        print_json({"removed": removed, "in_use": in_use, "leftovers": done.leftovers, "memos": done.memos})
         return
     for entry in done.removed:
         show(_described(entry))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from massl_bench.cli.options import IncludePath, Json, ResultsDir, open_registry
-from massl_bench.cli.output import print_json
-from massl_bench.core.errors import CellError, RequestError, unknown_name
+from massl_bench.cli.output import as_json_document, write_out
+from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.core.printable import printable
-from massl_bench.core.terminal import say, show_document
+from massl_bench.core.terminal import show_document
 
 if TYPE_CHECKING:
     from massl_bench.records.comparison import Comparison, Refusal
@@ -41,7 +41,6 @@ def compare(
 
     --json prints {comparisons: [...], refused: [...]}.
     """
-    from massl_bench.core.files import write_output
     from massl_bench.records.comparison import compare_rows
     from massl_bench.records.rows import collect
 
@@ -54,25 +53,16 @@ def compare(
     pairs = _pairs([_of_model(name, wanted) for name in dict.fromkeys(models)], models)
     found, refused = compare_rows(pairs)
     if as_json:
-        text = ""
-        print_json(
-            {
-                "comparisons": [_plain(one) for one in found],
-                "refused": [{**_whose(one), "reason": one.reason} for one in refused],
-            }
-        )
+        refusals = [{**_whose(one), "reason": one.reason} for one in refused]
+        text = as_json_document({"comparisons": [_plain(one) for one in found], "refused": refusals})
     elif format == "html":
         from massl_bench.report.comparison import comparison_page
 
         text = comparison_page(found, refused)
     else:
         text = _text(found, refused)
-    if out is not None and not as_json:
-        try:
-            write_output(out, text)
-        except OSError as error:
-            raise CellError(f"--out {out}: could not be written: {error.strerror or error}") from None
-        say(f"written to {out}")
+    if out is not None:
+        write_out(out, text)
     else:
         show_document(text)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from massl_bench.cli.options import CacheDir, Json, cache_directory, open_registry
-from massl_bench.cli.output import outcome_json, print_json, print_outcome
+from massl_bench.cli.output import print_outcomes
 from massl_bench.cli.stopping import REQUEUE, stopping
 from massl_bench.core.terminal import say, show_document
 
@@ -65,13 +65,7 @@ def demo(
         results_dir=directory / "results",
     )
     say("2. the suite quick: the trained network, the same network untrained, and the pixels themselves")
-    outcomes = []
-    for outcome in run_request(run, registry, reporting()):
-        outcomes.append(outcome)
-        if not as_json:
-            print_outcome(outcome)
-    if as_json:
-        print_json([outcome_json(outcome) for outcome in outcomes])
+    outcomes = print_outcomes(run_request(run, registry, reporting()), as_json=as_json)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(1)
     table = to_markdown(collect(run.results_dir, registry, "quick"))

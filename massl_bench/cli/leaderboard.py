@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from massl_bench.cli.options import IncludePath, Json, ResultsDir, open_registry, split_names
+from massl_bench.cli.output import write_out
 from massl_bench.core.errors import CellError, RequestError, unknown_name
 from massl_bench.core.terminal import say, show_document
 
@@ -44,7 +45,6 @@ def leaderboard(
     as_json: Json = False,
 ) -> None:
     """Print the table of the complete records of current tasks."""
-    from massl_bench.core.files import write_output
     from massl_bench.records.record import check_results_dir
     from massl_bench.records.rows import Selection, collect
     from massl_bench.report.formats import Setting, formats
@@ -77,11 +77,7 @@ def leaderboard(
         if not out.is_file() or out.read_bytes() != text.encode():
             raise CellError(f"{out} is stale: massl-bench leaderboard --format {chosen} --out {out} writes it anew")
     elif out is not None:
-        try:
-            write_output(out, text)
-        except OSError as error:
-            raise CellError(f"--out {out}: could not be written: {error.strerror or error}") from None
-        say(f"written to {out}")
+        write_out(out, text)
     else:
         show_document(text)
     if chosen == "csv" and board.apart:

@@ -181,7 +181,10 @@ def parse_overrides(settings: list[str] | None) -> dict[str, dict[str, Any]]:
 
 def parse_splits(split: str | None) -> dict[str, str]:
     """Returns `train=NAME,test=NAME` as a dictionary."""
-    pairs = [part.partition("=") for part in split.split(",")] if split is not None else []
-    if any(not (role and equals and source) for role, equals, source in pairs):
-        raise RequestError(f"--split {split}: expected train=NAME,test=NAME")
-    return {role: source for role, _, source in pairs}
+    sources: dict[str, str] = {}
+    for part in split.split(",") if split is not None else []:
+        role, _, source = part.partition("=")
+        if not role or not source or role in sources:
+            raise RequestError(f"--split {split}: expected train=NAME,test=NAME")
+        sources[role] = source
+    return sources

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from massl_bench.core.files import escaped_json
+from massl_bench.core.errors import CellError
+from massl_bench.core.files import escaped_json, write_output
 from massl_bench.core.terminal import say, show, show_document
+
+if TYPE_CHECKING:
+    from massl_bench.bench.runner import Outcome
 
 
 def fail(text: str) -> None:
@@ -14,18 +20,44 @@ def fail(text: str) -> None:
     say(f"error: {' '.join(text.split())}")
 
 
+def as_json_document(value: Any) -> str:
+    """Returns a value for machines."""
+    return escaped_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)) + "\n"
+
+
 def print_json(value: Any) -> None:
     """Prints a value for machines."""
-    show_document(escaped_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)) + "\n")
+    show_document(as_json_document(value))
 
 
-def print_outcome(outcome: Any) -> None:
+def write_out(out: Path, text: str) -> None:
+    """Writes what `--out` asked for, and says so; raises `CellError` where the file cannot be written."""
+    try:
+        write_output(out, text)
+    except OSError as error:
+        raise CellError(f"--out {out}: could not be written: {error.strerror or error}") from None
+    say(f"written to {out}")
+
+
+def print_outcomes(outcomes: Iterable[Outcome], *, as_json: bool) -> list[Outcome]:
+    """Prints each cell as it is done, or all of them for machines; returns them."""
+    done = []
+    for outcome in outcomes:
+        done.append(outcome)
+        if not as_json:
+            print_outcome(outcome)
+    if as_json:
+        print_json([outcome_json(outcome) for outcome in done])
+    return done
+
+
+def print_outcome(outcome: Outcome) -> None:
     """Prints a cell's headline in one line, or why it failed."""
     cell = f"{outcome.model} {outcome.task} {outcome.dataset}"
-    if outcome.status == "failed":
+    record = outcome.record
+    if record is None:
         fail(f"{cell}: {outcome.error}")
         return
-    record = outcome.record
     headline = record.headline
     scale = record.headline_scale
     interval = f" [{scale * headline.ci95[0]:.2f}, {scale * headline.ci95[1]:.2f}]" if headline.ci95 is not None else ""
@@ -35,7 +67,7 @@ def print_outcome(outcome: Any) -> None:
     show(f"{cell}: {record.identity.task.headline} {scale * headline.value:.2f}{interval}{note} -> {outcome.path}")
 
 
-def outcome_json(outcome: Any) -> dict[str, Any]:
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
     """Returns an outcome as plain values, its record in full."""
     found = {key: getattr(outcome, key) for key in ("task", "dataset", "model", "status", "path", "error")}
     record = outcome.record.model_dump(mode="json") if outcome.record is not None else None

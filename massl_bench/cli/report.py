@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from massl_bench.cli.options import IncludePath, ResultsDir, WeightsDir, open_registry
-from massl_bench.core.errors import CellError, unknown_name
-from massl_bench.core.terminal import say
+from massl_bench.cli.output import write_out
+from massl_bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
     from massl_bench.specs.registry import Registry
@@ -29,7 +29,6 @@ def report(
     Needs matplotlib: pip install 'massl-bench[report]'. Outcomes by class come from the items beside records, the
     pretraining from the log beside a model's manifest.
     """
-    from massl_bench.core.files import write_output
     from massl_bench.records.rows import collect
     from massl_bench.report.models import models_page
 
@@ -41,11 +40,7 @@ def report(
             known = {row.record.identity.model.name for row in board.rows}
             raise unknown_name("model", name, known, "models with a current, complete record")
     text = models_page(found, {name: log for name in found if (log := _log_of(name, registry)) is not None})
-    try:
-        write_output(out, text)
-    except OSError as error:
-        raise CellError(f"--out {out}: could not be written: {error.strerror or error}") from None
-    say(f"written to {out}")
+    write_out(out, text)
 
 
 def _log_of(name: str, registry: Registry) -> Path | None:

@@ -28,7 +28,7 @@ from massl_bench.cli.options import (
     parse_splits,
     split_names,
 )
-from massl_bench.cli.output import outcome_json, print_json, print_outcome
+from massl_bench.cli.output import print_json, print_outcomes
 from massl_bench.cli.stopping import stopping
 from massl_bench.core.errors import RequestError
 from massl_bench.core.terminal import say, show
@@ -173,13 +173,7 @@ def run(
         for plan in [] if as_json else plans:
             show(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
         return
-    outcomes = []
-    for outcome in launch(request, registry, reporting()):
-        outcomes.append(outcome)
-        if not as_json:
-            print_outcome(outcome)
-    if as_json:
-        print_json([outcome_json(outcome) for outcome in outcomes])
+    outcomes = print_outcomes(launch(request, registry, reporting()), as_json=as_json)
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     if failed:
         if len(outcomes) > 1:

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from massl_bench.core.errors import RequestError
-from massl_bench.learners.faiss_backend import import_faiss
-from massl_bench.learners.neighbours import _large_blocks
+from massl_bench.learners.faiss_backend import import_faiss, large_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +57,8 @@ def spherical_kmeans(rows_ND: NDArray[np.float32], settings: ClusteringSettings)
 
 def most_similar(rows_ND: NDArray[np.float32], centroids_KD: NDArray[np.float32]) -> NDArray[np.int64]:
     """Returns for each row the centroid of the largest inner product, int64 [N]."""
-    with _large_blocks(import_faiss()):
-        _, index_N1 = import_faiss().knn(
-            np.ascontiguousarray(rows_ND), centroids_KD, 1, metric=import_faiss().METRIC_INNER_PRODUCT
-        )
+    faiss = import_faiss()
+    with large_blocks():
+        _, index_N1 = faiss.knn(np.ascontiguousarray(rows_ND), centroids_KD, 1, metric=faiss.METRIC_INNER_PRODUCT)
     index_N: NDArray[np.int64] = index_N1[:, 0]
     return index_N

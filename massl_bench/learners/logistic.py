@@ -168,7 +168,7 @@ class _Loss:
             return logits_nKP.scatter_add_(1, index_n11, logits_nKP.new_full((1, 1, 1), -1.0).expand_as(index_n11))
         counted_nK1 = (targets != 0)[:, :, None]
         present_nK1 = (targets == 1)[:, :, None].to(logits_nKP.dtype)
-        losses_nKP = torch.nn.functional.softplus(logits_nKP) - present_nK1 * logits_nKP
+        losses_nKP = functional.softplus(logits_nKP) - present_nK1 * logits_nKP
         loss_P += (losses_nKP * counted_nK1).sum((0, 1), dtype=torch.float64)
         return (logits_nKP.sigmoid_() - present_nK1) * counted_nK1
 

@@ -6,11 +6,9 @@ Shapes: Q queries, N database rows, D dimensions, K neighbours.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from massl_bench.core.arrays import let_go, pieces
 from massl_bench.core.errors import RequestError
 from massl_bench.core.values import SearchBackend
-from massl_bench.learners.faiss_backend import _DEFAULT_BACKEND, _FAISS_GPU_MAX_K, import_faiss
+from massl_bench.learners.faiss_backend import DEFAULT_BACKEND, FAISS_GPU_MAX_K, import_faiss, large_blocks
 
 _DATABASE_CHUNK_BYTES = 96 << 20
 """A larger database (ImageNet at 768 dimensions is 3.9 GB) is normalised and searched in pieces of this size."""
@@ -59,7 +57,7 @@ def cosine_neighbours(
     k: int,
     *,
     boundaries: Sequence[int] = (),
-    backend: SearchBackend = _DEFAULT_BACKEND,
+    backend: SearchBackend = DEFAULT_BACKEND,
 ) -> Neighbours:
     """Returns the k database rows of largest cosine similarity for every query. Exact.
 
@@ -144,7 +142,7 @@ def _search(
     queries_QD: NDArray[np.float32], rows_MD: NDArray[np.float32], k: int, backend: SearchBackend
 ) -> Neighbours:
     """Returns the k best of unit rows, ordered by similarity; the order and choice among equals are not defined."""
-    if backend.name == "torch" or (backend.name == "faiss-gpu" and k > _FAISS_GPU_MAX_K):
+    if backend.name == "torch" or (backend.name == "faiss-gpu" and k > FAISS_GPU_MAX_K):
         return _search_torch(queries_QD, rows_MD, k, backend.device)
     if backend.name == "faiss-gpu":
         import torch  # before faiss: the other order has been seen to crash
@@ -158,20 +156,9 @@ def _search(
             )
     else:
         faiss = import_faiss()
-        with _large_blocks(faiss):
+        with large_blocks():
             similarities_QK, indices_QK = faiss.knn(queries_QD, rows_MD, k, metric=faiss.METRIC_INNER_PRODUCT)
     return Neighbours(similarities_QK, indices_QK)
-
-
-@contextmanager
-def _large_blocks(faiss: Any) -> Iterator[None]:
-    """Lets FAISS multiply larger pieces: a fifth of the time on 50,000 × 384 goes with its default of 1,024 rows."""
-    before = faiss.cvar.distance_compute_blas_database_bs
-    faiss.cvar.distance_compute_blas_database_bs = 8192
-    try:
-        yield
-    finally:
-        faiss.cvar.distance_compute_blas_database_bs = before
 
 
 def _search_torch(queries_QD: NDArray[np.float32], rows_MD: NDArray[np.float32], k: int, device: str) -> Neighbours:

@@ -7,6 +7,7 @@
 * Group `massl_bench.formats`: the name of a leaderboard's format, and the module that writes it.
 * Group `massl_bench.adapters`: the name of a layout of checkpoints, and the module that knows it.
 * Group `massl_bench.sources`: the name of a source of models, and the module that opens them.
+* Group `massl_bench.launchers`: the name of a way to run a request, and the module that knows it.
 
 A package that does not keep its word is an error that names it, and never left out.
 """
@@ -113,7 +114,7 @@ def added_modules(group: str, own: Iterable[str]) -> dict[str, Plugin]:
     """Returns the modules that packages add to a group of code, by name.
 
     Args:
-        group: of protocols, methods or formats.
+        group: of protocols, methods or formats; other parts are found by `massl_bench.specs.found`.
         own: the names of this package's own.
 
     Raises:

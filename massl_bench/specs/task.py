@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
@@ -39,6 +40,15 @@ class TaskSpec(StrictModel):
     """For images that nobody made copies of: the file of `tasks/copies/` that says how the suite makes them."""
     summary: str
     citation: str
+
+    def with_params(self, changes: Mapping[str, Any]) -> TaskSpec:
+        """Returns the task with other values of some parameters; where it has a list, one value is a list of one."""
+        params = dict(self.params)
+        for name, value in changes.items():
+            several = list(value) if isinstance(value, tuple) else value
+            one_of_list = isinstance(self.params[name], list) and not isinstance(several, list)
+            params[name] = [several] if one_of_list else several
+        return self.model_copy(update={"params": params})
 
     @property
     def spec_hash(self) -> str:

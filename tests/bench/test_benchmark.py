@@ -49,11 +49,18 @@ def test_an_encoder_is_measured_recorded_and_found_again(tmp_path: Path) -> None
 
 
 def test_a_cell_that_fails_says_why_and_the_others_go_on(tmp_path: Path) -> None:
-    places = {"results_dir": tmp_path / "results", "cache_dir": tmp_path / "cache", "progress": False}
-    found = mb.benchmark("pixels", "quick", data_root=tmp_path, offline=True, limit=LIMIT | {"all": 20}, **places)
+    suites = tmp_path / "own" / "tasks" / "suites"
+    suites.mkdir(parents=True)
+    cells = '{ task = "knn", dataset = "cifar10" }, { task = "knn", dataset = "digits" }'
+    (suites / "mine.toml").write_text(f'name = "mine"\nsummary = "s"\ncells = [{cells}]\n')
+    places = {"results_dir": tmp_path / "results", "cache_dir": tmp_path / "cache", "include_path": [tmp_path / "own"]}
+    found = mb.benchmark("pixels", "mine", offline=True, limit=LIMIT, progress=False, **places)
+    assert [outcome.status for outcome in found] == ["failed", "done"]
     frame = found.to_frame()
-    assert set(frame["task"]) >= {"knn", "linear"}
-    assert frame["error"].isna().any()
+    assert "cifar10 is not there" in frame["error"][0]
+    assert frame["error"].isna().tolist() == [False, True]
+    assert frame["value"].isna().tolist() == [True, False]
+    assert [path.parent.name for path in places["results_dir"].rglob("*.json")] == ["knn"]
 
 
 @pytest.mark.parametrize(

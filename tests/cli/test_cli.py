@@ -304,6 +304,10 @@ def test_a_features_file_of_other_things_than_arrays(run_cli: Cli, tmp_path: Pat
         ([*DIGITS, "--model", "pixels", "--arch", "resnet18"], "is for a checkpoint; of pixels its name says it"),
         ([*DIGITS, "--model", "random:test_vit", "--arch", "resnet18"], "of random:test_vit its name says it"),
         ([*DIGITS, "--model", "massl-small-cifar10", "--arch", "x"], "of massl-small-cifar10 its manifest says it"),
+        (
+            [*DIGITS, "--model", "pixels", "--split", "test=a,test=b"],
+            "--split test=a,test=b: expected train=NAME,test=NAME",
+        ),
         ([*FEATURES, "--limit", "10"], "--limit: is for --model and --dataset; --features is taken whole"),
         ([*FEATURES, "--arch", "resnet18"], "--arch: is for --model and --dataset"),
         ([*FEATURES, "--precision", "bf16"], "--precision: is for --model and --dataset"),

@@ -65,6 +65,9 @@ def test_the_table(run_cli: Cli) -> None:
     plain = json.loads(run_cli("compare", "one", "two", "--json").out)
     assert [one["different"] for one in plain["comparisons"]] == [True, False]
     assert plain["comparisons"][0]["p_value"] == pytest.approx(0.00173, abs=1e-4)
+    written = run_cli("compare", "one", "two", "--json", "--out", "plain.json")
+    assert (written.code, written.out) == (0, "")
+    assert json.loads(Path("plain.json").read_text()) == plain
     page = run_cli("compare", "one", "two", "--format", "html", "--out", "page.html")
     assert page.code == 0
     assert "McNemar, exact" in Path("page.html").read_text()
