@@ -20,6 +20,9 @@ from massl_bench.models.content import Content, StateDict
 
 Tensors = dict[str, Tensor]
 
+Rename = Callable[[Tensors, Any], Mapping[str, Tensor]]
+"""Makes the tensors of a file those of a network: called with (tensors, network)."""
+
 
 class Rank(IntEnum):
     """How sure an adapter's mark is: of those that match a file the highest rank has it, and two there are an error."""
@@ -87,7 +90,7 @@ class Network:
         own_feature: what the network itself returns, of these; None for something else.
         preprocessing: of the authors' evaluation, at the size of this network.
         preprocessing_origin: where it was read, or which rule it follows.
-        rename: makes the tensors of the file those of the network: called with (tensors, network).
+        rename: makes the tensors of the file those of the network; None where they are.
         origins: where `architecture`, `heads`, `pooling`, `size` came from, for people.
         notes: what a reader of the numbers should know.
         licence: where the file itself says it.
@@ -99,7 +102,7 @@ class Network:
     own_feature: FeatureName | None = None
     preprocessing: Preprocessing
     preprocessing_origin: str
-    rename: Callable[[Tensors, Any], Mapping[str, Tensor]] | None = None
+    rename: Rename | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     licence: str | None = None

@@ -9,32 +9,32 @@ from typing import Any
 import timm
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.model_settings import FeatureName
-from massl_bench.core.settings import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, own_size
-from massl_bench.models.adapter import Found, Network, Tensors
+from massl_bench.core.settings import Preprocessing, own_size
+from massl_bench.models.adapter import Found, Network, Rename
 from massl_bench.models.networks.resnet import STEMS, SmallImageResNet
-from massl_bench.models.networks.vit import OfficialVisionTransformer, PositionRule, WholePatches, with_positions
-from massl_bench.models.shapes import PUBLISHED_HEADS, Heads, VitShape, count_blocks, heads_of, named_on_meta, vit_shape
-
-Rename = Callable[[Tensors, Any], Mapping[str, Tensor]]
+from massl_bench.models.networks.vit import (
+    OfficialVisionTransformer,
+    PositionRule,
+    WholePatches,
+    is_plain,
+    with_positions,
+)
+from massl_bench.models.shapes import (
+    PUBLISHED_HEADS,
+    Heads,
+    VitShape,
+    count_blocks,
+    heads_of,
+    named_on_meta,
+    on_meta,
+    vit_shape,
+)
 
 UNKNOWN_EVALUATION = "the default: the file has no preprocessing of its own"
-
-
-def centre_crop(
-    side: int,
-    interpolation: Interpolation = "bicubic",
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
-) -> Preprocessing:
-    """Returns the usual evaluation at a side in pixels: short side to 8/7 of it (256 for 224), centre crop.
-
-    Images up to 64 pixels are taken whole: an eighth cut off their borders would take what they show.
-    """
-    return own_size(side, interpolation=interpolation, mean=mean, std=std)
 
 
 def vit(  # noqa: PLR0913  # what a layout says of its ViT
@@ -45,7 +45,7 @@ def vit(  # noqa: PLR0913  # what a layout says of its ViT
     positions: PositionRule = "offset",
     feature: FeatureName = "token",
     feature_origin: str = "",
-    evaluation: Callable[[int], Preprocessing] = centre_crop,
+    evaluation: Callable[[int], Preprocessing] = own_size,
     evaluation_origin: str = UNKNOWN_EVALUATION,
     evaluated_at: int | None = None,
     eps: float = 1e-6,
@@ -56,11 +56,10 @@ def vit(  # noqa: PLR0913  # what a layout says of its ViT
 ) -> Network:
     """Returns the ViT that the tensors are: timm's class, under the authors' resampling of position embeddings.
 
-    Width, depth, patch, grid, MLP, biases, class token, registers, LayerScale and norms come from the shapes (after
-    `rename`, where shapes and names differ from timm's, an adapter builds its own `Network` with `timm_network`).
+    Width, depth, patch, grid, MLP, biases, class token, registers, LayerScale and norms come from the shapes.
 
     Args:
-        found: the file; its names are timm's.
+        found: the file under timm's names, as `renaming.in_timm_names` gives it where its own differ.
         heads: number of heads by (width, depth[, patch]), or a rule.
         heads_origin: who says so, in words.
         positions: how position embeddings are resampled.
@@ -72,7 +71,7 @@ def vit(  # noqa: PLR0913  # what a layout says of its ViT
             a network of smaller images keeps its own.
         eps: of the norms.
         act: activation of the MLPs.
-        rename: changes names that the shapes do not depend on.
+        rename: makes the file's tensors those that `found` has.
         notes: what a reader of the numbers should know.
         arguments: of timm's VisionTransformer, in place of what the shapes say.
 
@@ -150,8 +149,6 @@ def vit_name(shape: VitShape, heads: int) -> str:
 
 def _is_common(arch: str, where: str) -> bool:
     """Returns whether a ViT of timm differs from the common one in dimensions alone."""
-    from massl_bench.models.networks.vit import is_plain
-
     model = named_on_meta(arch, where)
     # What is no ViT at all is refused where its dimensions are compared.
     return not isinstance(model, VisionTransformer) or is_plain(model)
@@ -206,14 +203,14 @@ def timm_network(  # noqa: PLR0913  # what a layout says of its network
     if positions is not None:
         arguments = {"dynamic_img_size": True, **arguments}
     build = partial(build_timm_network, arch, positions, arguments)
-    model = _on_meta(build, arch, found.where)
+    model = on_meta(build, arch, f"{found.where}: timm does not make {arch} so")
     side = network_side(model)
     return Network(
         architecture=arch,
         build=build,
         feature=feature,
         own_feature=own_feature(model),
-        preprocessing=preprocessing if preprocessing is not None else centre_crop(side),
+        preprocessing=preprocessing if preprocessing is not None else own_size(side),
         preprocessing_origin=preprocessing_origin,
         rename=rename,
         origins={"architecture": origin, "pooling": feature_origin},
@@ -227,20 +224,6 @@ def build_timm_network(arch: str, positions: PositionRule | None, arguments: Map
     network: Any = timm.create_model(arch, **arguments)
     network.reset_classifier(0)
     return with_positions(network, positions) if positions is not None else network
-
-
-def _on_meta(build: Callable[[], nn.Module], arch: str, where: str) -> nn.Module:
-    import torch
-
-    from massl_bench.core.errors import one_line, unknown_name
-
-    if not timm.is_model(arch):
-        raise unknown_name("timm architecture", arch, timm.list_models())
-    try:
-        with torch.device("meta"):
-            return build()
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise RequestError(f"{where}: timm does not make {arch} so: {one_line(error)}") from None
 
 
 def network_side(model: Any) -> int:
@@ -281,7 +264,7 @@ _RESNETS: Mapping[tuple[bool, tuple[int, ...], int, int], str] = {
 def resnet(
     found: Found,
     *,
-    evaluation: Callable[[int], Preprocessing] = centre_crop,
+    evaluation: Callable[[int], Preprocessing] = own_size,
     evaluation_origin: str = UNKNOWN_EVALUATION,
     stem: str | None = None,
     rename: Rename | None = None,
@@ -290,12 +273,12 @@ def resnet(
     """Returns the ResNet that the tensors are, under timm's (and torchvision's) names; its feature is the pooled map.
 
     Args:
-        found: the file.
+        found: the file under timm's names.
         evaluation: makes the preprocessing of a side in pixels.
         evaluation_origin: where it was read.
         stem: of a network of small images, a name of `networks.resnet.STEMS`: what its shapes do not tell; None where
             the layout does not tell either, which is then said.
-        rename: changes names that the shapes do not depend on.
+        rename: makes the file's tensors those that `found` has.
         notes: what a reader of the numbers should know.
 
     Raises:
@@ -350,7 +333,7 @@ def _width_of_stage(found: Found, stage: int) -> int:
     return shape[0]
 
 
-def _small_resnet(  # handed on
+def _small_resnet(
     found: Found,
     evaluation: Callable[[int], Preprocessing],
     evaluation_origin: str,

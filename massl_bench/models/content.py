@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,10 @@ class Content:
         """Returns what lies under a key; None where there is none."""
         found = self._at(key)
         return None if found is _ABSENT else found
+
+    def part(self, key: str) -> Content:
+        """Returns what lies under a key as if it were a file of its own, with the same files beside it."""
+        return replace(self, tree=self.value(key), _states={})
 
     def json(self, name: str) -> Mapping[str, Any] | None:
         """Returns a JSON object that lies beside the weights (`config.json`, …); None where there is none.

@@ -9,12 +9,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from massl_bench.core.errors import RequestError
-from massl_bench.core.settings import Preprocessing
+from massl_bench.core.settings import Preprocessing, own_size
 from massl_bench.core.strict import first_problem
-from massl_bench.models.build import centre_crop
 
-bilinear_crop = partial(centre_crop, interpolation="bilinear")
+bilinear_crop = partial(own_size, interpolation="bilinear")
 """Short side to 8/7 of a side (256 for 224), bilinear, centre crop, ImageNet's mean and deviation: torchvision's."""
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+"""What open_clip says of a model, beside its weights."""
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -28,7 +30,7 @@ def clip_crop(side: int) -> Preprocessing:
 
 
 def open_clip_preprocessing(config: Mapping[str, Any], side: int, where: str) -> Preprocessing:
-    """Returns what an `open_clip_config.json` says of preprocessing, and open_clip's own where it says nothing.
+    """Returns what open_clip's configuration says of preprocessing, and open_clip's own where it says nothing.
 
     Args:
         config: the whole file.
@@ -51,6 +53,6 @@ def open_clip_preprocessing(config: Mapping[str, Any], side: int, where: str) ->
             std=tuple(own.get("std", base.std)),
         )
     except ValidationError as error:
-        raise RequestError(f"{where}: open_clip_config.json: preprocess_cfg: {first_problem(error)}") from None
+        raise RequestError(f"{where}: {OPEN_CLIP_CONFIG}: preprocess_cfg: {first_problem(error)}") from None
     except (TypeError, AttributeError) as error:
-        raise RequestError(f"{where}: open_clip_config.json: preprocess_cfg: {error}") from None
+        raise RequestError(f"{where}: {OPEN_CLIP_CONFIG}: preprocess_cfg: {error}") from None

@@ -12,7 +12,7 @@ from torch import nn
 from massl_bench.core.files import sha256_of
 from massl_bench.models.reading import sha256_of_tensors
 
-_COUNTER = "num_batches_tracked"
+BATCH_COUNTER = "num_batches_tracked"
 """Of a batch norm: no forward pass in evaluation reads it, and older files lack it."""
 
 _NO_NUMBER = frozenset(
@@ -38,7 +38,7 @@ def tensors_sha256(network: nn.Module) -> str:
 
     The same values have the same hash whatever file, container or name they came from.
     """
-    return sha256_of_tensors({name: t for name, t in network.state_dict().items() if not name.endswith(_COUNTER)})
+    return sha256_of_tensors({name: t for name, t in network.state_dict().items() if not name.endswith(BATCH_COUNTER)})
 
 
 def network_sha256(network: nn.Module) -> str:

@@ -16,7 +16,7 @@ from massl_bench.models.assemble import feature_of, fed
 from massl_bench.models.content import Content
 from massl_bench.models.files import open_content
 from massl_bench.models.loading import fill
-from massl_bench.models.metadata import WeightsMetadata, read_metadata
+from massl_bench.models.metadata import KEY, WeightsMetadata, parse_metadata
 from massl_bench.models.reading import LazyTensor, shown, state_dict
 from massl_bench.models.reading.describing import described
 from massl_bench.models.recognition import recognise
@@ -117,7 +117,7 @@ def inspect_checkpoint(path: Path, settings: ModelSettings | None = None) -> Ins
         pickled_globals=tuple(map(shown, packing.globals)),
         stand_ins={shown(name): count for name, count in packing.stand_ins.items()},
         parts=tuple(parts),
-        metadata=read_metadata(content.file),
+        metadata=parse_metadata(content.metadata[KEY], content.file) if KEY in content.metadata else None,
         backbone=_recognise(content, settings if settings is not None else ModelSettings()),
     )
 

@@ -13,8 +13,8 @@ from typing_extensions import override
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.models.adapter import Network
 from massl_bench.models.content import StateDict, Stored, listed, load
+from massl_bench.models.identity import BATCH_COUNTER
 
-_COUNTER = "num_batches_tracked"
 _SLACK = 1 << 22
 """Values that a network may have and its file not: tables that are computed, positions for another size."""
 
@@ -162,7 +162,7 @@ def is_constant(values: Tensor) -> bool:
 def mismatches(wanted: Mapping[str, Stored], tensors: StateDict) -> list[str]:
     """Returns in which names and shapes `tensors` differ from the `wanted` ones, in words; nothing where they fit."""
     # Older checkpoints lack batch norm's counter, which no forward pass in evaluation reads.
-    missing = [name for name in wanted if name not in tensors and not name.endswith(_COUNTER)]
+    missing = [name for name in wanted if name not in tensors and not name.endswith(BATCH_COUNTER)]
     unexpected = [name for name in tensors if name not in wanted]
     misshapen = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"

@@ -85,7 +85,7 @@ def recognise(content: Content, settings: ModelSettings, where: str) -> Recognis
     adapter = _adapter_of(content, where, key)
     if adapter is None:
         assert key is not None  # a part of the file, which the user names, may be a file of its own
-        inner = replace(content, tree=content.value(key), _states={}, _configs=content._configs)
+        inner = content.part(key)
         found = recognise(inner, settings.model_copy(update={"checkpoint_key": None}), f"{where}, key {key}")
         inner_key = STATE_KEY.join(part for part in (key, found.found.weights.key) if part)
         weights = replace(found.found.weights, key=inner_key)
@@ -204,7 +204,7 @@ def _beside_at_the_top(adapter: Adapter, content: Content, where: str) -> dict[s
     for key in content.keys:
         if key == taken:
             continue
-        names = [f"{key}.{name}" if name else key for name in _tensor_names(content.value(key))]
+        names = [f"{key}.{name}" if name else key for name in _tensor_names(content.value(key), "", set())]
         if not names:
             continue
         what = adapter.others.get(key) or sets.get(key) or _TRAINING.get(key)
@@ -218,14 +218,15 @@ def _beside_at_the_top(adapter: Adapter, content: Content, where: str) -> dict[s
     return left_out
 
 
-def _tensor_names(value: Any, prefix: str = "", seen: frozenset[int] = frozenset()) -> Iterator[str]:
-    """Yields where the tensors inside nested containers lie; a container that holds itself is seen once."""
+def _tensor_names(value: Any, prefix: str, seen: set[int]) -> Iterator[str]:
+    """Yields where the tensors inside nested containers lie, each container once: few bytes can hold one many times."""
     if is_stored(value):
         yield prefix
-    elif isinstance(value, Mapping | list | tuple) and id(value) not in seen and len(seen) < 8:
+    elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+        seen.add(id(value))
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
-            yield from _tensor_names(item, f"{prefix}.{key}" if prefix else str(key), seen | {id(value)})
+            yield from _tensor_names(item, f"{prefix}.{key}" if prefix else str(key), seen)
 
 
 def _where(names: list[str]) -> str:
@@ -241,7 +242,7 @@ def _nearest(content: Content) -> str:
     if not isinstance(content.tree, Mapping):
         return f"no backbone in this checkpoint: found {type(content.tree).__name__}; expected a state dict"
     for key in content.keys:
-        inner = replace(content, tree=content.value(key), _states={})
+        inner = content.part(key)
         adapter = next((each for each in adapters().values() if content.names(key) and each.matches(inner)), None)
         if adapter is not None:
             return (

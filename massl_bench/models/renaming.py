@@ -7,7 +7,7 @@ tells the shapes under timm's names, from which the network is then made: so a r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,31 @@ import torch
 from torch import Tensor
 
 from massl_bench.core.errors import RequestError, one_line
-from massl_bench.models.adapter import Found, Tensors
+from massl_bench.models.adapter import Found, Rename, Tensors
 from massl_bench.models.shapes import arch_heads, vit_shape
 
-Rename = Callable[[Tensors, Any], Mapping[str, Tensor]]
+
+def renamed_shapes(found: Found, rename: Rename) -> Found:
+    """Returns a file as its network has it: shapes under the network's names, without values.
+
+    Args:
+        found: the file.
+        rename: of its tensors.
+
+    Raises:
+        RequestError: The tensors do not fit the renaming.
+    """
+    shapes = {
+        name: torch.empty(tuple(stored.shape), dtype=stored.dtype, device="meta")
+        for name, stored in found.tensors.items()
+    }
+    try:
+        return replace(found, tensors=rename(shapes, None))
+    except (KeyError, IndexError, ValueError, RuntimeError, TypeError) as error:
+        raise RequestError(
+            f"{found.where}: its tensors are not those of the layout {found.weights.name}: "
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from None
 
 
 def in_timm_names(found: Found, rename: Rename | None = None) -> Found:
@@ -33,18 +54,7 @@ def in_timm_names(found: Found, rename: Rename | None = None) -> Found:
     Raises:
         RequestError: The tensors do not fit the renaming, or not the architecture that the user says.
     """
-    if rename is not None:
-        shapes = {
-            name: torch.empty(tuple(stored.shape), dtype=stored.dtype, device="meta")
-            for name, stored in found.tensors.items()
-        }
-        try:
-            found = replace(found, tensors=rename(shapes, None))
-        except (KeyError, IndexError, ValueError, RuntimeError, TypeError) as error:
-            raise RequestError(
-                f"{found.where}: its tensors are not those of the layout {found.weights.name}: "
-                f"{type(error).__name__}: {one_line(error)}"
-            ) from None
+    found = found if rename is None else renamed_shapes(found, rename)
     arch = found.settings.arch
     if arch is None:
         return found
@@ -67,10 +77,15 @@ def substituted(tensors: Mapping[str, Tensor], rules: Iterable[tuple[str, str]])
     named: Tensors = {}
     for name, tensor in tensors.items():
         new = next((match.expand(to) for pattern, to in compiled if (match := pattern.fullmatch(name))), name)
-        if new in named:
-            raise ValueError(f"two tensors are {new}")
-        named[new] = tensor
+        put(named, new, tensor)
     return named
+
+
+def put(tensors: Tensors, name: str, tensor: Tensor) -> None:
+    """Adds a tensor under another name than its file's; raises `ValueError` where one has it, and would be lost."""
+    if name in tensors:
+        raise ValueError(f"two tensors are {name}")
+    tensors[name] = tensor
 
 
 def fused_qkv(tensors: Tensors, parts: Sequence[str] = ("query", "key", "value")) -> Tensors:
@@ -82,12 +97,13 @@ def fused_qkv(tensors: Tensors, parts: Sequence[str] = ("query", "key", "value")
 
     Raises:
         KeyError: Of three that belong together, one is missing.
+        ValueError: One is there already.
     """
     first = [name for name in tensors if re.fullmatch(rf".*\.attn\.{parts[0]}\.(weight|bias)", name)]
     fused = dict(tensors)
     for name in first:
         before, kind = name.rsplit(f".{parts[0]}.", 1)
-        fused[f"{before}.qkv.{kind}"] = torch.cat([fused.pop(f"{before}.{part}.{kind}") for part in parts])
+        put(fused, f"{before}.qkv.{kind}", torch.cat([fused.pop(f"{before}.{part}.{kind}") for part in parts]))
     return fused
 
 

@@ -10,9 +10,9 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from massl_bench.core.settings import Preprocessing
-from massl_bench.models.adapter import Found, Network
+from massl_bench.models.adapter import Found, Network, Rename
 from massl_bench.models.networks.vit import WholePatches
-from massl_bench.models.renaming import Rename
+from massl_bench.models.renaming import put
 from massl_bench.models.shapes import Heads, heads_of, vit_shape
 
 _PERIODS = "rope.periods"
@@ -105,7 +105,7 @@ def without_key_bias(tensors: Mapping[str, Tensor], network: Any) -> dict[str, T
         network: None where the tensors have no values.
 
     Raises:
-        ValueError: Keys have a bias, for which this network has no place.
+        ValueError: Keys have a bias, for which this network has no place; or the parts are there beside the whole.
     """
     split = dict(tensors)
     for name in [name for name in tensors if name.endswith(".attn.qkv.bias")]:
@@ -114,5 +114,6 @@ def without_key_bias(tensors: Mapping[str, Tensor], network: Any) -> dict[str, T
         queries, keys, values = (bias if mask is None else bias * mask).chunk(3)
         if network is not None and bool(keys.any()):
             raise ValueError(f"{name}: its keys have a bias that no mask takes away")
-        split |= {f"{attention}.q_bias": queries, f"{attention}.v_bias": values}
+        put(split, f"{attention}.q_bias", queries)
+        put(split, f"{attention}.v_bias", values)
     return split

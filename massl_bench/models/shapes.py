@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import timm
 import torch
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -75,6 +77,12 @@ PUBLISHED_HEADS: Mapping[tuple[int, ...], int] = {
 }
 """Of ViTs under timm's names whose layout says nothing else. A ViT that is 384 wide has 6 heads (DINO, iBOT, DeiT) or
 12 (MoCo v3): a file without a method's own layout does not tell."""
+
+
+def heads_of_64(shape: VitShape) -> int | None:
+    """Returns as many heads as have 64 dimensions each, the rule of many authors' code; None for other widths."""
+    return shape.width // 64 if shape.width % 64 == 0 else None
+
 
 _CANDIDATES: Mapping[int, str] = {384: "6 (DINO, iBOT, MSN, DeiT: vit_small) or 12 (MoCo v3)"}
 
@@ -207,12 +215,25 @@ def named_on_meta(arch: str, where: str) -> torch.nn.Module:
     Raises:
         RequestError: timm has none of this name, or cannot make it.
     """
-    import timm
+    build = partial(timm.create_model, arch, num_classes=0)
+    return on_meta(build, arch, f"{where}: --arch {arch}: timm does not make it")
 
+
+def on_meta(build: Callable[[], torch.nn.Module], arch: str, problem: str) -> torch.nn.Module:
+    """Returns what `build` makes of an architecture of timm, without values in its tensors.
+
+    Args:
+        build: has timm make it.
+        arch: timm's name.
+        problem: what is said where timm cannot; its reason follows.
+
+    Raises:
+        RequestError: timm has none of this name, or cannot make it so.
+    """
     if not timm.is_model(arch):
         raise unknown_name("timm architecture", arch, timm.list_models())
     try:
         with torch.device("meta"):
-            return timm.create_model(arch, num_classes=0)
+            return build()
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise RequestError(f"{where}: --arch {arch}: timm does not make it: {one_line(error)}") from None
+        raise RequestError(f"{problem}: {one_line(error)}") from None

@@ -74,7 +74,6 @@ class Opening:
         files: of its weights, known before loading; their change makes another model.
         details: beside files and settings, what its card depends on.
         card: where it is known without loading.
-        changed: what a user's names make of a card.
     """
 
     build: Callable[[ModelCard | None], Encoder]

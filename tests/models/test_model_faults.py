@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import massl_bench as mb
 from massl_bench.core.errors import RequestError
+from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
+from massl_bench.models.checkpoints import build_checkpoint, describe_content, read_checkpoint
+from massl_bench.models.content import Content
+from massl_bench.models.recognition import recognise
 from massl_bench.records.record import read_record
 from tests.conftest import Answer
-from tests.models.layouts import filled, on_meta, prefixed, tiny_vit
+from tests.models.layouts import filled, layouts, on_meta, prefixed, tiny_vit
 
 Cli = Callable[..., Answer]
 
@@ -203,12 +207,57 @@ def test_a_prefix_problem_never_says_arch(tmp_path: Path) -> None:
 
 
 def test_a_huge_vit_has_sixteen_heads() -> None:
-    from massl_bench.core.model_settings import NO_SETTINGS
-    from massl_bench.models.checkpoints import describe_content
-    from massl_bench.models.content import Content
-
     tree = on_meta(lambda: timm.create_model("vit_huge_patch14_224", num_classes=0))
     described = describe_content(Content(file=Path("x.pth"), tree=tree), NO_SETTINGS, "x")
     with torch.device("meta"):
         network: Any = described.network.build()
     assert (network.blocks[0].attn.num_heads, described.network.architecture) == (16, "vit_huge_patch14")
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "other", "message"),
+    [
+        ("lightly", "backbone.0.weight", "backbone.conv1.weight", "two tensors are conv1.weight"),
+        (
+            "obow_raw",
+            "feature_extractor._feature_blocks.0.Conv.weight",
+            "feature_extractor.conv1.weight",
+            "two tensors are conv1.weight",
+        ),
+        (
+            "transformers_resnet",
+            "resnet.embedder.embedder.convolution.weight",
+            "resnet.conv1.weight",
+            "two tensors are conv1.weight",
+        ),
+        (
+            "transformers_vit",
+            "vit.encoder.layer.0.attention.output.dense.weight",
+            "vit.blocks.0.attn.qkv.weight",
+            "two tensors are blocks.0.attn.qkv.weight",
+        ),
+    ],
+)
+def test_of_two_tensors_for_one_place_neither_is_taken(
+    layout: str, name: str, other: str, message: str, tmp_path: Path
+) -> None:
+    made = layouts()[layout].make(tmp_path)
+    if made.path.is_dir():
+        tensors = load_file(made.path / "model.safetensors")
+        save_file({**tensors, other: tensors[name].clone()}, made.path / "model.safetensors")
+    else:
+        content = read_checkpoint(made.path)
+        state = content.get("state_dict", content.get("network"))
+        state[other] = state[name].clone()
+        torch.save(content, made.path)
+    with pytest.raises(RequestError, match=message):
+        build_checkpoint(made.path, "x", made.settings)
+
+
+def test_a_container_that_is_held_many_times_is_looked_at_once(tmp_path: Path) -> None:
+    held: Any = [torch.ones(3)]
+    for _ in range(30):  # 2³⁰ ways lead to the tensor, deeper than any trainer puts one
+        held = [held, held]
+    tree = {"teacher": prefixed("backbone.", tiny_vit(seed=1).state_dict()), "optimizer": held}
+    found = recognise(Content(file=tmp_path / "x.pth", tree=tree), ModelSettings(num_heads=2), "x")
+    assert [len(names) for names in found.left_out.values()] == [1]

@@ -14,15 +14,22 @@ from massl_bench.core.errors import RequestError
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, Weights
 from massl_bench.models.build import vit
 from massl_bench.models.content import Content
-from massl_bench.models.evaluations import clip_crop, open_clip_preprocessing
+from massl_bench.models.evaluations import OPEN_CLIP_CONFIG, clip_crop, open_clip_preprocessing
 from massl_bench.models.networks.projected import projected
 from massl_bench.models.renaming import in_timm_names, substituted
-from massl_bench.models.shapes import Heads, VitShape, named_on_meta, vit_shape
+from massl_bench.models.shapes import Heads, VitShape, heads_of_64, named_on_meta, vit_shape
 
 _MARKS = ("class_embedding", "positional_embedding", "transformer.resblocks.0.attn.in_proj_weight")
 _PLACES = (("", "visual."), ("state_dict", "visual."), ("", ""))
 _OPENAI = "input_resolution"
 """A number that OpenAI's files hold as a tensor, and nobody else's."""
+
+TEXT_TOWER: Mapping[str, str] = {
+    **dict.fromkeys(("transformer.", "token_embedding.", "ln_final.", "text."), "text tower"),
+    **dict.fromkeys(("positional_embedding", "text_projection", "attn_mask"), "text tower"),
+    **dict.fromkeys(("logit_scale", "logit_bias"), "scale of the loss"),
+}
+"""What lies beside the image tower, as `Adapter.beside` says it."""
 
 _NAMES = [
     (r"conv1\.(.*)", r"patch_embed.proj.\1"),
@@ -61,10 +68,6 @@ def _rename(tensors: Tensors, _network: Any) -> Mapping[str, Tensor]:
     return renamed
 
 
-def _heads_of_64(shape: VitShape) -> int | None:
-    return shape.width // 64 if shape.width % 64 == 0 else None
-
-
 def _quick_gelu(found: Found, shape: VitShape) -> tuple[bool, str]:
     """Returns (whether the MLPs have QuickGELU, who says so): tensors do not tell it."""
     told = found.settings.arch
@@ -73,9 +76,9 @@ def _quick_gelu(found: Found, shape: VitShape) -> tuple[bool, str]:
         return isinstance(getattr(model.blocks[0].mlp, "act", None), QuickGELU), f"of {told}, as given"
     if _OPENAI in found.content.names():
         return True, "OpenAI's"
-    config = found.content.json("open_clip_config.json")
+    config = found.content.json(OPEN_CLIP_CONFIG)
     if config is not None and isinstance(config.get("model_cfg"), Mapping):
-        return bool(config["model_cfg"].get("quick_gelu", False)), "open_clip_config.json says so"
+        return bool(config["model_cfg"].get("quick_gelu", False)), f"{OPEN_CLIP_CONFIG} says so"
     size = {(384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}.get(
         (shape.width, shape.depth), "SIZE"
     )
@@ -83,7 +86,7 @@ def _quick_gelu(found: Found, shape: VitShape) -> tuple[bool, str]:
     raise RequestError(
         f"{found.where}: the activation of CLIP's MLPs is not in the tensors: QuickGELU (OpenAI, DFN, MetaCLIP) or "
         f"GELU (LAION and most others): give --arch {names[0]} or --arch {names[1]}, or the directory with its "
-        "open_clip_config.json"
+        f"{OPEN_CLIP_CONFIG}"
     )
 
 
@@ -93,7 +96,7 @@ def _network(found: Found) -> Network:
     openai = _OPENAI in found.content.names()
     network = vit(
         shapes,
-        heads=_heads_of_64 if openai else _OPEN_CLIP_HEADS,
+        heads=heads_of_64 if openai else _OPEN_CLIP_HEADS,
         heads_origin="64 dimensions each, as OpenAI's code makes them" if openai else "of open_clip's own sizes",
         positions="fixed" if openai else "antialias",
         feature_origin="its projection, as CLIP's authors' code evaluates",
@@ -105,11 +108,11 @@ def _network(found: Found) -> Network:
         notes=("CLIP's paper probes the class token before its projection: --pooling token",),
     )
     origins = {**network.origins, "activation": activation_origin}
-    config = found.content.json("open_clip_config.json")
+    config = found.content.json(OPEN_CLIP_CONFIG)
     if config is not None:
         side = network.preprocessing.crop or network.preprocessing.resize
         fed = open_clip_preprocessing(config, side, found.where)
-        network = replace(network, preprocessing=fed, preprocessing_origin="its open_clip_config.json")
+        network = replace(network, preprocessing=fed, preprocessing_origin=f"its {OPEN_CLIP_CONFIG}")
     if "head.weight" not in shapes.tensors:
         return replace(network, origins=origins)
     build = partial(projected, network.build, shapes.shape("head.weight")[0])
@@ -124,9 +127,7 @@ ADAPTER = Adapter(
     matches=lambda content: _place(content) is not None,
     weights=_weights,
     beside={
-        **dict.fromkeys(("transformer.", "token_embedding.", "ln_final.", "text."), "text tower"),
-        **dict.fromkeys(("positional_embedding", "text_projection", "attn_mask"), "text tower"),
-        **dict.fromkeys(("logit_scale", "logit_bias"), "scale of the loss"),
+        **TEXT_TOWER,
         **dict.fromkeys((_OPENAI, "context_length", "vocab_size"), "sizes"),
     },
     network=_network,

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from massl_bench.core.settings import own_size
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, Weights
-from massl_bench.models.build import centre_crop
 from massl_bench.models.content import Content
 from massl_bench.models.renaming import in_timm_names, substituted
 from massl_bench.models.rotary import rotary_vit, without_key_bias
@@ -55,7 +55,7 @@ def _network(found: Found) -> Network:
         heads_origin="a quarter of each one's dimensions is the number of rotary periods in the file",
         rename=_rename,
         feature_origin="as its authors' k-NN; timm pools the patch tokens instead",
-        preprocessing=centre_crop(224, **(_SATELLITE if satellite else {})),
+        preprocessing=own_size(224, **(_SATELLITE if satellite else {})),
         preprocessing_origin=f"as DINOv3's k-NN and linear evaluation{mean}",
         notes=notes,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from massl_bench.core.settings import own_size
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
-from massl_bench.models.build import centre_crop, timm_network
+from massl_bench.models.build import timm_network
 from massl_bench.models.shapes import count_blocks
 from massl_bench.models.timm_config import timm_filter
 
@@ -21,7 +22,7 @@ def _network(found: Found) -> Network:
     return timm_network(
         found,
         arch,
-        preprocessing=centre_crop(224),
+        preprocessing=own_size(224),
         preprocessing_origin="as DINOv3's k-NN and linear evaluation",
         rename=partial(timm_filter, arch),
         origin="the file's shapes",

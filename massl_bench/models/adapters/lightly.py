@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, W
 from massl_bench.models.build import resnet
 from massl_bench.models.content import Content
 from massl_bench.models.evaluations import bilinear_crop
-from massl_bench.models.renaming import substituted
+from massl_bench.models.renaming import renamed_shapes, substituted
 
 _TWINS = ("backbone_momentum", "student_backbone", "teacher_backbone", "key_backbone")
 _NAMES = [
@@ -24,7 +23,7 @@ _NAMES = [
 _HEADS = ("projection_head", "prediction_head", "head")
 
 
-def _rename(tensors: Tensors, _network: Any = None) -> Mapping[str, Tensor]:
+def _rename(tensors: Tensors, _network: Any) -> Mapping[str, Tensor]:
     return substituted(tensors, _NAMES)
 
 
@@ -40,7 +39,7 @@ def _weights(content: Content) -> tuple[Weights, ...]:
 
 
 def _network(found: Found) -> Network:
-    named = replace(found, tensors=substituted(found.tensors, _NAMES))  # type: ignore[arg-type]  # names alone
+    named = renamed_shapes(found, _rename)
     return resnet(named, evaluation=bilinear_crop, evaluation_origin="as lightly's benchmarks", rename=_rename)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
 from massl_bench.models.build import resnet, vit
 from massl_bench.models.content import Content
-from massl_bench.models.shapes import VitShape
+from massl_bench.models.shapes import heads_of_64
 
 _WHY = "as DINO's evaluation"
 
@@ -15,17 +15,12 @@ def _matches(content: Content) -> bool:
     return content.has("teacher") or (content.has("student") and any(map(content.has, marks)))
 
 
-def _heads(shape: VitShape) -> int | None:
-    """Heads of 64 dimensions: so these trainers make every ViT (`vit_tiny`, `vit_small`, `vit_base`, `vit_large`)."""
-    return shape.width // 64 if shape.width % 64 == 0 else None
-
-
 def _network(found: Found) -> Network:
     if "patch_embed.proj.weight" not in found.tensors:
         return resnet(found, evaluation_origin=_WHY)
     return vit(
         found,
-        heads=_heads,
+        heads=heads_of_64,  # every ViT: `vit_tiny`, `vit_small`, `vit_base`, `vit_large`
         heads_origin="64 dimensions each, as its trainer makes every ViT",
         feature_origin="as its authors evaluate",
         evaluation_origin=_WHY,

@@ -14,7 +14,7 @@ from massl_bench.models.content import Content
 from massl_bench.models.metadata import KEY, WeightsMetadata, parse_metadata
 from massl_bench.models.networks.resnet import STEMS
 from massl_bench.models.networks.vit import PositionRule, is_plain
-from massl_bench.models.shapes import Heads, VitShape, named_on_meta
+from massl_bench.models.shapes import heads_of_64, named_on_meta
 
 _STEM = next(iter(STEMS))
 
@@ -87,14 +87,10 @@ def _side(found: Found, model: Any, patch: int) -> int:
 
 
 def _vit(found: Found, num_heads: int | None, positions: PositionRule) -> Network:
-    def trained(shape: VitShape) -> int | None:
-        """Heads of 64 dimensions: so this package's trainer makes every ViT that it names no other number of."""
-        return num_heads or (shape.width // 64 if shape.width % 64 == 0 else None)
-
-    heads: Heads = trained
+    # This package's trainer makes every ViT with heads of 64 dimensions that it names no other number of.
     return vit(
         found,
-        heads=heads,
+        heads=(lambda _: num_heads) if num_heads else heads_of_64,
         heads_origin="the file says so" if num_heads else "64 dimensions each, as it was trained",
         positions=positions,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, W
 from massl_bench.models.build import resnet
 from massl_bench.models.content import Content
 from massl_bench.models.evaluations import bilinear_crop
-from massl_bench.models.renaming import substituted
+from massl_bench.models.renaming import renamed_shapes, substituted
 
 _KEY, _STUDENT, _TEACHER = "network", "feature_extractor.", "feature_extractor_teacher."
 _BLOCKS = "_feature_blocks."
@@ -24,7 +23,7 @@ _NAMES = [
 ]
 
 
-def _rename(tensors: Tensors, _network: Any = None) -> Mapping[str, Tensor]:
+def _rename(tensors: Tensors, _network: Any) -> Mapping[str, Tensor]:
     return substituted(tensors, _NAMES)
 
 
@@ -47,7 +46,7 @@ def _weights(content: Content) -> tuple[Weights, ...]:
 
 
 def _network(found: Found) -> Network:
-    named = replace(found, tensors=substituted(found.tensors, _NAMES))  # type: ignore[arg-type]  # names alone
+    named = renamed_shapes(found, _rename)
     return resnet(named, evaluation=bilinear_crop, evaluation_origin="as OBoW's linear evaluation", rename=_rename)
 
 

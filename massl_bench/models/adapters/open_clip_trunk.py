@@ -8,12 +8,12 @@ from typing import Any
 
 from massl_bench.core.errors import RequestError
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
+from massl_bench.models.adapters.clip import TEXT_TOWER
 from massl_bench.models.build import timm_network
 from massl_bench.models.content import Content
-from massl_bench.models.evaluations import clip_crop, open_clip_preprocessing
+from massl_bench.models.evaluations import OPEN_CLIP_CONFIG, clip_crop, open_clip_preprocessing
 
 _TRUNK = "visual.trunk."
-_CONFIG = "open_clip_config.json"
 
 
 def _key(content: Content) -> str | None:
@@ -31,13 +31,13 @@ def _inner(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _network(found: Found) -> Network:
-    config = found.content.json(_CONFIG)
+    config = found.content.json(OPEN_CLIP_CONFIG)
     vision = _inner(_inner(config or {}, "model_cfg"), "vision_cfg")
     arch = found.settings.arch or vision.get("timm_model_name")
     if not isinstance(arch, str):
         raise RequestError(
             f"{found.where}: an image tower of timm in open_clip's layout does not tell its architecture: give --arch, "
-            f"or the directory with its {_CONFIG}"
+            f"or the directory with its {OPEN_CLIP_CONFIG}"
         )
     pool = vision.get("timm_pool")
     arguments: dict[str, Any] = {"global_pool": pool} if isinstance(pool, str) and pool else {}
@@ -47,14 +47,14 @@ def _network(found: Found) -> Network:
         found,
         arch.partition(".")[0],
         positions="antialias" if positions and "vit" in arch else None,
-        origin=f"{_CONFIG} says so",
+        origin=f"{OPEN_CLIP_CONFIG} says so",
         notes=("open_clip projects this feature: its projection is left out",) if projected else (),
         **arguments,
     )
     side = network.preprocessing.crop or network.preprocessing.resize
     if config is not None:
         fed = open_clip_preprocessing(config, side, found.where)
-        return replace(network, preprocessing=fed, preprocessing_origin=f"its {_CONFIG}")
+        return replace(network, preprocessing=fed, preprocessing_origin=f"its {OPEN_CLIP_CONFIG}")
     return replace(
         network,
         preprocessing=clip_crop(side),
@@ -71,9 +71,8 @@ ADAPTER = Adapter(
     weights=_weights,
     beside={
         "visual.head.": "projection",
-        **dict.fromkeys(("transformer.", "token_embedding.", "ln_final.", "text.", "text_projection."), "text tower"),
-        **dict.fromkeys(("positional_embedding", "text_projection", "attn_mask"), "text tower"),
-        **dict.fromkeys(("logit_scale", "logit_bias"), "scale of the loss"),
+        **TEXT_TOWER,
+        "text_projection.": "text tower",
     },
     network=_network,
 )

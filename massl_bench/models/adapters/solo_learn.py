@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from massl_bench.core.settings import Preprocessing
+from massl_bench.core.settings import Preprocessing, own_size
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
-from massl_bench.models.build import centre_crop, resnet
+from massl_bench.models.build import resnet
 from massl_bench.models.content import Content
 from massl_bench.models.evaluations import bilinear_crop
 
@@ -33,7 +33,7 @@ def _weights(content: Content) -> tuple[Weights, ...]:
 
 
 def _cifar(side: int) -> Preprocessing:
-    return centre_crop(side, interpolation="bilinear", mean=_CIFAR_MEAN, std=_CIFAR_STD)
+    return own_size(side, interpolation="bilinear", mean=_CIFAR_MEAN, std=_CIFAR_STD)
 
 
 def _network(found: Found) -> Network:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from massl_bench.core.settings import IMAGENET_MEAN
+from massl_bench.core.settings import IMAGENET_MEAN, own_size
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
-from massl_bench.models.build import centre_crop, resnet
+from massl_bench.models.build import resnet
 from massl_bench.models.content import Content
 
 _STD = (0.228, 0.224, 0.225)
@@ -28,7 +28,7 @@ def _weights(content: Content) -> tuple[Weights, ...]:
 
 
 def _network(found: Found) -> Network:
-    evaluation = partial(centre_crop, interpolation="bilinear", mean=IMAGENET_MEAN, std=_STD)
+    evaluation = partial(own_size, interpolation="bilinear", mean=IMAGENET_MEAN, std=_STD)
     return resnet(found, evaluation=evaluation, evaluation_origin="as SwAV's linear evaluation")
 
 

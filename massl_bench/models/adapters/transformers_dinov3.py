@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from massl_bench.core.errors import RequestError
+from massl_bench.core.settings import own_size
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, Weights
-from massl_bench.models.build import UNKNOWN_EVALUATION, centre_crop
+from massl_bench.models.build import UNKNOWN_EVALUATION
 from massl_bench.models.content import Content
-from massl_bench.models.renaming import fused_qkv, in_timm_names, substituted
+from massl_bench.models.renaming import fused_qkv, in_timm_names, put, substituted
 from massl_bench.models.rotary import rotary_vit
 from massl_bench.models.transformers_config import (
     CONFIG,
@@ -51,7 +52,7 @@ def _rename(tensors: Tensors, network: Any) -> Mapping[str, Tensor]:
                 raise ValueError(f"{name}: keys have a bias, for which this network has no place")
             continue
         start, _, end = name.rpartition(".attn.")
-        split[f"{start}.attn.{end[0]}_bias" if end in ("q.bias", "v.bias") else name] = tensor
+        put(split, f"{start}.attn.{end[0]}_bias" if end in ("q.bias", "v.bias") else name, tensor)
     return fused_qkv(split, ("q", "k", "v"))
 
 
@@ -74,7 +75,7 @@ def _network(found: Found) -> Network:
         raise RequestError(
             f"{found.where}: {CONFIG}: hidden_act: {act!r}; expected {expected}, as DINOv3's MLPs have it"
         )
-    fed = processor_preprocessing(found) or (centre_crop(224), UNKNOWN_EVALUATION)
+    fed = processor_preprocessing(found) or (own_size(224), UNKNOWN_EVALUATION)
     return rotary_vit(
         in_timm_names(found, _rename),
         heads=lambda shape: heads_of_config(found, shape.width),

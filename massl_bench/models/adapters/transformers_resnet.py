@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,28 +13,32 @@ from massl_bench.core.settings import Preprocessing
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, Weights
 from massl_bench.models.build import resnet
 from massl_bench.models.content import Content
+from massl_bench.models.renaming import renamed_shapes, substituted
 from massl_bench.models.transformers_config import CONFIG, PROCESSOR, model_type, processor_preprocessing
 
 _PREFIX = "resnet."
 _SQUASHED_FROM = 384
 """Pixels from which ConvNeXt's image processor, which ResNets use, crops nothing."""
 
+_PARTS = {
+    **{f"layer\\.{place}\\.convolution": f"conv{place + 1}" for place in range(3)},
+    **{f"layer\\.{place}\\.normalization": f"bn{place + 1}" for place in range(3)},
+    r"shortcut\.convolution": "downsample.0",
+    r"shortcut\.normalization": "downsample.1",
+}
+_NAMES = [
+    (r"embedder\.embedder\.convolution\.(.*)", r"conv1.\1"),
+    (r"embedder\.embedder\.normalization\.(.*)", r"bn1.\1"),
+    *(
+        (rf"encoder\.stages\.{stage}\.layers\.(\d+)\.{theirs}\.(.*)", rf"layer{stage + 1}.\1.{ours}.\2")
+        for stage in range(4)
+        for theirs, ours in _PARTS.items()
+    ),
+]
 
-def _name(name: str) -> str:
-    """Returns torchvision's name of a tensor."""
-    name = re.sub(r"^embedder\.embedder\.", "", name)
-    stage = re.fullmatch(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.(.*)", name)
-    if stage is None:
-        return re.sub(r"^normalization\.", "bn1.", re.sub(r"^convolution\.", "conv1.", name))
-    rest = re.sub(r"^shortcut\.convolution\.", "downsample.0.", stage[3])
-    rest = re.sub(r"^shortcut\.normalization\.", "downsample.1.", rest)
-    rest = re.sub(r"^layer\.(\d+)\.convolution\.", lambda part: f"conv{int(part[1]) + 1}.", rest)
-    rest = re.sub(r"^layer\.(\d+)\.normalization\.", lambda part: f"bn{int(part[1]) + 1}.", rest)
-    return f"layer{int(stage[1]) + 1}.{stage[2]}.{rest}"
 
-
-def _rename(tensors: Tensors, _network: Any = None) -> Mapping[str, Tensor]:
-    return {_name(name): tensor for name, tensor in tensors.items()}
+def _rename(tensors: Tensors, _network: Any) -> Mapping[str, Tensor]:
+    return substituted(tensors, _NAMES)
 
 
 def _fed(found: Found) -> tuple[Preprocessing, str] | None:
@@ -58,8 +61,7 @@ def _network(found: Found) -> Network:
     for key, value in usual.items():
         if config.get(key, value) != value:
             raise RequestError(f"{found.where}: {CONFIG}: {key}: {config[key]!r}; supported: {value!r}")
-    named = replace(found, tensors={_name(name): tensor for name, tensor in found.tensors.items()})
-    network, fed = resnet(named, rename=_rename), _fed(found)
+    network, fed = resnet(renamed_shapes(found, _rename), rename=_rename), _fed(found)
     return network if fed is None else replace(network, preprocessing=fed[0], preprocessing_origin=fed[1], origins={})
 
 

@@ -21,6 +21,7 @@ from massl_bench.models.renaming import (
     folded_class_position,
     fused_qkv,
     in_timm_names,
+    put,
     substituted,
     swiglu_arguments,
 )
@@ -84,7 +85,7 @@ def _rename(tensors: Tensors, _network: Any) -> Mapping[str, Tensor]:
     renamed = fused_qkv(substituted(tensors, _NAMES))
     for gate in [name for name in renamed if ".mlp.gate." in name]:
         both = renamed.pop(gate), renamed.pop(gate.replace(".mlp.gate.", ".mlp.up."))
-        renamed[gate.replace(".mlp.gate.", ".mlp.fc1.")] = torch.cat(both)
+        put(renamed, gate.replace(".mlp.gate.", ".mlp.fc1."), torch.cat(both))
     return folded_class_position(renamed) if "reg_token" in renamed else renamed
 
 

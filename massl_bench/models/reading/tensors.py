@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,11 +29,14 @@ MEASURABLE = frozenset(
 )
 """Types of the values of weights that can be computed with as they are."""
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
 _MOST_VALUES = 1 << 48
 """Of a tensor, and of one in which a size is zero, would it be one: torch counts no further than 2⁶³ bytes."""
 _CHUNK = 1 << 20
 _PARALLEL = 4 << 20
-"""Bytes from which several threads read: below, starting them takes longer."""
+"""Bytes from which several threads go through them: below, starting them takes longer."""
 
 
 class StandIn:
@@ -239,15 +242,18 @@ def _read_all(storages: list[Storage]) -> dict[int, Tensor]:
             raise RequestError(
                 f"{source.path}: refused: its tensors need {needed:,} bytes, and it has {source.num_bytes:,}"
             )
-    total = sum(each.num_bytes for each in storages)
-    if total < _PARALLEL:
-        read = [each.read() for each in storages]
-    else:
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            read = list(pool.map(Storage.read, storages))
+    read = _of_each(Storage.read, storages, sum(each.num_bytes for each in storages))
     for source in sources:
         source.check_unchanged()
     return {id(each): content for each, content in zip(storages, read, strict=True)}
+
+
+def _of_each(function: Callable[[_Item], _Result], items: Sequence[_Item], num_bytes: int) -> list[_Result]:
+    """Returns what a function makes of each item, by several threads where there are many bytes to go through."""
+    if num_bytes < _PARALLEL:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, items))
 
 
 def _view(tensor: LazyTensor, content: Tensor) -> Tensor:
@@ -258,11 +264,7 @@ def _view(tensor: LazyTensor, content: Tensor) -> Tensor:
 def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Returns the hex sha256 of tensors: their names, types, shapes and values, whatever file they came from."""
     names = sorted(tensors)
-    if sum(tensor.nbytes for tensor in tensors.values()) < _PARALLEL:
-        hashes = [_hash(tensors[name]) for name in names]
-    else:
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            hashes = list(pool.map(_hash, [tensors[name] for name in names]))
+    hashes = _of_each(_hash, [tensors[name] for name in names], sum(tensor.nbytes for tensor in tensors.values()))
     described = [
         [name, str(tensors[name].dtype).removeprefix("torch."), list(tensors[name].shape), found]
         for name, found in zip(names, hashes, strict=True)

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
-from massl_bench.models.card import ModelCard
-from massl_bench.models.source import Opening, Reference, Source
-
-if TYPE_CHECKING:
-    from massl_bench.models.encoder import Encoder
-
-
-def _open(reference: Reference) -> Opening:
-    reference.check_only("name")
-
-    def build(known: ModelCard | None) -> Encoder:
-        from massl_bench.models.timm_networks import build_pretrained
-
-        return build_pretrained(reference, True, known)
-
-    return Opening(build=build, name=reference.text)
-
+from massl_bench.models.source import Source
+from massl_bench.models.sources.timm import opening_of
 
 SOURCE = Source(
-    name="hf_hub", usage="hf-hub:ORG/NAME", help="A repository of the Hugging Face hub in timm's layout.", open=_open
+    name="hf_hub",
+    usage="hf-hub:ORG/NAME",
+    help="A repository of the Hugging Face hub in timm's layout.",
+    open=partial(opening_of, hub=True),
 )
