@@ -175,6 +175,8 @@ class Planner(Cells):
         key = dataset.name, how or "", seed
         if key not in self._with_copies:  # one object for all cells, which hashes the files once
             copied = dataset if isinstance(dataset, CopiesDataset) else with_copies(dataset, how or "", self._registry)
+            drawn = {role: count for role, count in self.request.data.sample.items() if role in copied.sources}
+            copied = replace(copied, sample=drawn)
             self._with_copies[key] = copied if seed is None else copied.seeded(seed)
             if copied.distinct.twins:
                 self._say_left_out(copied)
@@ -296,6 +298,12 @@ class Planner(Cells):
             raise RequestError(
                 f"--limit: the ground truth of {dataset.name} names the rows of its {named}, which must therefore stay "
                 "whole; fewer queries are possible: --limit queries=N"
+            )
+        drawn = next((role for role in (named, "queries") if role in cell.sample), None)
+        if drawn is not None:
+            raise RequestError(
+                f"--sample {drawn}={cell.sample[drawn]}: the ground truth of {dataset.name} names its {named} and its "
+                "queries by their rows, of which none are drawn; fewer queries are possible: --limit queries=N"
             )
 
     def _check_headline(self, cell: ReadyCell) -> None:

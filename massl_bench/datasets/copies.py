@@ -149,7 +149,7 @@ class CopiesDataset(Dataset):
     @override
     def fingerprint(self) -> str:
         """Hex sha256 of the content of the images, and of everything that decides what becomes of them."""
-        return sha256_of({"images": self.images.fingerprint, "copies": self.generated})
+        return sha256_of({"images": self.images.fingerprint, "copies": self.generated, **self._drawn()})
 
     @property
     @override

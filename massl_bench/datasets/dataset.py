@@ -73,9 +73,11 @@ class Dataset:
         reading |= self.layout.reading()
         if self.decoding.upright:
             reading["orientation"] = "upright"
-        if self.sample:
-            reading["sample"] = {**self.sample, "seed": _SAMPLE_SEED}
-        return sha256_of({"content": content, "reading": reading})
+        return sha256_of({"content": content, "reading": reading | self._drawn()})
+
+    def _drawn(self) -> dict[str, Any]:
+        """Returns what decides which items are drawn, for a fingerprint; nothing where all are taken."""
+        return {"sample": {**self.sample, "seed": _SAMPLE_SEED}} if self.sample else {}
 
     def _embedded_fingerprint(self) -> str:
         """Returns the hash of embedded arrays, remembered for the version of the library that holds them."""

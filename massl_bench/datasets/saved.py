@@ -42,6 +42,11 @@ class SavedLayout(Layout):
     def files(self) -> list[Path]:
         return self._files
 
+    @override
+    def reading(self) -> dict[str, Any]:
+        # All files are in the fingerprint, whichever of them a configuration takes.
+        return {"config": self.config} if self.config is not None else {}
+
     @property
     def _saved(self) -> bool:
         return (self.root / "dataset_dict.json").is_file()

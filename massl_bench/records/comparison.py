@@ -22,6 +22,10 @@ _SEED = 0
 Test = Literal["McNemar, exact", "sign test, exact", "intervals"]
 
 
+class OtherItemsError(RequestError):
+    """Two records are of different items: not even their intervals may be held together."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Two models on one cell.
@@ -85,7 +89,8 @@ def paired_items(first: Row, second: Row, metric: str) -> tuple[NDArray[np.gener
     """Returns what each item got from two models.
 
     Raises:
-        RequestError: A record has no items for the metric, or they are not the same items.
+        OtherItemsError: The items' classes differ.
+        RequestError: A record has no items for the metric, or another number of them.
     """
     one, other = _items(first), _items(second)
     for row, items in ((first, one), (second, other)):
@@ -96,7 +101,7 @@ def paired_items(first: Row, second: Row, metric: str) -> tuple[NDArray[np.gener
         raise RequestError(f"{len(columns[0])} items against {len(columns[1])}")
     handed = [row for row in (first, second) if row.record.identity.model.weights_hash_of == "features"]
     if handed and (one.labels is None or other.labels is None or not np.array_equal(one.labels, other.labels)):
-        raise RequestError(
+        raise OtherItemsError(
             f"{handed[0].path.as_posix()}: of features that were handed in, and the items' classes differ"
         )
     return columns
@@ -184,11 +189,10 @@ def compare_rows(pairs: Sequence[tuple[Row, Row]]) -> tuple[list[Comparison], li
             continue
         try:
             found.append(_by_items(first, second))
+        except OtherItemsError as error:
+            refused.append(Refusal(first=first, second=second, reason=str(error)))
         except RequestError as error:
-            if "items' classes differ" in str(error):
-                refused.append(Refusal(first=first, second=second, reason=str(error)))
-            else:
-                found.append(_by_intervals(first, second, str(error)))
+            found.append(_by_intervals(first, second, str(error)))
     significant = holm(np.array([comparison.p_value for comparison in found]))
     return [replace(one, different=bool(two)) for one, two in zip(found, significant, strict=True)], refused
 

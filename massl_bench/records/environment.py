@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 
 from massl_bench.records.record import Environment
 from massl_bench.specs import plugins
@@ -17,22 +21,27 @@ _PACKAGES = ("massl-bench", "torch", "torchvision", "timm", "faiss-gpu", "faiss-
 
 def environment(device: str, search_backend: str | None = None) -> Environment:
     """Returns what a record says of the machine, and of where neighbours were searched."""
-    packages = plugins.packages()
-    for name in _PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
         device=device,
-        packages=packages,
+        packages={**plugins.packages(), **_versions()},
         git_commit=_git_commit(),
         search_backend=search_backend,
     )
 
 
+@cache  # as the commit: a process makes a record for every cell, and runs what it has loaded
+def _versions() -> dict[str, str]:
+    """Returns the versions of this package and of those whose arithmetic is behind a number."""
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+@cache
 def _git_commit() -> str | None:
     """Returns the commit of the checkout that the package runs from (`+`: with changes); None elsewhere."""
     root = packaged_root()
@@ -52,17 +61,29 @@ def _git_commit() -> str | None:
 
 def peak_memory_mb(device: str) -> dict[str, float]:
     """Returns the peak resident memory of this process so far and, on a GPU, the peak that torch allocated, in MB."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such count
+    peak = _peak_bytes()
+    if peak is None:
         return {}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = {"host": round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)}
+    memory = {"host": round(peak / (1 << 20), 1)}
     if device.startswith("cuda") and "torch" in sys.modules:
         import torch
 
         memory["device"] = round(torch.cuda.max_memory_allocated(device) / (1 << 20), 1)
     return memory
+
+
+def _peak_bytes() -> int | None:
+    """Returns the peak resident memory of this process so far; None where the system has no such count."""
+    status = Path("/proc/self/status")  # Linux; its ru_maxrss holds the peak of the process that started this one
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE) if status.is_file() else None
+    if found is not None:
+        return int(found[1]) << 10
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
 
 
 def now() -> str:

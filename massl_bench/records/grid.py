@@ -127,7 +127,9 @@ def _metrics(board: Leaderboard, cell: tuple[str, str]) -> tuple[str, ...]:
 def _best(board: Leaderboard, cell: tuple[str, str], outcomes: OutcomesOf) -> frozenset[str]:
     """Returns the models of the best group of a column; none where there is no such thing."""
     rows = [row for row in board.rows if row.cell == cell]
-    comparable = len(rows) > 1 and cell not in mixed(board) and all(row.record.headline_scale == 100 for row in rows)
+    comparable = (
+        len(rows) > 1 and len(copies(board, cell)) < 2 and all(row.record.headline_scale == 100 for row in rows)
+    )
     if not comparable:
         return frozenset()
     p_MM, paired = column_p_values(rows, outcomes)

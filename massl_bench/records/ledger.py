@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-import pandas as pd
+from tabulate import tabulate
 
 from massl_bench.core.files import escaped_json
 from massl_bench.records.markdown import escaped
 from massl_bench.records.published import FAR, USUAL_CAUSES, LedgerLine
-from massl_bench.records.tables import no_formula
+from massl_bench.records.tables import csv_text
 
 _WORDS = {
     "reproduced": "reproduced",
@@ -48,8 +48,7 @@ def _table(lines: Sequence[LedgerLine]) -> str:
         rows.append([*shown, escaped(values["note"] or ""), escaped(source)])
     heads = ["model", "weights", "cell", "published", "ours", "gap", "verdict", "known to differ", "source (read)"]
     align = ("left", "left", "left", "right", "right", "right", "left", "left", "left")
-    table: str = pd.DataFrame(rows, columns=heads).to_markdown(index=False, colalign=align, disable_numparse=True)
-    return table
+    return tabulate(rows, heads, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
 def to_csv(lines: Sequence[LedgerLine]) -> str:
@@ -58,8 +57,8 @@ def to_csv(lines: Sequence[LedgerLine]) -> str:
     for line in lines:
         values = line.as_values()
         values["ci95_low"], values["ci95_high"] = values.pop("ci95") or (None, None)
-        rows.append({key: no_formula(value) for key, value in values.items()})
-    return pd.DataFrame(rows).to_csv(index=False)
+        rows.append(values)
+    return csv_text(rows, list(rows[0]) if rows else ())
 
 
 def to_json(lines: Sequence[LedgerLine]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-import pandas as pd
+from tabulate import tabulate
 
 from massl_bench.core.printable import printable
 from massl_bench.records.grid import Grid, Shown, copies, grid, mixed
@@ -99,11 +99,9 @@ def _groups(widths: Sequence[int], room: int) -> Iterator[list[int]]:
 
 
 def _table(models: Sequence[str], titles: Sequence[str], bodies: Sequence[Sequence[str]]) -> str:
-    lines = [["model", *titles], *([model, *values] for model, *values in zip(models, *bodies, strict=True))]
     align = ("left", *["right"] * len(titles))
-    frame = pd.DataFrame(lines[1:], columns=lines[0])
-    table: str = frame.to_markdown(index=False, colalign=align, disable_numparse=True)
-    return table
+    rows = list(zip(models, *bodies, strict=True))
+    return tabulate(rows, ["model", *titles], tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
 def _list(models: Sequence[str], titles: Sequence[str], bodies: Sequence[Sequence[str]]) -> str:

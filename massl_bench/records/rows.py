@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +115,9 @@ def collect(
         if isinstance(read, str):
             apart.append((path, f"unreadable: {read}"))
             continue
-        row = replace(_row(path, read, headlines, selection.metric), file=file)
+        task = read.identity.task
+        metric = selection.metric or headlines.get((task.name, read.identity.dataset.name), task.headline)
+        row = Row(path=path, file=file, record=read, metric=metric)
         seen.append(row)
         if (wanted is not None and row.cell not in wanted) or not selection.takes(row):
             continue
@@ -166,13 +168,6 @@ def _check_selects(selection: Selection, seen: Sequence[Row]) -> None:
     metrics = {metric for row in seen for metric in row.record.metrics}
     if selection.metric is not None and selection.metric not in metrics:
         raise unknown_name("metric of a record", selection.metric, metrics)
-
-
-def _row(path: Path, record: ResultRecord, headlines: Mapping[tuple[str, str], str], metric: str | None = None) -> Row:
-    """Returns the row of a record; `metric`, or else `headlines`, take the place of the records' own."""
-    identity = record.identity
-    shown = metric or headlines.get((identity.task.name, identity.dataset.name), identity.task.headline)
-    return Row(path=path, record=record, metric=shown)
 
 
 class _Tasks(dict[str, tuple[int, str] | str]):

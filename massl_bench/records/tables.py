@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import pandas as pd
 
 from massl_bench.core.files import escaped_json
 from massl_bench.core.printable import printable
@@ -21,8 +22,16 @@ _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 def to_csv(board: Leaderboard) -> str:
     """Returns one line a record, values as fractions at full precision; no text in it is taken for a formula."""
-    lines = [{key: no_formula(value) for key, value in line.items()} for line in _long(board)]
-    return pd.DataFrame(lines, columns=_COLUMNS).to_csv(index=False)
+    return csv_text(_long(board), _COLUMNS)
+
+
+def csv_text(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Returns a head and the lines; what is None is left empty, and no text is taken for a formula."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _no_formula(value) for key, value in line.items()} for line in lines)
+    return text.getvalue()
 
 
 def to_json(board: Leaderboard) -> dict[str, Any]:
@@ -73,7 +82,7 @@ def _long(board: Leaderboard) -> list[dict[str, Any]]:
     return lines
 
 
-def no_formula(value: Any) -> Any:
+def _no_formula(value: Any) -> Any:
     """Returns a value, and a text so that no spreadsheet takes it for a formula."""
     if not isinstance(value, str):
         return value

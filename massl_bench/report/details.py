@@ -157,13 +157,22 @@ def command(record: ResultRecord) -> str | None:
     options: Mapping[str, str | None] = {
         "--image-column": asked.image_column,
         "--label-column": asked.label_column,
-        "--split": ",".join(f"{role}={source}" for role, source in asked.splits.items()) or None,
+        "--split": _by_role(asked.splits),
+        "--config": asked.config,
+        "--split-share": str(asked.split_share) if asked.split_share is not None else None,
+        "--sample": _by_role(asked.sample),
+        "--max-pixels": str(asked.max_pixels) if asked.max_pixels is not None else None,
+        "--precision": identity.precision if identity.precision not in ("fp32", "unknown") else None,
     }
     for option, text in asked.model.options:
         words += [option, text]
     for option, value in options.items():
         words += [option, value] if value is not None else []
     return shlex.join(words) if all(word.isprintable() for word in words) else None
+
+
+def _by_role(values: Mapping[str, object]) -> str | None:
+    return ",".join(f"{role}={value}" for role, value in values.items()) or None
 
 
 def json_text(value: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from massl_bench.core.collector import paused_collector
 from massl_bench.records.comparison import OutcomesOf
+from massl_bench.records.grid import copies
 from massl_bench.records.published import FAR, Claim, LedgerLine, claims, ledger
 from massl_bench.records.ranking import ColumnRanks
 from massl_bench.records.rows import Leaderboard, Row
@@ -184,14 +185,10 @@ def _kind(reason: str) -> str:
 def _different(board: Leaderboard, tables: Sequence[_Table]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Returns the columns whose records saw different copies of the data, with the models of each copy."""
     mixed = {(c["task"], c["dataset"]) for table in tables for c in table.columns if c["mixed"]}
-    found = []
-    for cell in sorted(mixed):
-        copies: dict[str, list[str]] = {}
-        for row in board.rows:
-            if row.cell == cell and not row.model.startswith("features "):
-                copies.setdefault(row.record.identity.dataset.fingerprint, []).append(row.record.identity.model.name)
-        found.append((" ".join(cell), [(copy[:8], ", ".join(names)) for copy, names in sorted(copies.items())]))
-    return found
+    return [
+        (" ".join(cell), [(copy[:8], ", ".join(names)) for copy, names in sorted(copies(board, cell).items())])
+        for cell in sorted(mixed)
+    ]
 
 
 def _claim(claim: Claim) -> dict[str, Any]:

@@ -191,3 +191,21 @@ def test_keys_of_banks_stay() -> None:
         precision="fp32",
     )
     assert key.digest == "0c561a0306abd9c858dafafac0e34072dc24b135d5ed9bd06c02187a45775057"
+
+
+@pytest.mark.parametrize("reference", ["patches", "folder"])
+def test_a_sample_is_another_measurement(reference: str, scenes: Path, run_cli: Cli) -> None:
+    dataset = f"folder:{scenes}" if reference == "folder" else reference
+    command = ("run", "--task", "copy-detection", "--dataset", dataset, "--model", "pixels")
+    records = []
+    for number, sample in enumerate([(), ("--sample", "distractors=2")]):
+        assert run_cli(*command, *sample, "--results-dir", f"results{number}").code == 0
+        (path,) = Path(f"results{number}").rglob("*.json")
+        records.append(json.loads(path.read_text()))
+    whole, drawn = records
+    assert whole["num_items"]["distractors"] > drawn["num_items"]["distractors"] == 2
+    assert whole["identity"]["feature_keys"]["distractors"] != drawn["identity"]["feature_keys"]["distractors"]
+    for role in ("originals", "queries"):
+        refused = run_cli(*command, "--sample", f"{role}=2")
+        assert refused.code == 2
+        assert f"--sample {role}=2: the ground truth of" in refused.error

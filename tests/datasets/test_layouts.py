@@ -450,6 +450,26 @@ def test_hub_repository_of_image_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(content(dataset, "train")) == 6
 
 
+def write_configurations(root: Path) -> None:
+    """Two configurations that only the repository's card tells apart, of the same images in other order."""
+    root.mkdir(parents=True)
+    entries = []
+    for config, images in (("one", TRAIN), ("two", TRAIN[::-1])):
+        table = pa.table({"image": [{"bytes": png(image), "path": None} for image in images], "label": LABELS["train"]})
+        pq.write_table(table, root / f"{config}.parquet")
+        files = [f"  - {{split: {split}, path: {config}.parquet}}" for split in ("train", "test")]
+        entries += [f"- config_name: {config}", "  data_files:", *files]
+    (root / "README.md").write_text("\n".join(["---", "configs:", *entries, "---", ""]))
+
+
+def test_the_configurations_of_a_repository_are_different_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "prepared"))
+    make_hub_cache(tmp_path / "hub", "org/both", write_configurations, monkeypatch)
+    one, two = (open_dataset("hf:org/both", Registry(), options(tmp_path, config=name)) for name in ("one", "two"))
+    assert content(one, "train") != content(two, "train")
+    assert one.fingerprint != two.fingerprint
+
+
 def test_a_hub_repository_without_the_wanted_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = make_hub_cache(tmp_path / "hub", "org/pets", write_parquet, monkeypatch)
     hub = f'{{ repo = "org/pets", revision = "{commit}" }}'

@@ -192,10 +192,13 @@ def test_the_cache_is_listed_verified_and_cleared(run_cli: Cli) -> None:
     assert run_cli("cache", "clear", "--damaged").err.startswith("removed 1 banks")
     assert len(json.loads(run_cli("cache", "list", "--json").out)) == 1
     assert run_cli("cache", "clear", "--older-than", "1").err.startswith("removed 0 banks")
+    for folder in ("fingerprints", "models", "shards", "twins"):
+        write_memo(root / folder, "0", {})
     with FeatureCache(root).held(SimpleNamespace(digest=Path(listed[0]["path"]).name), lambda _: None):  # type: ignore
         pass
     assert run_cli("cache", "clear").err.startswith("removed 1 banks")
     assert list((root / "features").glob("*/*")) == []
+    assert sorted(path.name for path in root.iterdir()) == ["features", "locks"]
     assert "extracting again" not in run_cli(*DIGITS, "--force").err
 
 

@@ -94,6 +94,8 @@ def test_the_ledger(run_cli: Cli, tmp_path: Path) -> None:
     assert [row["verdict"] for row in rows if row["ours"] is not None] == ["far"]
     assert len(rows) == len(claims(Registry()))
     assert len(run_cli("leaderboard", "--published", "--format", "csv").out.splitlines()) == len(rows) + 1
+    epochs = next(row["epochs"] for row in rows if row["epochs"] is not None)
+    assert f",{epochs}," in run_cli("leaderboard", "--published", "--format", "csv").out
     of_carp = json.loads(run_cli("leaderboard", "--published", "--json", "--suite", "carp").out)
     assert {(row["task"], row["dataset"]) for row in of_carp} <= set(Registry().suite("carp").pairs)
     assert run_cli("leaderboard", "--published", "--format", "latex").code == 2

@@ -98,6 +98,22 @@ def test_a_cell_opens_all_that_its_record_says(tmp_path: Path) -> None:
     assert entry["path"] == "m000/knn/cifar10.json"
 
 
+def test_the_command_says_all_that_was_asked(tmp_path: Path) -> None:
+    asked = {
+        "splits": {"train": "train", "test": "val"}, "config": "large", "split_share": 0.2, "sample": {"test": 50},
+        "max_pixels": 1000,
+    }  # fmt: skip
+    content = record("m", "knn", "folder:pets", 0.7, request=asked)
+    content["identity"]["precision"] = "bf16"
+    content["identity_sha256"] = Identity.model_validate(content["identity"]).digest
+    write(Path("results"), [content])
+    (entry,) = records_of(page(Path("results")))
+    assert entry["command"] == (
+        "massl-bench run --task knn --dataset folder:pets --model m --split train=train,test=val --config large "
+        "--split-share 0.2 --sample test=50 --max-pixels 1000 --precision bf16"
+    )
+
+
 def test_what_does_not_enter_is_listed_with_its_reason(tmp_path: Path) -> None:
     part = record("p", "knn", "cifar10", 0.5, complete=False)
     departing = record("d", "knn", "cifar10", 0.5, departures=["--set knn.k=20"])

@@ -1,0 +1,27 @@
+"""What a record says of the process that made it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from massl_bench.records.environment import environment
+
+PEAK = "from massl_bench.records.environment import peak_memory_mb; print(peak_memory_mb('cpu')['host'])"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc, which is Linux's")
+def test_the_peak_is_of_this_process_and_not_of_the_one_that_started_it() -> None:
+    held = np.ones(50_000_000)  # 400 MB
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert 10 < float(done.stdout) < held.nbytes / 1e6 / 2
+
+
+def test_the_versions_are_there() -> None:
+    found = environment("cpu")
+    assert found.packages["numpy"] == np.__version__
+    assert environment("cpu") == found
