@@ -12,6 +12,7 @@ import argparse
 import importlib
 import json
 import pkgutil
+import statistics
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,7 +47,7 @@ def table(comparisons: list[Comparison], quick: bool) -> str:
         ]
         header = [each.what, "median s", "spread", "× ours", "peak MB"]
         bars = [
-            f"{'kept  ' if each.kept(bar) else 'MISSED'}  {_in_words(bar)}: {_value(each, bar):.2f}"
+            f"{'kept  ' if each.kept(bar) else 'MISSED'}  {_in_words(bar)}: {each.measured(bar):.2f}"
             for bar in each.bars
             if not quick
         ]
@@ -58,11 +59,6 @@ def _in_words(bar: Bar) -> str:
     if bar.kind == "faster":
         return f"at least {bar.ratio} × as fast as {bar.call}"
     return f"at most {bar.ratio} × the time of {bar.call}"
-
-
-def _value(each: Comparison, bar: Bar) -> float:
-    ratio = each.ratio(bar.call)
-    return ratio if bar.kind == "faster" else 1 / ratio
 
 
 def page(files: list[Path]) -> str:
@@ -83,7 +79,7 @@ def page(files: list[Path]) -> str:
                 rows = [
                     [
                         call,
-                        f"{sorted(times['seconds'])[len(times['seconds']) // 2]:.3f}",
+                        f"{statistics.median(times['seconds']):.3f}",
                         f"{each['ratios'][call]:.2f}" if call in each["ratios"] else "",
                         f"{each['peak_mb'][call]:,.0f}" if call in each["peak_mb"] else "",
                     ]

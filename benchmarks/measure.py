@@ -67,10 +67,15 @@ class Comparison:
         """Returns (median time of `call`) / (median time of ours): above 1, ours is faster."""
         return self.times[call].median / self.times["ours"].median
 
+    def measured(self, bar: Bar) -> float:
+        """Returns what a bar is about: call / ours (`faster`), or ours / call (`at_most`)."""
+        ratio = self.ratio(bar.call)
+        return ratio if bar.kind == "faster" else 1 / ratio
+
     def kept(self, bar: Bar) -> bool:
         """Returns whether the ratio keeps to a bar."""
-        ratio = self.ratio(bar.call)
-        return ratio >= bar.ratio if bar.kind == "faster" else 1 / ratio <= bar.ratio
+        measured = self.measured(bar)
+        return measured >= bar.ratio if bar.kind == "faster" else measured <= bar.ratio
 
     def as_json(self) -> dict[str, Any]:
         """Returns everything, with the ratios, for a file."""

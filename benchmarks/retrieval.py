@@ -6,6 +6,7 @@ import numpy as np
 
 import massl_bench as mb
 from benchmarks.measure import Bar, Comparison, take_turns
+from massl_bench.core.arrays import pieces
 from massl_bench.core.values import CopyTruth, QueryTruth
 from massl_bench.metrics.ranking import micro_average_precision
 
@@ -65,13 +66,9 @@ def _micro(num_queries: int, num_rows: int) -> Comparison:
     truth = CopyTruth(original=original, block=np.full(num_queries, "strong"))
     own = scores[np.arange(num_queries), original]
 
-    def pieces():
-        for start in range(0, num_queries, 512):
-            yield slice(start, min(start + 512, num_queries)), scores[start : start + 512]
-
     def ap(resamples: int) -> object:
         return micro_average_precision(
-            own, truth.original >= 0, pieces(), resamples=resamples, rng=np.random.default_rng(0)
+            own, truth.original >= 0, pieces(scores, 512), resamples=resamples, rng=np.random.default_rng(0)
         )
 
     return Comparison(

@@ -118,7 +118,7 @@ def _plugins() -> list[Finding]:
             if plugin.group == plugins.PROTOCOLS_GROUP:
                 protocols.load(plugin.name)
             elif plugins.is_code(plugin):
-                plugins.load_module(plugin)
+                plugin.load()
         except MasslBenchError as error:
             findings.append(Finding("plugin", False, str(error).removeprefix("plugin ")))
         else:

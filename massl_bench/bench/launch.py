@@ -32,7 +32,7 @@ class Launcher:
 
 def launchers() -> Mapping[str, Launcher]:
     """Returns the launchers by name: those of this package and those of plugins."""
-    return found_parts("massl_bench.bench.launchers", LAUNCHERS_GROUP, "LAUNCHER", Launcher)
+    return found_parts("massl_bench.bench.launchers", LAUNCHERS_GROUP, Launcher)
 
 
 def find_launcher(name: str) -> Launcher:

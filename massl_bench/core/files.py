@@ -265,19 +265,6 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def scratch_directory(parent: Path) -> Iterator[Path]:
-    """Yields an empty directory beside what is being made in it, which disappears after the block."""
-    parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(parent)
-    directory = parent / f".scratch.{secrets.token_hex(4)}.tmp"
-    directory.mkdir()
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
 def remove_directory(path: Path) -> None:
     """Removes a directory, of which nobody finds a part meanwhile; one that cannot be removed stays as it is."""
     doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")

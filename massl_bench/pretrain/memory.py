@@ -23,6 +23,11 @@ class MemoryState(TypedDict):
     pointer: int
 
 
+def official_memory(state: MemoryState) -> dict[str, Tensor]:
+    """Return a memory as the authors' checkpoints hold one: `queue` [D, K] in float32, `queue_ptr` int64 [1]."""
+    return {"queue": state["memory"].T.contiguous(), "queue_ptr": torch.tensor([state["pointer"]])}
+
+
 class MemoryBank:
     """First in, first out memory of unit float32 vectors (MaSSL, arXiv 2407.17486).
 

@@ -6,12 +6,10 @@ A protocol's module describes it in one value, `PROTOCOL`: see `massl_bench.prot
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -20,7 +18,8 @@ from massl_bench.core.errors import MasslBenchError, RequestError, SpecError, un
 from massl_bench.core.strict import StrictModel, first_problem
 from massl_bench.core.values import DatasetKind, EvaluationData, GroundTruth, Scores
 from massl_bench.protocols.base import Protocol
-from massl_bench.specs import plugins
+from massl_bench.specs.found import part_modules
+from massl_bench.specs.plugins import PROTOCOLS_GROUP
 from massl_bench.specs.registry import Registry
 from massl_bench.specs.suite import SuiteSpec
 from massl_bench.specs.task import TaskSpec
@@ -175,8 +174,7 @@ def needs_torch(name: str) -> bool:
 
 def names() -> list[str]:
     """Returns the names of all protocols: those of this package, and those of installed plugins."""
-    own = _own_names()
-    return sorted([*own, *plugins.added_modules(plugins.PROTOCOLS_GROUP, own)])
+    return sorted(part_modules(__name__, PROTOCOLS_GROUP))
 
 
 def load(name: str) -> Protocol[Any]:
@@ -186,21 +184,13 @@ def load(name: str) -> Protocol[Any]:
         RequestError: There is none; the text has near names.
         SpecError: A plugin is broken; the text names its package.
     """
-    own = _own_names()
-    added = plugins.added_modules(plugins.PROTOCOLS_GROUP, own)
-    if name in own:
-        return cast(Protocol[Any], importlib.import_module(f"{__name__}.{name}").PROTOCOL)
-    if name not in added:
-        raise unknown_name("protocol", name, [*own, *added])
-    found = plugins.load_module(added[name]).PROTOCOL
+    modules = part_modules(__name__, PROTOCOLS_GROUP)
+    if name not in modules:
+        raise unknown_name("protocol", name, modules)
+    found = modules[name].load()
     if not isinstance(found, Protocol):
-        raise SpecError(f"{added[name]}: PROTOCOL is {found!r}; expected a massl_bench.protocols.base.Protocol")
+        raise SpecError(f"{modules[name].who}: PROTOCOL is {found!r}; expected a massl_bench.protocols.base.Protocol")
     return found
-
-
-def _own_names() -> list[str]:
-    modules = (module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
-    return [name for name in modules if name != "base"]
 
 
 def parameters(task: TaskSpec, origin: str, *, check_headline: bool = True) -> StrictModel:

@@ -13,7 +13,7 @@ from functools import partial
 
 from massl_bench.records.rows import Leaderboard
 from massl_bench.records.tables import to_csv, to_json_text, to_latex, to_markdown
-from massl_bench.specs.plugins import FORMATS_GROUP, Plugin, added_modules, load_module
+from massl_bench.specs.plugins import FORMATS_GROUP, added_modules
 from massl_bench.specs.registry import Registry
 
 
@@ -56,13 +56,8 @@ def formats() -> Mapping[str, Callable[[], Writer]]:
         SpecError: Two packages add a format of one name, or one has a name of this package's own.
     """
     own = {name: partial(_itself, writer) for name, writer in FORMATS.items()}
-    return own | {name: partial(_loaded, plugin) for name, plugin in added_modules(FORMATS_GROUP, own).items()}
+    return own | {name: plugin.load for name, plugin in added_modules(FORMATS_GROUP, own).items()}
 
 
 def _itself(writer: Writer) -> Writer:
-    return writer
-
-
-def _loaded(plugin: Plugin) -> Writer:
-    writer: Writer = load_module(plugin).write
     return writer

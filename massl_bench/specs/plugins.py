@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from massl_bench.core.errors import SpecError, one_line
 
@@ -35,14 +35,14 @@ SOURCES_GROUP = "massl_bench.sources"
 LAUNCHERS_GROUP = "massl_bench.launchers"
 
 _CODE = {
-    PROTOCOLS_GROUP: ("protocol", ("PROTOCOL",)),
-    METHODS_GROUP: ("method", ("METHOD",)),
-    FORMATS_GROUP: ("format", ("write",)),
-    ADAPTERS_GROUP: ("adapter", ("ADAPTER",)),
-    SOURCES_GROUP: ("source", ("SOURCE",)),
-    LAUNCHERS_GROUP: ("launcher", ("LAUNCHER",)),
+    PROTOCOLS_GROUP: ("a protocol", "PROTOCOL"),
+    METHODS_GROUP: ("a method", "METHOD"),
+    FORMATS_GROUP: ("a format", "write"),
+    ADAPTERS_GROUP: ("an adapter", "ADAPTER"),
+    SOURCES_GROUP: ("a source", "SOURCE"),
+    LAUNCHERS_GROUP: ("a launcher", "LAUNCHER"),
 }
-"""The groups of modules: what one of them is called, and what it defines."""
+"""The groups of modules: what one of them is, and what it defines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,10 @@ class Plugin:
     def __str__(self) -> str:
         """Returns who declares what, for errors."""
         return f"plugin {self.package} {self.version} ({self.group}: {self.name} = {self.value})"
+
+    def load(self) -> Any:
+        """Imports the module and returns what it defines; raises as `load_part`."""
+        return load_part(self.group, self.value, str(self))
 
 
 def declared(group: str) -> tuple[Plugin, ...]:
@@ -114,7 +118,7 @@ def added_modules(group: str, own: Iterable[str]) -> dict[str, Plugin]:
     """Returns the modules that packages add to a group of code, by name.
 
     Args:
-        group: of protocols, methods or formats; other parts are found by `massl_bench.specs.found`.
+        group: of modules.
         own: the names of this package's own.
 
     Raises:
@@ -126,7 +130,7 @@ def added_modules(group: str, own: Iterable[str]) -> dict[str, Plugin]:
         if plugin.name in own or plugin.name in found:
             other = "massl-bench" if plugin.name in own else str(found[plugin.name])
             kind, _ = _CODE[group]
-            raise SpecError(f"{plugin}: {other} has a {kind} of this name already; rename one, or uninstall one")
+            raise SpecError(f"{plugin}: {other} has {kind} of this name already; rename one, or uninstall one")
         found[plugin.name] = plugin
     return found
 
@@ -136,18 +140,27 @@ def is_code(plugin: Plugin) -> bool:
     return plugin.group in _CODE
 
 
-def load_module(plugin: Plugin) -> ModuleType:
-    """Imports the module that an entry point names.
+def attribute_of(group: str) -> str:
+    """Returns the name of what a module of a group defines."""
+    return _CODE[group][1]
+
+
+def load_part(group: str, module: str, who: str) -> Any:
+    """Imports a module of a group, and returns what it defines.
+
+    Args:
+        group: of modules.
+        module: by its full name.
+        who: declares it, for errors.
 
     Raises:
-        SpecError: It cannot be imported, or lacks something that a module of its group has.
+        SpecError: It cannot be imported, or lacks what a module of its group defines.
     """
-    kind, needed = _CODE[plugin.group]
+    kind, attribute = _CODE[group]
     try:
-        module = importlib.import_module(plugin.value)
+        found = importlib.import_module(module)
     except Exception as error:  # foreign code can raise anything
-        raise SpecError(f"{plugin}: cannot be imported: {type(error).__name__}: {one_line(error)}") from error
-    lacking = [name for name in needed if not hasattr(module, name)]
-    if lacking:
-        raise SpecError(f"{plugin}: the module has no {', '.join(lacking)}; a {kind} has {', '.join(needed)}")
-    return module
+        raise SpecError(f"{who}: cannot be imported: {type(error).__name__}: {one_line(error)}") from error
+    if not hasattr(found, attribute):
+        raise SpecError(f"{who}: the module has no {attribute}; {kind} has {attribute}")
+    return getattr(found, attribute)

@@ -19,4 +19,4 @@ def adapters() -> Mapping[str, Adapter]:
     Raises:
         SpecError: A module has no `ADAPTER`, or two have one name.
     """
-    return found_parts(__name__, ADAPTERS_GROUP, "ADAPTER", Adapter)
+    return found_parts(__name__, ADAPTERS_GROUP, Adapter)

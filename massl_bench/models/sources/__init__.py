@@ -19,7 +19,7 @@ def sources() -> Mapping[str, Source]:
     Raises:
         SpecError: A module has no `SOURCE`, or two have one name.
     """
-    return found_parts(__name__, SOURCES_GROUP, "SOURCE", Source)
+    return found_parts(__name__, SOURCES_GROUP, Source)
 
 
 def usages() -> list[str]:

@@ -20,6 +20,9 @@ from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.data.crops import BatchRequest, HostBatch, MultiCropImages
 from massl_bench.pretrain.seeds import seeded_generator
 
+PREFETCHED = 2
+"""Pieces of a batch that each of a loader's processes prepares ahead."""
+
 _PROBED = 16
 
 
@@ -117,7 +120,7 @@ def load_batches(
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
-        prefetch_factor=2 if workers else None,
+        prefetch_factor=PREFETCHED if workers else None,
         persistent_workers=workers > 0,
         worker_init_fn=_leave_signals_to_the_trainer,
         # Unused, as batches seed themselves; without one the loader would draw from torch's own generator.

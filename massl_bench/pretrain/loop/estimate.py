@@ -25,6 +25,7 @@ from massl_bench.datasets import ImageSplit
 from massl_bench.pretrain import methods
 from massl_bench.pretrain.config import PretrainConfig, differences
 from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages
+from massl_bench.pretrain.data.loading import PREFETCHED
 from massl_bench.pretrain.loop.optimizers import set_hyperparameters, update_teacher
 from massl_bench.pretrain.loop.state import autocast_dtype, build_network, initial_state, rates_at
 from massl_bench.pretrain.methods import Step
@@ -34,9 +35,6 @@ _STATES = {"adamw": 2, "sgd": 1, "lars": 1}
 
 _OVERHEAD = {"cpu": 200 * 2**20, "cuda": 800 * 2**20}
 """Bytes that libraries take when they are first used: buffers of matrix products, a GPU's context."""
-
-_PREFETCHED = 2
-"""Batches that a loader's process prepares ahead."""
 
 _VIEWED = 16
 """Images that views are timed with."""
@@ -106,7 +104,7 @@ def needed_memory(config: PretrainConfig, *, num_ranks: int, device: str) -> Mem
     return Memory(
         lasting=lasting + trained + state,
         step=peak - lasting - trained - state,
-        views=pixels * _PREFETCHED * config.run.workers,
+        views=pixels * PREFETCHED * config.run.workers,
     )
 
 
@@ -187,12 +185,14 @@ def check_loading(config: PretrainConfig, *, num_ranks: int, ranks_here: int) ->
     pixels = sum(3 * crop.size**2 for crop in config.views.crops)
     images = max(1, config.batch_size // (num_ranks * config.compute.accumulation))
     # One more is on its way to the trainer.
-    waiting = (_PREFETCHED * config.run.workers + 1) * ranks_here
+    waiting = (PREFETCHED * config.run.workers + 1) * ranks_here
     check_shared_memory(waiting * images * pixels, config.run.workers, "--set run.workers=0")
 
 
 def _smaller(config: PretrainConfig, fit: Fit, num_ranks: int) -> Iterator[PretrainConfig]:
     """Yields changes that may fit: first the one that moves no number but by rounding, then smaller pieces."""
+    if fit.lasting >= fit.free:
+        return
     images, now = config.batch_size // num_ranks, config.compute.accumulation
     settings: list[dict[str, int]] = [{"gradient_checkpointing": True}]
     for pieces in (pieces for pieces in range(now + 1, images + 1) if images % pieces == 0):
@@ -204,8 +204,8 @@ def _smaller(config: PretrainConfig, fit: Fit, num_ranks: int) -> Iterator[Pretr
             settings += [{"accumulation": pieces}, {"accumulation": pieces, "gradient_checkpointing": True}]
             break
     else:
-        settings += [{"accumulation": images, "gradient_checkpointing": True}] if fit.lasting < fit.free else []
-    for each in settings if fit.lasting < fit.free else []:
+        settings.append({"accumulation": images, "gradient_checkpointing": True})
+    for each in settings:
         yield config.model_copy(update={"compute": config.compute.model_copy(update=each)})
 
 

@@ -9,8 +9,6 @@ global ones, and the only ones that the teacher sees.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +22,8 @@ from massl_bench.core.strict import StrictModel
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.network import MultiCropNetwork
 from massl_bench.pretrain.seeds import seeded_generator
-from massl_bench.specs import plugins
+from massl_bench.specs.found import part_modules
+from massl_bench.specs.plugins import METHODS_GROUP, declared
 
 Own = TypeVar("Own", bound=StrictModel)
 
@@ -186,8 +185,7 @@ class Method(ABC, Generic[Own]):
 
 def names() -> list[str]:
     """Returns the names of all methods: those of this package, and those of installed plugins."""
-    own = _own_names()
-    return sorted([*own, *plugins.added_modules(plugins.METHODS_GROUP, own)])
+    return sorted(part_modules(__name__, METHODS_GROUP))
 
 
 def load(name: str) -> type[Method[Any]]:
@@ -197,25 +195,17 @@ def load(name: str) -> type[Method[Any]]:
         RequestError: There is none; the text has near names.
         SpecError: A plugin is broken; the text names its package.
     """
-    own = _own_names()
-    added = plugins.added_modules(plugins.METHODS_GROUP, own)
-    if name in own:
-        return cast(type[Method[Any]], importlib.import_module(f"{__name__}.{name}").METHOD)
-    if name not in added:
-        raise unknown_name("method", name, [*own, *added])
-    found = plugins.load_module(added[name]).METHOD
+    modules = part_modules(__name__, METHODS_GROUP)
+    if name not in modules:
+        raise unknown_name("method", name, modules)
+    found, who = modules[name].load(), modules[name].who
     if not (isinstance(found, type) and issubclass(found, Method)):
-        raise SpecError(f"{added[name]}: METHOD is {found!r}; expected a subclass of {__name__}.Method")
+        raise SpecError(f"{who}: METHOD is {found!r}; expected a subclass of {__name__}.Method")
     if name in PretrainConfig.model_fields:
-        raise SpecError(f"{added[name]}: {name} is a key of every configuration; give the method another name")
+        raise SpecError(f"{who}: {name} is a key of every configuration; give the method another name")
     return found
 
 
 def package_of(name: str) -> dict[str, str]:
     """Returns the package that brings a method and its version; nothing for a method of this package."""
-    plugin = plugins.added_modules(plugins.METHODS_GROUP, _own_names()).get(name)
-    return {plugin.package: plugin.version} if plugin is not None else {}
-
-
-def _own_names() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+    return {plugin.package: plugin.version for plugin in declared(METHODS_GROUP) if plugin.name == name}

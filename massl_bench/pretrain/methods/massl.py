@@ -19,7 +19,7 @@ from massl_bench.pretrain.indicators import assignment_entropies
 from massl_bench.pretrain.losses.koleo import koleo_loss
 from massl_bench.pretrain.losses.massl import massl_objective
 from massl_bench.pretrain.losses.rows import check_division
-from massl_bench.pretrain.memory import MemoryBank, MemoryState, check_memory_size
+from massl_bench.pretrain.memory import MemoryBank, MemoryState, check_memory_size, official_memory
 from massl_bench.pretrain.methods import Method, Outputs, Step
 from massl_bench.pretrain.network import Projector
 from massl_bench.pretrain.schedules import linear_then_constant
@@ -136,8 +136,7 @@ class Massl(Method[MasslParameters]):
     @classmethod
     @override
     def official_state(cls, state: Mapping[str, Any]) -> dict[str, Any]:
-        queue_DK = state["memory"].T.contiguous()
-        return {"memory_bank": {"queue": queue_DK, "queue_ptr": torch.tensor([state["pointer"]])}}
+        return {"memory_bank": official_memory(cast(MemoryState, state))}
 
 
 METHOD = Massl

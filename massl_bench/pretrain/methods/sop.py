@@ -25,7 +25,7 @@ from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.indicators import assignment_entropies
 from massl_bench.pretrain.losses.koleo import koleo_loss
 from massl_bench.pretrain.losses.sop import Prototypes, class_loss, masked_patch_loss
-from massl_bench.pretrain.memory import MemoryBank, check_memory_size
+from massl_bench.pretrain.memory import MemoryBank, check_memory_size, official_memory
 from massl_bench.pretrain.methods import Method, Outputs, Step
 from massl_bench.pretrain.network import MultiCropNetwork, Projector
 from massl_bench.pretrain.schedules import linear_then_constant
@@ -309,13 +309,7 @@ class Sop(Method[SopParameters]):
     @classmethod
     @override
     def official_state(cls, state: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            f"{kind}_memory_bank": {
-                "queue": memory["memory"].T.contiguous(),
-                "queue_ptr": torch.tensor([memory["pointer"]]),
-            }
-            for kind, memory in state.items()
-        }
+        return {f"{kind}_memory_bank": official_memory(memory) for kind, memory in state.items()}
 
 
 METHOD = Sop
