@@ -11,11 +11,9 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from massl_bench.core.errors import RequestError
 from massl_bench.core.model_settings import FeatureName
 from massl_bench.core.settings import Preprocessing, own_size
 from massl_bench.models.adapter import Found, Network, Rename
-from massl_bench.models.networks.resnet import STEMS, SmallImageResNet
 from massl_bench.models.networks.vit import (
     OfficialVisionTransformer,
     PositionRule,
@@ -27,7 +25,6 @@ from massl_bench.models.shapes import (
     PUBLISHED_HEADS,
     Heads,
     VitShape,
-    count_blocks,
     heads_of,
     named_on_meta,
     on_meta,
@@ -245,121 +242,3 @@ def own_feature(model: Any) -> FeatureName | None:
             return None
         return {"token": "token", "avg": "avg"}.get(model.global_pool)  # type: ignore[return-value]
     return "avg" if getattr(model, "global_pool", None) is not None else None
-
-
-_RESNETS: Mapping[tuple[bool, tuple[int, ...], int, int], str] = {
-    (False, (2, 2, 2, 2), 64, 64): "resnet18",
-    (False, (3, 4, 6, 3), 64, 64): "resnet34",
-    (True, (3, 4, 6, 3), 64, 64): "resnet50",
-    (True, (3, 4, 23, 3), 64, 64): "resnet101",
-    (True, (3, 8, 36, 3), 64, 64): "resnet152",
-    (True, (3, 4, 6, 3), 128, 4): "resnext50_32x4d",
-    (True, (3, 4, 23, 3), 256, 8): "resnext101_32x8d",
-    (True, (3, 4, 6, 3), 128, 128): "wide_resnet50_2",
-    (True, (3, 4, 23, 3), 128, 128): "wide_resnet101_2",
-}
-"""By (bottlenecks, blocks of the stages, width of the first convolution, inputs of the second one)."""
-
-
-def resnet(
-    found: Found,
-    *,
-    evaluation: Callable[[int], Preprocessing] = own_size,
-    evaluation_origin: str = UNKNOWN_EVALUATION,
-    stem: str | None = None,
-    rename: Rename | None = None,
-    notes: tuple[str, ...] = (),
-) -> Network:
-    """Returns the ResNet that the tensors are, under timm's (and torchvision's) names; its feature is the pooled map.
-
-    Args:
-        found: the file under timm's names.
-        evaluation: makes the preprocessing of a side in pixels.
-        evaluation_origin: where it was read.
-        stem: of a network of small images, a name of `networks.resnet.STEMS`: what its shapes do not tell; None where
-            the layout does not tell either, which is then said.
-        rename: makes the file's tensors those that `found` has.
-        notes: what a reader of the numbers should know.
-
-    Raises:
-        RequestError: The shapes are no known ResNet's.
-    """
-    told = found.settings.arch
-    convolution = found.shape("conv1.weight")
-    small = convolution[2:] == (3, 3)
-    if told is not None and told not in STEMS:
-        return timm_network(
-            found,
-            told,
-            preprocessing=evaluation(32 if small else 224),
-            preprocessing_origin=evaluation_origin,
-            rename=rename,
-            notes=notes,
-        )
-    if small:
-        return _small_resnet(found, evaluation, evaluation_origin, told or stem, rename, notes)
-    if told is not None:
-        raise RequestError(f"{found.where}: --arch {told} has a stem of 3 × 3; the file's is {list(convolution)}")
-    depths, bottleneck = _stages(found)
-    first, second = found.shape("layer1.0.conv1.weight"), found.shape("layer1.0.conv2.weight")
-    width, inputs = (first or (0,))[0], ((second or (0,)) + (0,))[1]
-    name = _RESNETS.get((bottleneck, depths, width, inputs))
-    if name is None:
-        raise RequestError(
-            f"{found.where}: a ResNet with {depths} blocks of width {width} is not a known one; name it with --arch"
-        )
-    return Network(
-        architecture=name,
-        build=partial(timm.create_model, name, num_classes=0),
-        own_feature="avg",
-        preprocessing=evaluation(224),
-        preprocessing_origin=evaluation_origin,
-        rename=rename,
-        origins={"size": "its stem of 7 × 7 is for photographs"},
-        notes=notes,
-    )
-
-
-def _stages(found: Found) -> tuple[tuple[int, ...], bool]:
-    """Returns (number of blocks in each stage, whether they are bottlenecks)."""
-    depths = tuple(count_blocks(found.tensors, f"layer{stage}", found.where) for stage in range(1, 5))
-    return depths, "layer1.0.conv3.weight" in found.tensors
-
-
-def _width_of_stage(found: Found, stage: int) -> int:
-    shape = found.shape(f"layer{stage}.0.conv1.weight")
-    if len(shape) != 4:
-        raise RequestError(f"{found.where}: not a ResNet in timm's names: layer{stage}.0.conv1.weight is missing")
-    return shape[0]
-
-
-def _small_resnet(
-    found: Found,
-    evaluation: Callable[[int], Preprocessing],
-    evaluation_origin: str,
-    stem: str | None,
-    rename: Rename | None,
-    notes: tuple[str, ...],
-) -> Network:
-    depths, bottleneck = _stages(found)
-    widths = [_width_of_stage(found, stage) for stage in range(1, 5)]
-    blocks = "bottlenecks" if bottleneck else "blocks"
-    name = f"resnet_small_images_widths{'-'.join(map(str, widths))}_{blocks}{'-'.join(map(str, depths))}"
-    if stem is None:
-        stem = next(iter(STEMS))
-        notes = (
-            *notes,
-            f"the shapes do not tell how its stem pads and pools: taken as {STEMS[stem].words} ({stem}); others: "
-            + "; ".join(f"--arch {other}: {each.words}" for other, each in STEMS.items() if other != stem),
-        )
-    chosen = STEMS[stem]
-    return Network(
-        architecture=name if stem == next(iter(STEMS)) else f"{name}_{stem}",
-        build=partial(SmallImageResNet, widths=widths, depths=depths, bottleneck=bottleneck, stem=chosen),
-        own_feature="avg",
-        preprocessing=evaluation(32),
-        preprocessing_origin=evaluation_origin,
-        rename=rename,
-        origins={"size": "its stem of 3 × 3 is for images of about 32 pixels"},
-        notes=notes,
-    )

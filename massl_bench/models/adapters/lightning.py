@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
 from massl_bench.models.adapters.timm_vit import ADAPTER as PLAIN_VIT
-from massl_bench.models.build import resnet
 from massl_bench.models.content import Content
+from massl_bench.models.resnets import resnet
 
 _KEY = "state_dict"
 _PREFIXES = ("encoder.", "model.", "net.", "network.", "model.backbone.", "model.encoder.", "encoder.backbone.")

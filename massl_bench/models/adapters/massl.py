@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
-from massl_bench.models.build import resnet, vit
+from massl_bench.models.build import vit
 from massl_bench.models.content import Content
+from massl_bench.models.resnets import resnet
 from massl_bench.models.shapes import heads_of_64
 
 _WHY = "as DINO's evaluation"

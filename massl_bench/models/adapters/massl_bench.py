@@ -9,11 +9,12 @@ from typing import Any
 from massl_bench.core.errors import RequestError
 from massl_bench.core.settings import own_size
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
-from massl_bench.models.build import resnet, timm_network, vit
+from massl_bench.models.build import timm_network, vit
 from massl_bench.models.content import Content
 from massl_bench.models.metadata import KEY, WeightsMetadata, parse_metadata
 from massl_bench.models.networks.resnet import STEMS
 from massl_bench.models.networks.vit import PositionRule, is_plain
+from massl_bench.models.resnets import resnet
 from massl_bench.models.shapes import heads_of_64, named_on_meta
 
 _STEM = next(iter(STEMS))

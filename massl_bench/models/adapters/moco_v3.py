@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
-from massl_bench.models.build import resnet, vit
+from massl_bench.models.build import vit
 from massl_bench.models.content import Content
 from massl_bench.models.evaluations import bilinear_crop
 from massl_bench.models.renaming import in_timm_names
+from massl_bench.models.resnets import resnet
 
 _BASE, _MOMENTUM = "base_encoder.", "momentum_encoder."
 _WHY = "as MoCo v3's linear evaluation"

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, Weights
-from massl_bench.models.build import resnet
 from massl_bench.models.content import Content
 from massl_bench.models.evaluations import bilinear_crop
 from massl_bench.models.renaming import renamed_shapes, substituted
+from massl_bench.models.resnets import resnet
 
 _KEY, _STUDENT, _TEACHER = "network", "feature_extractor.", "feature_extractor_teacher."
 _BLOCKS = "_feature_blocks."

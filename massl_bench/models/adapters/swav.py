@@ -6,8 +6,8 @@ from functools import partial
 
 from massl_bench.core.settings import IMAGENET_MEAN, own_size
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
-from massl_bench.models.build import resnet
 from massl_bench.models.content import Content
+from massl_bench.models.resnets import resnet
 
 _STD = (0.228, 0.224, 0.225)
 """The authors' of red is .228, not ImageNet's .229, in training and evaluation."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
-from massl_bench.models.build import resnet
 from massl_bench.models.content import Content
 from massl_bench.models.plain import plain_key, plain_sets
+from massl_bench.models.resnets import resnet
 
 _MARKS = ("conv1.weight", "layer4.0.conv1.weight", "layer1.0.bn1.weight")
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from massl_bench.core.errors import RequestError
 from massl_bench.core.settings import Preprocessing
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, Weights
-from massl_bench.models.build import resnet
 from massl_bench.models.content import Content
 from massl_bench.models.renaming import renamed_shapes, substituted
+from massl_bench.models.resnets import resnet
 from massl_bench.models.transformers_config import CONFIG, PROCESSOR, model_type, processor_preprocessing
 
 _PREFIX = "resnet."

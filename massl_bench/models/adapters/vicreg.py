@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
-from massl_bench.models.build import resnet
 from massl_bench.models.content import Content
 from massl_bench.models.evaluations import bilinear_crop
+from massl_bench.models.resnets import resnet
 
 
 def _matches(content: Content) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 import timm
 import torch
 
-from tests.models.layouts import Layout, Made, Published, filled, on_meta, prefixed
+from tests.models.layouts import Layout, Made, Published, on_meta, prefixed
+from tests.models.resnet_layouts import network
 
 
 def _content(base: Any, momentum: Any) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def _content(base: Any, momentum: Any) -> dict[str, Any]:
 
 
 def make(folder: Path) -> Made:
-    base, momentum = (filled(timm.create_model("resnet18", num_classes=0), seed) for seed in (1, 2))
+    base, momentum = network(1), network(2)
     torch.save(_content(base.state_dict(), momentum.state_dict()), folder / "r.pth.tar")
     return Made(
         path=folder / "r.pth.tar",

@@ -21,7 +21,6 @@ def make(folder: Path) -> Made:
         other_side=96,
         crop=224,
         left_out=frozenset({"classifier"}),
-        tolerance=1e-4,
     )
 
 
