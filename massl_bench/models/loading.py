@@ -14,13 +14,11 @@ from massl_bench.core.errors import RequestError, one_line
 from massl_bench.models.adapter import Network
 from massl_bench.models.content import StateDict, Stored, listed, load
 from massl_bench.models.identity import BATCH_COUNTER
+from massl_bench.models.outline import CHANGES, DRAWS, Outline
 
 _SLACK = 1 << 22
 """Values that a network may have and its file not: tables that are computed, positions for another size."""
 
-_DRAWS = frozenset({"uniform_", "normal_", "erfinv_", "log_normal_", "exponential_", "bernoulli_"})
-_CHANGES = frozenset({"add_", "clamp_", "div_", "mul_", "sub_"})
-"""What an initialisation does to the values that it drew."""
 _MAKES = frozenset({"rand", "randn", "rand_like", "randn_like", "normal"})
 
 
@@ -35,25 +33,12 @@ class _Unfilled(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         name = getattr(func, "__name__", "")
-        if name in _DRAWS and args and args[0].is_floating_point():
+        if name in DRAWS and args and args[0].is_floating_point():
             return args[0].fill_(torch.nan)
-        if args and name in _CHANGES and isinstance(args[0], nn.Parameter):
+        if args and name in CHANGES and isinstance(args[0], nn.Parameter):
             return args[0]
         made = func(*args, **(kwargs or {}))
         return made.fill_(torch.nan) if name in _MAKES and made.is_floating_point() else made
-
-
-class _Outline(TorchFunctionMode):
-    """A new network has its shapes, and nothing is done for values that it has not."""
-
-    @override
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        name = getattr(func, "__name__", "")
-        if args and (name in _DRAWS or name in _CHANGES or name in ("fill_", "zero_")):
-            return args[0]
-        return func(*args, **(kwargs or {}))
 
 
 def fill(described: Network, tensors: StateDict, where: str) -> nn.Module:
@@ -69,6 +54,8 @@ def fill(described: Network, tensors: StateDict, where: str) -> nn.Module:
     network.eval().requires_grad_(False)
     filled: Mapping[str, Tensor] = load(tensors, where)
     if described.rename is not None:
+        # As the file has them: joined with others under one name, it would not be seen.
+        _refuse_constants([name for name, values in filled.items() if is_constant(values)], where)
         filled = renamed(described, dict(filled), network, where)
     load_exactly(network, filled, where)
     empty = [name for name, value in network.state_dict().items() if not is_finite(value) and value.isnan().any()]
@@ -83,7 +70,7 @@ def _check_outline(described: Network, tensors: StateDict, where: str) -> None:
     Raises:
         RequestError: Their names or shapes differ, or, where names change, the network is much larger than the file.
     """
-    with torch.device("meta"), _Outline():
+    with torch.device("meta"), Outline():
         outline = described.build().state_dict()
     problems = mismatches(outline, tensors) if described.rename is None else []
     if problems:
@@ -138,9 +125,13 @@ def load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], where: str) 
         raise RequestError(f"{where}: tensors of another kind of numbers than the network's: {listed(strange)}")
     if broken:
         raise RequestError(f"{where}: tensors with values that are not finite: {listed(broken)}")
-    if constant:
+    _refuse_constants(constant, where)
+
+
+def _refuse_constants(names: Sequence[str], where: str) -> None:
+    if names:
         raise RequestError(
-            f"{where}: weights whose values are all the same: {listed(constant)}: they were never trained, or lost"
+            f"{where}: weights whose values are all the same: {listed(names)}: they were never trained, or lost"
         )
 
 

@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from massl_bench.core.errors import RequestError, one_line, unknown_name
 from massl_bench.models.adapter import Found
 from massl_bench.models.content import listed
+from massl_bench.models.outline import Outline
 
 _MOST_BLOCKS = 1000
 """The largest published networks have some fifty in a row."""
@@ -233,7 +234,7 @@ def on_meta(build: Callable[[], torch.nn.Module], arch: str, problem: str) -> to
     if not timm.is_model(arch):
         raise unknown_name("timm architecture", arch, timm.list_models())
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Outline():
             return build()
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise RequestError(f"{problem}: {one_line(error)}") from None

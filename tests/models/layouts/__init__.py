@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from massl_bench.core.settings import IMAGENET_MEAN, IMAGENET_STD
+from massl_bench.models.outline import Outline
 
 Features = Callable[[Tensor], Tensor]
 """From normalised images [B, 3, H, W] to features [B, D]."""
@@ -118,7 +119,7 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def on_meta(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
     """Returns the names and shapes of a network's tensors, without values."""
-    with torch.device("meta"):
+    with torch.device("meta"), Outline():
         return dict(build().state_dict())
 
 

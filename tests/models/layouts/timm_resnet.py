@@ -7,16 +7,17 @@ from pathlib import Path
 import torch
 import torchvision
 
-from tests.models.layouts import Layout, Made, filled
+from tests.models.layouts import Layout, Made, Published, on_meta
+from tests.models.resnet_layouts import network
 
 
 def make(folder: Path) -> Made:
-    network = filled(torchvision.models.resnet18(num_classes=7), seed=4)
-    torch.save({"model": network.state_dict(), "epoch": 2}, folder / "resnet.pth")
-    network.fc = torch.nn.Identity()
+    source = network(4)
+    classifier = {"fc.weight": torch.randn(7, 128), "fc.bias": torch.randn(7)}
+    torch.save({"model": {**source.state_dict(), **classifier}, "epoch": 2}, folder / "resnet.pth")
     return Made(
         path=folder / "resnet.pth",
-        source=network,
+        source=source,
         side=64,
         other_side=96,
         crop=224,
@@ -24,4 +25,16 @@ def make(folder: Path) -> Made:
     )
 
 
-LAYOUT = Layout(adapter="timm_resnet", read_in="pytorch/vision resnet.py", make=make)
+def _published(arch: str) -> Published:
+    return Published(content=lambda: on_meta(getattr(torchvision.models, arch)), heads=None, crop=224, arch=arch)
+
+
+LAYOUT = Layout(
+    adapter="timm_resnet",
+    read_in="pytorch/vision resnet.py",
+    make=make,
+    published={
+        arch: _published(arch)
+        for arch in ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2")
+    },
+)
