@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,9 +20,11 @@ from massl_bench.bench.planned import FeatureCell, ImageCell, MissingCell, Plann
 from massl_bench.bench.planner import Planner, timed
 from massl_bench.bench.request import RunRequest
 from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, one_line
+from massl_bench.core.fingerprint import EncoderFingerprint
 from massl_bench.core.values import EvaluationData, FeatureBank, Score
 from massl_bench.datasets import MAX_PIXELS
 from massl_bench.features import Reporting, load_or_extract
+from massl_bench.features.fingerprint import known_fingerprint, remember_fingerprint
 from massl_bench.models import Model
 from massl_bench.records.items import remove_other_items, write_items
 from massl_bench.records.making import Measured, make_record
@@ -179,10 +181,13 @@ class Runner:
             device=self._planner.device,
             search_backend=self._planner.backend.name,
         )
-        request = self._planner.request
+        request, origin = self._planner.request, cell.origin()
+        if isinstance(cell, ImageCell):
+            with clock.measure("setup"):
+                origin = replace(origin, fingerprint=self._fingerprint(cell))
         record = make_record(
             measured,
-            cell.origin(),
+            origin,
             _requested_options(request),
             self._planner.model_facts(cell),
             str(request.ground_truth) if request.ground_truth is not None else None,
@@ -233,10 +238,26 @@ class Runner:
         """
         if self._encoder is None or self._encoder[0] is not cell.model:
             self._encoder = None  # frees the memory of the one before
-            seconds, encoder = timed(lambda: cell.model.encoder(self._planner.device))
+            seconds, encoder = timed(lambda: self._fingerprinted(cell.model).to(self._planner.device))
             clock.move("extract", "setup", seconds)
             self._encoder = (cell.model, encoder)
         return self._encoder[1].pooled(cell.task.spec.pooling, cell.preprocessing.crop)
+
+    def _fingerprinted(self, model: Model) -> Encoder:
+        """Returns the encoder on the CPU, after its fingerprint was computed there."""
+        encoder = model.encoder("cpu")
+        try:
+            remember_fingerprint(encoder, self._planner.request.data.cache_dir)
+        except CellError as error:
+            self._reporting.say(str(error))
+        return encoder
+
+    def _fingerprint(self, cell: ImageCell) -> EncoderFingerprint | None:
+        """Returns the fingerprint of a cell's encoder; None where it can have none."""
+        places = cell.model.card, self._planner.request.data.cache_dir
+        if known_fingerprint(*places) is None and (self._encoder is None or self._encoder[0] is not cell.model):
+            self._fingerprinted(cell.model)  # the features are older than the fingerprint
+        return known_fingerprint(*places)
 
 
 def _written(path: Path, record: ResultRecord, scores: Mapping[str, Score], test: FeatureBank | None) -> ResultRecord:

@@ -9,19 +9,22 @@ from pathlib import Path
 from massl_bench.bench.request import RunRequest
 from massl_bench.bench.runner import run_request
 from massl_bench.core.errors import CellError, RequestError, without_addresses
+from massl_bench.core.fingerprint import EncoderFingerprint
 from massl_bench.datasets import MAX_PIXELS, Columns, DataOptions
 from massl_bench.features import ExtractionOptions, Reporting
+from massl_bench.features.fingerprint import fingerprint_of
+from massl_bench.models import ModelOptions, open_model
 from massl_bench.records.record import Metric, ResultRecord
 from massl_bench.specs.registry import Registry
 
 _ORDER: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("weights", ("model.weights",)),
-    ("preprocessing", ("preprocessing",)),
-    ("architecture", ("model.",)),
+    ("weights", ("model.weights", "fingerprint.weights")),
+    ("preprocessing", ("preprocessing", "fingerprint.preprocessing")),
+    ("architecture", ("model.", "fingerprint.network", "fingerprint.embed_dim")),
     ("versions", ("environment.",)),
     ("task", ("task.", "precision", "backend")),
     ("data", ("dataset.",)),
-    ("features", ("feature_keys",)),
+    ("features", ("fingerprint.", "feature_keys")),
 )
 """What explains a difference, in the order in which one looks for it: what comes first makes the rest differ too."""
 
@@ -36,6 +39,8 @@ class Verdict:
     """`top1@20: recorded …, found …`"""
     version_differences: tuple[str, ...] = ()
     """`environment.packages.torch: recorded …, found …`; alone they are no difference."""
+    fingerprint_differences: tuple[str, ...] = ()
+    """`fingerprint.images.stripes.norm: recorded …, found …`; alone they change no number of the record."""
 
     @property
     def reproduced(self) -> bool:
@@ -43,13 +48,18 @@ class Verdict:
         return not self.identity_differences and not self.metric_differences
 
     @property
+    def explanations(self) -> tuple[str, ...]:
+        """All that can make a number another one, the first to look at first."""
+        found = (*self.identity_differences, *self.version_differences, *self.fingerprint_differences)
+        return tuple(sorted(found, key=_rank))
+
+    @property
     def first_difference(self) -> str | None:
         """What to look at first: weights, preprocessing, architecture, versions, task, data, features or number."""
         if self.reproduced:
             return None
-        found = [_kind(text) for text in (*self.identity_differences, *self.version_differences)]
-        kinds = [kind for kind, _ in _ORDER]
-        return min(found, key=kinds.index) if found else "number"
+        found = [_kind(text) for text in self.explanations]
+        return found[0] if found else "number"
 
 
 def verify(
@@ -76,6 +86,7 @@ def verify(
         CellError: The cell failed.
     """
     identity, asked = record.identity, record.request
+    fingerprint = _fingerprint_now(record, registry, data, reporting)
     with tempfile.TemporaryDirectory(prefix="massl-bench-verify-") as folder:
         request = RunRequest(
             cells=[(identity.task.name, identity.dataset.name)],
@@ -107,7 +118,25 @@ def verify(
         (outcome,) = run_request(request, registry, reporting)
     if outcome.record is None:
         raise CellError(outcome.error or "the cell failed")
-    return compare(record, outcome.record)
+    return compare(record, outcome.record.model_copy(update={"fingerprint": fingerprint}))
+
+
+def _fingerprint_now(
+    record: ResultRecord, registry: Registry, data: DataOptions, reporting: Reporting
+) -> EncoderFingerprint | None:
+    """Returns the fingerprint of the record's model, computed anew and compared: in seconds, before the images.
+
+    None where the record has none.
+    """
+    if record.fingerprint is None:
+        return None
+    options = ModelOptions(cache_dir=data.cache_dir, settings=record.request.model, download=not data.offline)
+    encoder = open_model(record.model_reference, registry, options).encoder("cpu")
+    found = fingerprint_of(encoder)
+    different = record.fingerprint.differences(found)
+    answer = f"another encoder than the record's: {different[0]}" if different else "the record's encoder"
+    reporting.say(f"{record.identity.model.name}: by the fingerprint of its features, {answer}")
+    return found
 
 
 def compare(recorded: ResultRecord, found: ResultRecord) -> Verdict:
@@ -121,7 +150,13 @@ def compare(recorded: ResultRecord, found: ResultRecord) -> Verdict:
             metrics.append(f"{name}: only in {'the record' if new is None else 'the new run'}")
         elif old != new:
             metrics.append(f"{name}: recorded {old.value:.6f}, found {new.value:.6f}{_beside_the_value(old, new)}")
-    return Verdict(identity_differences=identity, metric_differences=tuple(metrics), version_differences=versions)
+    old_print, new_print = recorded.fingerprint, found.fingerprint
+    return Verdict(
+        identity_differences=identity,
+        metric_differences=tuple(metrics),
+        version_differences=versions,
+        fingerprint_differences=old_print.differences(new_print) if old_print and new_print else (),
+    )
 
 
 def _versions(record: ResultRecord) -> dict[str, object]:
@@ -140,13 +175,16 @@ def _differences(prefix: str, recorded: dict[str, object], found: dict[str, obje
     """Returns one text for each key that differs, the first explanation first."""
     before, after = _flat(recorded, prefix), _flat(found, prefix)
     names = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
-    kinds = [kind for kind, _ in _ORDER]
-    names.sort(key=lambda name: (kinds.index(_kind(name)), name))
+    names.sort(key=lambda name: (_rank(name), name))
     return tuple(f"{name}: recorded {before.get(name)}, found {after.get(name)}" for name in names)
 
 
 def _kind(name: str) -> str:
     return next(kind for kind, prefixes in _ORDER if name.startswith(prefixes))
+
+
+def _rank(name: str) -> int:
+    return [kind for kind, _ in _ORDER].index(_kind(name))
 
 
 def _overrides(record: ResultRecord, registry: Registry) -> dict[str, dict[str, object]]:

@@ -20,12 +20,15 @@ from massl_bench.cli.options import (
     open_registry,
 )
 from massl_bench.cli.output import print_json
-from massl_bench.core.errors import RequestError, unknown_name
+from massl_bench.core.errors import CellError, RequestError, unknown_name
+from massl_bench.core.fingerprint import TOLERANCE
 from massl_bench.core.terminal import say, show
 from massl_bench.pretrain.presets import preset_files, read_preset
 
 if TYPE_CHECKING:
+    from massl_bench.core.fingerprint import EncoderFingerprint
     from massl_bench.core.model_settings import ModelSettings
+    from massl_bench.models import Model
     from massl_bench.records.published import LedgerLine
     from massl_bench.specs.registry import Registry
 
@@ -72,12 +75,15 @@ def info(
     include_path: IncludePath = None,
     offline: Offline = False,
     results_dir: ResultsDir = Path("results"),
+    fingerprint: Annotated[
+        bool, typer.Option("--fingerprint", help="Of a model, what it makes of three fixed images, and nothing else.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show one thing in full.
 
-    Of a task its parameters, of a dataset splits, source and licence, of a model what it is taken for and what is
-    published of it.
+    Of a task its parameters, of a dataset splits, source and licence, of a model what it is taken for, its fingerprint
+    and what is published of it.
     """
     registry = open_registry(include_path, weights_dir)
     loaders: list[tuple[str, dict[str, Path], Any]] = [
@@ -87,25 +93,30 @@ def info(
         ("preset", preset_files(), _Preset),
     ]
     found = [(kind, load(name)) for kind, files, load in loaders if name in files]
+    if found and fingerprint:
+        raise RequestError(f"--fingerprint: is what a model makes of images, and {name} is a {found[0][0]}")
+    lines: list[LedgerLine] = []
+    of_images: EncoderFingerprint | None = None
     if not found:
-        found = [("model", _card(name, settings, cache_dir, registry, offline))]
-    lines = _published(found[0][1], registry, results_dir) if found[0][0] == "model" else []
+        model = _model(name, settings, cache_dir, registry, offline)
+        found = [("model", model.card)]
+        of_images = _fingerprint(model, cache_dir, asked=fingerprint)
+        lines = _published(model.card, registry, results_dir)
+    if fingerprint and of_images is not None:
+        _show_fingerprint(model.card.name, of_images, as_json=as_json)
+        return
     if as_json:
         contents = [{"type": kind, **spec.model_dump(mode="json", exclude_none=True)} for kind, spec in found]
+        if of_images is not None:
+            contents[0]["fingerprint"] = of_images.model_dump(mode="json")
         if lines:
             contents[0]["published"] = [line.as_values() for line in lines]
         print_json(contents[0] if len(contents) == 1 else contents)
         return
     for kind, spec in found:
-        # What a dataset's file leaves open is no news; of a model every setting counts.
-        content = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=kind == "dataset")
-        for key, value in {"type": kind, **content}.items():
-            for line_key, line_value in _flat(key, value):
-                show(f"{line_key}: {line_value}")
-        if kind == "dataset":
-            show(f"metric, in words: {spec.metric_in_words}")
-        if kind == "model":
-            show(f"preprocessing, in words: {spec.preprocessing.describe()}")
+        _show_spec(kind, spec)
+    if of_images is not None:
+        _show_fingerprint(model.card.name, of_images, as_json=False)
     for line in lines:
         value = line.claim.value
         show(f"{value.task} {value.dataset} {value.metric}: {line.sentence()}")
@@ -132,13 +143,54 @@ class _Preset:
         return self._content
 
 
-def _card(name: str, settings: ModelSettings, cache_dir: Path | None, registry: Registry, offline: bool) -> Any:
+def _show_spec(kind: str, spec: Any) -> None:
+    # What a dataset's file leaves open is no news; of a model every setting counts.
+    content = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=kind == "dataset")
+    for key, value in {"type": kind, **content}.items():
+        for line_key, line_value in _flat(key, value):
+            show(f"{line_key}: {line_value}")
+    if kind == "dataset":
+        show(f"metric, in words: {spec.metric_in_words}")
+    if kind == "model":
+        show(f"preprocessing, in words: {spec.preprocessing.describe()}")
+
+
+def _fingerprint(model: Model, cache_dir: Path | None, *, asked: bool) -> EncoderFingerprint | None:
+    """Returns the fingerprint of a model; where it has none, that is an error if it was asked for, else a line."""
+    from massl_bench.features.fingerprint import known_fingerprint, remember_fingerprint
+
+    place = cache_directory(cache_dir)
+    try:
+        return known_fingerprint(model.card, place) or remember_fingerprint(model.encoder("cpu"), place)
+    except CellError as error:
+        if asked:
+            raise
+        say(str(error))
+        return None
+
+
+def _show_fingerprint(name: str, found: EncoderFingerprint, *, as_json: bool) -> None:
+    """Prints a fingerprint so that two people can compare theirs."""
+    if as_json:
+        print_json({"name": name, **found.model_dump(mode="json")})
+        return
+    show(
+        f"fingerprint of {name}: weights {found.weights}, network {found.network}, preprocessing {found.preprocessing}"
+    )
+    for line in found.table():
+        show(line)
+    show(
+        f"the same encoder: the same weights, and numbers within {TOLERANCE:g} of an image's norm / √{found.embed_dim}"
+    )
+
+
+def _model(name: str, settings: ModelSettings, cache_dir: Path | None, registry: Registry, offline: bool) -> Model:
     from massl_bench.models import ModelOptions, open_model
 
     try:
         return open_model(
             name, registry, ModelOptions(cache_dir=cache_directory(cache_dir), settings=settings, download=not offline)
-        ).card
+        )
     except RequestError as error:
         if not str(error).startswith("unknown model"):
             raise

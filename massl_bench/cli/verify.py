@@ -38,12 +38,13 @@ def verify(
 
     Identity and every metric must be the same: exit 1 where one differs.
 
-    What is named first explains the rest: weights, preprocessing, architecture, versions, task, data, features, number.
+    The fingerprint of the encoder's features comes first, in seconds. What is named first explains the rest: weights,
+    preprocessing, architecture, versions, task, data, features, number.
 
     A published value of the same weights is shown beside ours, with what to look at where they are far apart.
 
     --json prints a list of {path, reproduced, identity_differences, metric_differences}, of what differs
-    {first_difference, version_differences}, and {published} where there is such a value.
+    {first_difference, version_differences}, and {fingerprint_differences} and {published} where there are such.
     """
     from massl_bench.bench.progress import reporting
     from massl_bench.bench.verification import verify as recompute
@@ -67,14 +68,19 @@ def verify(
         }
         if first is not None:
             shown |= {"first_difference": first, "version_differences": verdict.version_differences}
+        if verdict.fingerprint_differences:
+            shown["fingerprint_differences"] = verdict.fingerprint_differences
         lines = [LedgerLine(claim=claim, record=record) for claim in known if of_claim(claim, [record])]
         if lines:
             shown["published"] = [line.as_values() for line in lines]
         verdicts.append(shown)
         if not as_json:
             show(f"{path}: {f'differs, first in its {first}' if first is not None else 'reproduced exactly'}")
-            unlike = [*verdict.identity_differences, *verdict.metric_differences]
-            for difference in [*unlike, *verdict.version_differences] if first is not None else []:
+            if first is not None:
+                unlike = [*verdict.explanations, *verdict.metric_differences]
+            else:
+                unlike = list(verdict.fingerprint_differences)
+            for difference in unlike:
                 show(f"  {difference}")
             for line in lines:
                 show(f"  {line.claim.value.metric}: {line.sentence()}")

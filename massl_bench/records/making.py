@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from massl_bench.core.fingerprint import EncoderFingerprint
 from massl_bench.core.values import Scores
 from massl_bench.records.environment import environment, now, peak_memory_mb
 from massl_bench.records.record import (
@@ -35,6 +36,7 @@ class Origin:
     left_out: LeftOutItems | None = None
     generated_copies: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
+    fingerprint: EncoderFingerprint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

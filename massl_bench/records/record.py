@@ -22,6 +22,7 @@ from massl_bench.core.files import (
     unsealed,
     write_atomic,
 )
+from massl_bench.core.fingerprint import EncoderFingerprint
 from massl_bench.core.model_settings import ModelSettings
 from massl_bench.core.settings import Precision, Preprocessing
 from massl_bench.core.strict import Listed, StrictModel, first_problem
@@ -200,6 +201,9 @@ class ResultRecord(StrictModel):
     """What each test item got; None where no metric is a mean over items, and in older records."""
     model_facts: ModelFacts = ModelFacts()
     """Empty in records from before there was this key."""
+    fingerprint: EncoderFingerprint | None = None
+    """What the encoder makes of three fixed images, by its own preprocessing; None for features that were handed in,
+    where nobody computed it, and in older records."""
     model_licence: str
     weights_origin: str
     preprocessing_origin: str

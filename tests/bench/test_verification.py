@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from massl_bench.records.record import RequestedOptions, read_record
+from massl_bench.bench.verification import compare
+from massl_bench.core.files import sha256_file
+from massl_bench.core.fingerprint import EncoderFingerprint, ImageFeature
+from massl_bench.records.record import RequestedOptions, ResultRecord, read_record
+from massl_bench.specs.registry import packaged_root
 from tests.conftest import Answer, make_hub_cache, write_image
 from tests.made_records import edit, rehash
 
@@ -123,3 +131,144 @@ def test_records_of_another_version(run_cli: Cli) -> None:
     answer = run_cli("verify", file)
     assert answer.code == 2
     assert "version 7 of knn, and this is version 1" in answer.error
+
+
+@pytest.fixture
+def measured(run_cli: Cli, image_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The file of a model's weights, and a record of it."""
+    weights = tmp_path / "vit.pth"
+    torch.manual_seed(5)
+    torch.save(timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0, img_size=32).state_dict(), weights)
+    _write_mine(weights)
+    data = ("--dataset", f"folder:{image_folder}", "--set", "knn.k=3", "--set", "knn.headline=top1@3")
+    answer = run_cli("run", "--task", "knn", "--model", "mine", *data)
+    assert answer.code == 0, answer.err
+    (record,) = Path("results").rglob("*.json")
+    return weights, record
+
+
+def _write_mine(weights: Path, heads: int = 3, side: int = 32) -> None:
+    text = f'name = "mine"\nfile = "{weights}"\nsha256 = "{sha256_file(weights)}"\nnum_heads = {heads}\n'
+    text += 'summary = "Of the tests"\nlicence = "none"\ncitation = "none"\n[preprocessing]\n'
+    text += f'resize = {side}\nresize_mode = "shortest"\ncrop = 32\ninterpolation = "bilinear"\n'
+    Path("weights").mkdir(exist_ok=True)
+    Path("weights/mine.toml").write_text(text + "mean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]\n")
+
+
+def _other_weights(weights: Path, record: Path, images: Path) -> None:
+    state = torch.load(weights)
+    state["norm.weight"][3] += 0.5
+    torch.save(state, weights)
+    _write_mine(weights)
+
+
+def _other_preprocessing(weights: Path, record: Path, images: Path) -> None:
+    _write_mine(weights, side=36)
+
+
+def _other_heads(weights: Path, record: Path, images: Path) -> None:
+    _write_mine(weights, heads=4)
+
+
+def _of_another_version(content: dict[str, Any]) -> None:
+    content["environment"]["packages"]["torch"] = "1.0"
+    _another_number(content)
+
+
+def _another_number(content: dict[str, Any]) -> None:
+    content["metrics"]["top1@3"]["value"] -= 0.125
+
+
+def _another_feature(content: dict[str, Any]) -> None:
+    content["fingerprint"]["images"][1]["values"][2] += 0.01
+    _another_number(content)
+
+
+CHANGES: dict[str, Callable[[Path, Path, Path], object]] = {
+    "weights": _other_weights,
+    "preprocessing": _other_preprocessing,
+    "architecture": _other_heads,
+    "versions": lambda weights, record, images: edit(record, _of_another_version),
+    "data": lambda weights, record, images: write_image(images / "train" / "red" / "0.png", seed=999, channel=0),
+    "features": lambda weights, record, images: edit(record, _another_feature),
+    "number": lambda weights, record, images: edit(record, _another_number),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_the_first_thing_that_differs_is_named(
+    run_cli: Cli, image_folder: Path, measured: tuple[Path, Path], kind: str
+) -> None:
+    weights, record = measured
+    CHANGES[kind](weights, record, image_folder)
+    answer = run_cli("verify", record)
+    assert answer.code == 1, answer.out + answer.err
+    assert answer.out.startswith(f"{record}: differs, first in its {kind}\n")
+    verdict = (
+        "another encoder than the record's: fingerprint." if kind in CHANGED_ENCODERS else "the record's encoder\n"
+    )
+    assert f"mine: by the fingerprint of its features, {verdict}" in answer.err
+    (told,) = json.loads(run_cli("verify", record, "--json").out)
+    assert told["first_difference"] == kind
+    assert ("fingerprint_differences" in told) == (kind in CHANGED_ENCODERS)
+
+
+CHANGED_ENCODERS = ("weights", "preprocessing", "architecture", "features")
+
+
+@given(
+    st.sets(
+        st.sampled_from(["weights", "preprocessing", "network", "torch", "fingerprint", "data", "number"]), min_size=1
+    )
+)
+def test_of_several_changes_the_first_explanation_is_named(changed: set[str]) -> None:
+    """In the order in which one looks; alone, another version or fingerprint is no difference."""
+    recorded, found = (_record_of(changed if number else set()) for number in (0, 1))
+    verdict = compare(recorded, found)
+    if changed <= {"torch", "fingerprint"}:
+        assert verdict.first_difference is None
+        return
+    order = {"weights": "weights", "preprocessing": "preprocessing", "network": "architecture", "torch": "versions"}
+    order |= {"data": "data", "fingerprint": "features", "number": "number"}
+    assert verdict.first_difference == next(order[name] for name in order if name in changed)
+
+
+@cache
+def _bundled_record() -> ResultRecord:
+    return read_record(packaged_root() / "results" / "massl-small-cifar10" / "knn" / "cifar10.json")
+
+
+def _record_of(changed: set[str]) -> ResultRecord:
+    record = _bundled_record()
+    identity = record.identity
+    image = ImageFeature(
+        image="blocks", norm=2.0, mean=0.0, std=1.0, values=(1.5 if "fingerprint" in changed else 1.0,)
+    )
+    fingerprint = EncoderFingerprint(weights="w", network="n", preprocessing="p", embed_dim=4, images=(image,))
+    model, preprocessing, dataset = identity.model, identity.preprocessing, identity.dataset
+    packages = dict(record.environment.packages)
+    assert preprocessing is not None
+    if "weights" in changed:
+        model = model.model_copy(update={"weights_sha256": "0" * 64})
+    if "network" in changed:
+        model = model.model_copy(update={"network_sha256": "0" * 64})
+    if "preprocessing" in changed:
+        preprocessing = preprocessing.model_copy(update={"crop": 31})
+    if "torch" in changed:
+        packages["torch"] = "1.0"
+    if "data" in changed:
+        dataset = dataset.model_copy(update={"fingerprint": "0" * 64})
+    metrics = dict(record.metrics)
+    if "number" in changed:
+        name = identity.task.headline
+        metrics[name] = metrics[name].model_copy(update={"value": 0.5})
+    return record.model_copy(
+        update={
+            "identity": identity.model_copy(
+                update={"model": model, "preprocessing": preprocessing, "dataset": dataset}
+            ),
+            "metrics": metrics,
+            "fingerprint": fingerprint,
+            "environment": record.environment.model_copy(update={"packages": packages}),
+        }
+    )
