@@ -21,7 +21,6 @@ from massl_bench.cli.options import (
 )
 from massl_bench.cli.output import print_json
 from massl_bench.core.errors import CellError, RequestError, unknown_name
-from massl_bench.core.fingerprint import TOLERANCE
 from massl_bench.core.terminal import say, show
 from massl_bench.pretrain.presets import preset_files, read_preset
 
@@ -174,14 +173,8 @@ def _show_fingerprint(name: str, found: EncoderFingerprint, *, as_json: bool) ->
     if as_json:
         print_json({"name": name, **found.model_dump(mode="json")})
         return
-    show(
-        f"fingerprint of {name}: weights {found.weights}, network {found.network}, preprocessing {found.preprocessing}"
-    )
-    for line in found.table():
+    for line in found.lines(name):
         show(line)
-    show(
-        f"the same encoder: the same weights, and numbers within {TOLERANCE:g} of an image's norm / √{found.embed_dim}"
-    )
 
 
 def _model(name: str, settings: ModelSettings, cache_dir: Path | None, registry: Registry, offline: bool) -> Model:

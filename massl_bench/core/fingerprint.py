@@ -66,8 +66,18 @@ class EncoderFingerprint(StrictModel):
             ]
         return tuple(found)
 
-    def table(self) -> list[str]:
-        """Returns the numbers as lines for people, with as many decimals as two machines agree in."""
+    def lines(self, name: str) -> list[str]:
+        """Returns it for people: the hashes, a table in as many decimals as two machines agree in, how to compare.
+
+        Args:
+            name: of the model.
+        """
+        hashes = f"weights {self.weights}, network {self.network}, preprocessing {self.preprocessing}"
+        unit = f"an image's norm / √{self.embed_dim}"
+        same = f"the same encoder: the same weights, and numbers within {TOLERANCE:g} of {unit}"
+        return [f"fingerprint of {name}: {hashes}", *self._table(), same]
+
+    def _table(self) -> list[str]:
         from tabulate import tabulate
 
         places = [place * self.embed_dim // len(self.images[0].values) for place in range(len(self.images[0].values))]
