@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import time
@@ -216,3 +217,29 @@ def test_every_spec_is_valid() -> None:
         protocols.check_suite(registry.suite(name), registry)
         for cell in registry.suite(name).cells:
             assert registry.dataset(cell.dataset).kind in registry.task(cell.task).kinds, (name, cell)
+
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+
+OPTIONS_OF_OTHERS = {
+    "core/devices.py": {"--shm-size"},  # docker
+    "models/export.py": {"--task", "--dataset", "--model"},  # the command in the README of exported weights
+    "records/environment.py": {"--porcelain", "--untracked-files"},  # git
+}
+
+
+def test_only_the_command_line_writes_options() -> None:
+    """Elsewhere a text names settings as its reader gives them: `core.wording`."""
+    for path in FILES:
+        name = path.relative_to(PACKAGE).as_posix()
+        if part_of(path) == "cli":
+            continue
+        tree = ast.parse(path.read_text())
+        documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        found = {
+            each
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation
+            for each in _OPTION.findall(node.value)
+        }
+        assert found <= OPTIONS_OF_OTHERS.get(name, set()), f"{name}: {found}"

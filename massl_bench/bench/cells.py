@@ -12,6 +12,7 @@ from massl_bench.bench.request import RunRequest
 from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import MissingDataError, RequestError
 from massl_bench.core.values import SearchBackend
+from massl_bench.core.wording import asked, option
 from massl_bench.features import FeatureCache, HandedFeatures, Reporting, read_features_file
 from massl_bench.learners import faiss_backend
 from massl_bench.records.record import (
@@ -85,10 +86,10 @@ class Cells:
     def departures(self, cell: ReadyCell, identity: Identity) -> list[str]:
         """Returns how the run departs from its task."""
         departures = list(cell.task.departures)
-        departures += [f"--limit {role}={count}" for role, count in sorted(identity.dataset.limit.items())]
-        departures += [f"--sample {role}={count}" for role, count in sorted(cell.sample.items())]
+        departures += [option("limit", f"{role}={count}") for role, count in sorted(identity.dataset.limit.items())]
+        departures += [option("sample", f"{role}={count}") for role, count in sorted(cell.sample.items())]
         if identity.precision not in ("fp32", "unknown"):
-            departures.append(f"--precision {identity.precision}")
+            departures.append(option("precision", identity.precision))
         departures += [
             f"{len(items)} corrupt {role} images skipped" for role, items in identity.dataset.skipped.items()
         ]
@@ -107,7 +108,8 @@ class Cells:
                 except RequestError as error:
                     if place != path:
                         continue  # maybe of another name: it stays, and nothing is lost but time
-                    raise RequestError(f"{error}; --force measures it again and replaces it") from None
+                    remedy = f"{asked('force')} measures it again and replaces it"
+                    raise RequestError(str(error), remedy=remedy) from None
                 # In the old place, of several names: what a model is called is no part of the identity.
                 same_name = place == path or record.identity.model.name == identity.model.name
                 if record.identity_sha256 == identity.digest and same_name:
@@ -121,7 +123,7 @@ class Cells:
             return plan_of(cell, "download" if can_fetch else "missing", None, str(cell.problem))
         path, record = self.finished(cell)
         if record is not None:
-            return plan_of(cell, "finished", path, "the record is there; --force runs it again")
+            return plan_of(cell, "finished", path, f"the record is there; {asked('force')} runs it again")
         if isinstance(cell, FeatureCell):
             return plan_of(cell, "cached", path, "features from the file")
         to_do = cell.to_extract(self.cache)

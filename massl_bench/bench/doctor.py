@@ -13,6 +13,7 @@ from pathlib import Path
 from massl_bench import protocols
 from massl_bench.core.devices import num_gpus
 from massl_bench.core.errors import MasslBenchError, one_line
+from massl_bench.core.wording import asked
 from massl_bench.datasets import DataOptions, open_dataset
 from massl_bench.features import FeatureCache
 from massl_bench.features.inventory import entries
@@ -105,9 +106,8 @@ def _cache(cache_dir: Path) -> Finding:
     size = sum(entry.num_bytes for entry in banks) / 1e9
     text = f"{cache_dir}: {len(banks)} feature banks, {size:.2f} GB; {free:.0f} GB free"
     if free < _LOW_DISK_GB:
-        return Finding(
-            "cache", False, f"{text}: little; --cache-dir or MASSL_BENCH_CACHE chooses another place", optional=True
-        )
+        text += f": little; {asked('cache_dir')} or MASSL_BENCH_CACHE chooses another place"
+        return Finding("cache", False, text, optional=True)
     return Finding("cache", True, text)
 
 
@@ -155,7 +155,7 @@ def _datasets(cache_dir: Path, data_root: Path | None, registry: Registry) -> li
             missing.append(name)
         else:
             there.append(name)
-    root = str(data_root) if data_root is not None else "no data root (--data-root or MASSL_BENCH_DATA)"
+    root = f"no data root ({asked('data_root')} or MASSL_BENCH_DATA)" if data_root is None else str(data_root)
     findings = [Finding("datasets there", True, f"{', '.join(there) or 'none'}; {root}")]
     if missing:
         text = f"{', '.join(missing)}; get one: massl-bench datasets fetch NAME, or by hand: massl-bench info NAME"

@@ -82,8 +82,9 @@ def evaluate(
     spec = _with_parameters(registry.task(task), {**(params or {}), **parameters})
     if protocols.view_roles(spec.protocol):
         raise RequestError(
-            f"{task}: trains on augmented views of the images, which features do not hold: massl-bench run --task "
-            f"{task}, or take the task linear"
+            "trains on augmented views of the images, which features do not hold",
+            where=task,
+            remedy=f"give benchmark the images (tasks={task!r}), or take the task linear",
         )
     given = {
         "train": train,
@@ -111,7 +112,7 @@ def evaluate(
         backend=resolve_backend(resolve_device(device))[0],
         ground_truth=truth_of(ground_truth),
     )
-    checked = protocols.parameters(spec, f"task {task}", check_headline=False)
+    checked = protocols.parameters(spec, f"task {task}", check_headline="headline" in {**(params or {}), **parameters})
     fitting = protocols.fitted(spec, checked, {role: len(found[role]) for role in needed})
     checked = checked if fitting is None else fitting.params
     scores = protocols.run(spec, checked, data, np.random.default_rng(spec.seed if seed is None else seed))
@@ -126,9 +127,11 @@ def evaluate(
 
 def _with_parameters(spec: TaskSpec, changes: Mapping[str, Any]) -> TaskSpec:
     for name in changes:
-        if name not in spec.params:
-            raise unknown_name(f"parameter of {spec.name}", name, list(spec.params))
-    return spec.with_params(changes)
+        if name not in (*spec.params, "headline"):
+            raise unknown_name(f"parameter of {spec.name}", name, [*spec.params, "headline"])
+    headline = changes.get("headline", spec.headline)
+    params = {name: value for name, value in changes.items() if name != "headline"}
+    return spec.with_params(params).model_copy(update={"headline": headline})
 
 
 def _roles(spec: TaskSpec, banks: Mapping[str, FeatureBank]) -> tuple[str, ...]:

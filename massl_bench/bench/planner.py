@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -15,6 +15,7 @@ from massl_bench.bench.request import PlannedTask, RunRequest
 from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import MasslBenchError, MissingDataError, RequestError
 from massl_bench.core.values import CopyTruth
+from massl_bench.core.wording import asked, option
 from massl_bench.datasets import CopiesDataset, Dataset, check_boxes, open_dataset, with_copies
 from massl_bench.features import Reporting
 from massl_bench.learners import faiss_backend
@@ -47,24 +48,22 @@ class Planner(Cells):
         if self.request.suite is not None:
             protocols.check_suite(self._registry.suite(self.request.suite), self._registry)
             why = "of datasets of the registry, which say their columns and splits"
-            self.request.data.check_used(f"--suite {self.request.suite}", why=why)
+            self.request.data.check_used(asked("suite", self.request.suite), why=why)
         tasks = {name: self._plan_task(name) for name, _ in self.request.cells}
         unused = set(self.request.overrides) - set(tasks)
         if unused:
             raise RequestError(
-                f"--set {min(unused)}.…: the task is not a part of this run; its tasks: {', '.join(tasks)}"
+                f"the task is not a part of this run; its tasks: {', '.join(tasks)}",
+                field="params",
+                found=f"{min(unused)}.…",
             )
         roles = {role for task in tasks.values() for role in protocols.possible_roles(task.spec.protocol)}
         unknown = sorted(set(self.request.limit) - roles - {""})
         if unknown:
-            raise RequestError(
-                f"--limit {unknown[0]}=…: no task of this run has such a split; {', '.join(sorted(roles))}"
-            )
+            raise _no_such_split("limit", unknown[0], roles)
         unknown = sorted(set(self.request.data.sample) - roles)
         if unknown:
-            raise RequestError(
-                f"--sample {unknown[0]}=…: no task of this run has such a split; {', '.join(sorted(roles))}"
-            )
+            raise _no_such_split("sample", unknown[0], roles)
         if self.request.features_file is not None:
             self._check_no_images_asked()
             return [self._plan_handed(tasks[task]) for task, _ in self.request.cells]
@@ -88,20 +87,22 @@ class Planner(Cells):
         departures = []
         changes = dict(self.request.overrides.get(name, {}))
         if changes:
-            departures = [f"--set {name}.{key}={value}" for key, value in sorted(changes.items())]
-            origin = "--set " + ", ".join(f"{name}.{key}" for key in sorted(changes))
+            departures = [option("params", f"{name}.{key}={value}") for key, value in sorted(changes.items())]
+            origin = asked("params", ", ".join(f"{name}.{key}" for key in sorted(changes)))
             headline = changes.pop("headline", spec.headline)
             unknown = sorted(set(changes) - set(spec.params))
             if unknown:
                 raise RequestError(
-                    f"--set {name}.{unknown[0]}: {name} has the parameters {', '.join(spec.params)} and headline"
+                    f"{name} has the parameters {', '.join(spec.params)} and headline",
+                    field="params",
+                    found=f"{name}.{unknown[0]}",
                 )
             spec = spec.with_params(changes).model_copy(update={"headline": headline})
         seed_given = self.request.seed is not None and self.request.seed != spec.seed
         if seed_given:
-            departures.append(f"--seed {self.request.seed}")
+            departures.append(option("seed", self.request.seed))
             spec = spec.model_copy(update={"seed": self.request.seed})
-        params = protocols.parameters(spec, origin)
+        params = protocols.parameters(spec, origin, changed=bool(changes or departures))
         return PlannedTask(spec=spec, params=params, departures=tuple(departures), seed_given=seed_given)
 
     def _open_model(self, reference: str | Model) -> Model:
@@ -269,8 +270,9 @@ class Planner(Cells):
             labels_N = dataset.split(role).labels
             if labels_N is not None and (labels_N[:limit] == labels_N[0]).all():
                 raise RequestError(
-                    f"--limit: the first {limit:,} {role} items of {dataset.name} are of 1 of its "
-                    f"{dataset.num_classes} classes; --sample {role}={limit} draws as many from every class"
+                    f"the first {limit:,} {role} items of {dataset.name} are of 1 of its {dataset.num_classes} classes",
+                    field="limit",
+                    remedy=f"{asked('sample', f'{role}={limit}')} draws as many from every class",
                 )
 
     def _check_truth(self, cell: ImageCell) -> None:
@@ -296,14 +298,18 @@ class Planner(Cells):
             )
         if cell.limit(named) is not None:
             raise RequestError(
-                f"--limit: the ground truth of {dataset.name} names the rows of its {named}, which must therefore stay "
-                "whole; fewer queries are possible: --limit queries=N"
+                f"the ground truth of {dataset.name} names the rows of its {named}, which must therefore stay whole",
+                field="limit",
+                remedy=f"fewer queries are possible: {asked('limit', 'queries=N')}",
             )
         drawn = next((role for role in (named, "queries") if role in cell.sample), None)
         if drawn is not None:
             raise RequestError(
-                f"--sample {drawn}={cell.sample[drawn]}: the ground truth of {dataset.name} names its {named} and its "
-                "queries by their rows, of which none are drawn; fewer queries are possible: --limit queries=N"
+                f"the ground truth of {dataset.name} names its {named} and its queries by their rows, of which none "
+                "are drawn",
+                field="sample",
+                found=f"{drawn}={cell.sample[drawn]}",
+                remedy=f"fewer queries are possible: {asked('limit', 'queries=N')}",
             )
 
     def _check_headline(self, cell: ReadyCell) -> None:
@@ -315,16 +321,20 @@ class Planner(Cells):
     def _check_no_images_asked(self) -> None:
         """Raises `RequestError` for options of models and images, which features that are handed in have none of."""
         given = {
-            "--limit": self.request.limit,
-            "--sample": self.request.data.sample,
-            **dict(self.request.settings.options),
-            "--precision": self.request.extraction.precision != "fp32",
-            "--skip-corrupt": self.request.extraction.skip_corrupt,
+            "limit": self.request.limit,
+            "sample": self.request.data.sample,
+            **dict(self.request.settings.named),
+            "precision": self.request.extraction.precision != "fp32",
+            "skip_corrupt": self.request.extraction.skip_corrupt,
         }
-        for option, value in given.items():
+        for name, value in given.items():
             if value:
-                raise RequestError(f"{option}: is for --model and --dataset; --features is taken whole: leave it out")
-        self.request.data.check_used("--features", why="arrays, which are taken whole")
+                raise RequestError(
+                    f"is for {asked('model')} and {asked('dataset')}",
+                    field=name,
+                    remedy=f"{asked('features')} is taken whole: leave it out",
+                )
+        self.request.data.check_used(asked("features"), why="arrays, which are taken whole")
 
     def _plan_handed(self, task: PlannedTask) -> PlannedCell:
         kind = self.handed.kind
@@ -336,8 +346,9 @@ class Planner(Cells):
             )
         if protocols.view_roles(task.spec.protocol):
             raise RequestError(
-                f"task {task.spec.name} trains on augmented views of the images, which --features does not hold: give "
-                f"--model and --dataset; tasks that apply to features: {', '.join(fitting)}"
+                f"task {task.spec.name} trains on augmented views of the images, which {asked('features')} does not "
+                f"hold: give {asked('model')} and {asked('dataset')}; tasks that apply to features: "
+                f"{', '.join(fitting)}"
             )
         cell = FeatureCell(task=task, handed=self.handed, request=self.request)
         roles = cell.roles
@@ -352,9 +363,14 @@ class Planner(Cells):
         return cell
 
 
+def _no_such_split(setting: str, role: str, roles: Iterable[str]) -> RequestError:
+    text = f"no task of this run has such a split; {', '.join(sorted(roles))}"
+    return RequestError(text, field=setting, found=f"{role}=…")
+
+
 def _why_own(model: Model) -> str:
     given = model.card.settings.pooling
-    return f"was given --pooling {given}" if given is not None else "has no class and patch tokens"
+    return f"was given {asked('pooling', given)}" if given is not None else "has no class and patch tokens"
 
 
 def _is_own(dataset: Dataset) -> bool:
@@ -368,7 +384,7 @@ def _labelled_by_folders(dataset: Dataset | MasslBenchError) -> str:
         return ""
     return (
         "; classes are the folders under train/ and test/ (or val/); a folder of class folders is divided by "
-        "--split-share 0.2"
+        f"{asked('split_share', 0.2)}"
     )
 
 

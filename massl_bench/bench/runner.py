@@ -22,6 +22,7 @@ from massl_bench.bench.request import RunRequest
 from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, one_line
 from massl_bench.core.fingerprint import EncoderFingerprint
 from massl_bench.core.values import EvaluationData, FeatureBank, Score
+from massl_bench.core.wording import asked
 from massl_bench.datasets import MAX_PIXELS
 from massl_bench.features import Reporting, load_or_extract
 from massl_bench.features.fingerprint import known_fingerprint, remember_fingerprint
@@ -166,7 +167,7 @@ class Runner:
         if identity.task.headline not in metrics:
             raise CellError(
                 f"{spec.name}: the headline {identity.task.headline} was not measured on "
-                f"{cell.dataset_reference}; found {', '.join(metrics)}: --set {spec.name}.headline=…"
+                f"{cell.dataset_reference}; found {', '.join(metrics)}: {asked('params', f'{spec.name}.headline=…')}"
             )
         departures = self._planner.departures(cell, identity)
         measured = Measured(

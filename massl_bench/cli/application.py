@@ -30,6 +30,7 @@ from massl_bench.cli.verify import verify
 from massl_bench.cli.weights import weights_app
 from massl_bench.core import terminal
 from massl_bench.core.errors import MasslBenchError, RequestError, one_line
+from massl_bench.core.wording import options_are_read
 
 # Newer versions of typer carry their own copy of click: this is the base of every wrong use, in either.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -61,7 +62,7 @@ def main() -> None:
     terminal.open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without α shows ? for it
-    with signals.handled():
+    with signals.handled(), options_are_read():
         code = _code_of_the_call()
         if (error := terminal.lost("stdout")) is not None and not isinstance(error, BrokenPipeError):
             fail(f"stdout: {error.strerror or error}: the results could not be printed")

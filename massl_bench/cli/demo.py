@@ -38,7 +38,7 @@ def demo(
     from massl_bench.records.rows import collect
     from massl_bench.records.tables import to_markdown
 
-    check_results_dir(directory, "--directory")
+    check_results_dir(directory, "directory")
     weights_dir = directory / "weights"
     request = PretrainRequest(
         dataset="digits",

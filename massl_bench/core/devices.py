@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from massl_bench.core.errors import RequestError
+from massl_bench.core.wording import asked
 
 
 def resolve_device(name: str) -> str:
@@ -22,14 +23,17 @@ def resolve_device(name: str) -> str:
     if name == "cpu":
         return "cpu"
     if not re.fullmatch(r"auto|cuda(:\d+)?", name):
-        raise RequestError(f"--device {name}: expected auto, cpu, cuda or cuda:i")
+        raise RequestError(field="device", found=name, allowed="auto, cpu, cuda or cuda:i")
     count = num_gpus()
     if name == "auto":
         return "cuda:0" if count else "cpu"
     index = int(name.partition(":")[2] or 0)
     if index >= count:
         raise RequestError(
-            f"--device {name}: torch sees {count} GPUs here; use --device cpu, or see massl-bench doctor"
+            f"torch sees {count} GPUs here",
+            field="device",
+            found=name,
+            remedy=f"use {asked('device', 'cpu')}, or see massl-bench doctor",
         )
     return f"cuda:{index}"
 

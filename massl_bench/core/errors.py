@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from os.path import commonprefix
 
 from massl_bench.core.printable import printable
+from massl_bench.core.wording import asked
 
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxtuple, _BRIEF.maxdict = 3, 12, 12, 6
@@ -19,7 +20,32 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class MasslBenchError(Exception):
-    """Base of every error that this package raises on purpose; its text is one line."""
+    """Base of every error that this package raises on purpose; its text is one line.
+
+    Attributes:
+        where: the file, model or dataset that it is about.
+        field: the setting that it is about, by its Python name.
+        found: what it was given.
+        allowed: what it can be.
+        remedy: what to do next.
+    """
+
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        where: object = None,
+        field: str | None = None,
+        found: object = None,
+        allowed: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        """Composes the text: `WHERE: FIELD FOUND: TEXT; REMEDY`, with what is allowed where there is no `text`."""
+        self.where, self.field, self.found, self.allowed, self.remedy = where, field, found, allowed, remedy
+        about = [str(where)] if where is not None else []
+        about += [asked(field, found)] if field is not None else []
+        said = text or f"expected {allowed}"
+        super().__init__(": ".join([*about, said]) + (f"; {remedy}" if remedy else ""))
 
 
 class RequestError(MasslBenchError):
@@ -43,7 +69,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
     names = sorted(known)
     alike = [each for each in names if look_alike(each, name)]
     if alike:
-        return RequestError(f"unknown {kind} {name!r}; it looks like {alike[0]!r}, {how_they_differ(name, alike[0])}")
+        advice = f"it looks like {alike[0]!r}, {how_they_differ(name, alike[0])}"
+        return RequestError(f"unknown {kind} {name!r}", found=name, allowed=", ".join(names), remedy=advice)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         advice = f"did you mean {' or '.join(near)}?"
@@ -51,7 +78,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
         advice = f"known: {', '.join(names) or 'none'}"
     else:
         advice = f"known: {', '.join(names[:8])}, … ({len(names)} in all)"
-    return RequestError(f"unknown {kind} {name!r}; {advice}{f' ({hint})' if hint else ''}")
+    advice += f" ({hint})" if hint else ""
+    return RequestError(f"unknown {kind} {name!r}", found=name, allowed=", ".join(names), remedy=advice)
 
 
 def how_they_differ(name: str, other: str) -> str:

@@ -63,11 +63,11 @@ class ModelSettings(StrictModel):
         return texts
 
     @property
-    def options(self) -> list[tuple[str, str]]:
-        """What is given, as the command line takes it: (option, value)."""
-        simple = [(f"--{name.replace('_', '-')}", text) for name, text in self.given.items() if "." not in name]
+    def named(self) -> list[tuple[str, str]]:
+        """What is given, as (setting, value): a change of the preprocessing is `("preprocessing", "crop=96")`."""
+        simple = [(name, text) for name, text in self.given.items() if "." not in name]
         changes = [name.partition(".")[2] for name in self.given if "." in name]
-        return simple + [("--preprocessing", f"{key}={self.given[f'preprocessing.{key}']}") for key in changes]
+        return simple + [("preprocessing", f"{key}={self.given[f'preprocessing.{key}']}") for key in changes]
 
     @property
     def label(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.printable import printable
+from massl_bench.core.wording import asked
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class Columns:
         image = self.image or next((name for name in ("image", "img") if name in found), None)
         if image is None:
             raise RequestError(
-                f"{where}: no column is called image or img; found: {', '.join(map(printable, found))}; name it with "
-                "--image-column"
+                f"no column is called image or img; found: {', '.join(map(printable, found))}",
+                where=where,
+                remedy=f"name it with {asked('image_column')}",
             )
         return image, self.label or ("label" if "label" in found else None)
 
@@ -30,4 +32,4 @@ class Columns:
         if self.label is not None or "label" in found:
             return None
         others = ", ".join(map(printable, found))
-        return f"no column is called label; found: {others}; name it with --label-column"
+        return f"no column is called label; found: {others}; name it with {asked('label_column')}"

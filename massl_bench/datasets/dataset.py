@@ -16,6 +16,7 @@ from massl_bench.core.errors import RequestError
 from massl_bench.core.files import read_memo, sha256_of, write_memo
 from massl_bench.core.printable import printable
 from massl_bench.core.values import LABELLED_KINDS, CopyTruth, DatasetKind, GroundTruth
+from massl_bench.core.wording import asked
 from massl_bench.datasets.columns import Columns
 from massl_bench.datasets.fingerprint import fingerprint_files
 from massl_bench.datasets.images.decoding import STORED, Decoding
@@ -224,7 +225,7 @@ class Dataset:
                 else plain_rows(len(split), count, _SAMPLE_SEED)
             )
         except ValueError as error:
-            raise RequestError(f"--sample {role}={count}: {self.name}: {error}") from None
+            raise RequestError(f"{self.name}: {error}", field="sample", found=f"{role}={count}") from None
         return SubsetSplit(split, rows.tolist(), labelled=True)
 
     def _read(self, role: str) -> ImageSplit:
@@ -255,7 +256,8 @@ class Dataset:
             why = f"{unknown[0]!r} is not among its {len(names)}" if unknown else "a name stands for two of them"
             raise RequestError(
                 f"{self.name} ({role}, {self.place}): the classes are not those of the training split ({why}): the "
-                "labels cannot be compared; check the copy, or choose other splits with --split"
+                "labels cannot be compared",
+                remedy=f"check the copy, or choose other splits with {asked('splits')}",
             )
         number_F = np.array([number[name] for name in found], dtype=np.int64)
         known_N = (split.labels >= 0) & (split.labels < len(found))  # what is outside, `_check` refuses
@@ -303,7 +305,7 @@ class Dataset:
         assert count is not None  # the kinds without classes are not checked
         if found[0] < 0 or found[-1] >= count:
             own = f"see: massl-bench info {self.name}"
-            advice = "choose a labelled split (--split test=validation)" if self.spec is None else own
+            advice = f"choose a labelled split ({asked('splits', 'test=validation')})" if self.spec is None else own
             raise RequestError(
                 f"{where}: found labels from {found[0]} to {found[-1]}, expected 0 to {count - 1}; "
                 f"unlabelled images carry −1 in some copies: {advice}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from massl_bench.core.errors import MissingDataError, RequestError
 from massl_bench.core.printable import printable
 from massl_bench.core.values import DatasetKind
+from massl_bench.core.wording import asked
 from massl_bench.datasets.columns import Columns
 from massl_bench.datasets.copies import with_copies
 from massl_bench.datasets.dataset import Dataset
@@ -66,17 +67,17 @@ class DataOptions:
             why: what it is, that the others mean nothing for it.
         """
         given = {
-            "--image-column": self.columns.image,
-            "--label-column": self.columns.label,
-            "--split": self.splits,
-            "--config": self.config,
-            "--split-share": self.split_share,
+            "image_column": self.columns.image,
+            "label_column": self.columns.label,
+            "splits": self.splits,
+            "config": self.config,
+            "split_share": self.split_share,
         }
-        places_of = {"--split": "hf: data and class folders", "--split-share": "class folders without train/ and test/"}
-        for option, value in given.items():
-            if value and option not in used:
-                places = places_of.get(option, "hf: data")
-                raise RequestError(f"{option}: is for {places}; {reference} is {why}: leave it out")
+        places_of = {"splits": "hf: data and class folders", "split_share": "class folders without train/ and test/"}
+        for name, value in given.items():
+            if value and name not in used:
+                places = places_of.get(name, "hf: data")
+                raise RequestError(f"is for {places}; {reference} is {why}: leave it out", field=name)
 
 
 def open_dataset(reference: str, registry: Registry, options: DataOptions, *, fetch: bool = False) -> Dataset:
@@ -187,7 +188,7 @@ def _names(sources: Mapping[str, tuple[str, ...]]) -> list[str]:
 
 def _missing(spec: DatasetSpec, options: DataOptions) -> MissingDataError:
     if options.data_root is None:
-        looked = "no data root given (--data-root or MASSL_BENCH_DATA)"
+        looked = f"no data root given ({asked('data_root')} or MASSL_BENCH_DATA)"
     else:
         place = options.data_root / (spec.directory or spec.name)
         if place.is_dir():
@@ -213,7 +214,7 @@ def _open_folder(reference: str, options: DataOptions) -> Dataset:
         raise RequestError(
             f"{printable(reference)}: no such directory; expected class folders under train/ and test/ (or val/)"
         )
-    used = ("--split", "--split-share")
+    used = ("splits", "split_share")
     options.check_used(printable(reference), used=used, why="class folders or images, which have no columns")
     sources = _chosen_sources(options)
     kind: DatasetKind = "single-label"
@@ -221,7 +222,7 @@ def _open_folder(reference: str, options: DataOptions) -> Dataset:
     if layout is None:
         _check_no_half(reference, root, sources, options)
         if options.split_share is not None:
-            options.check_used(printable(reference), used=("--split-share",), why="divided by --split-share")
+            options.check_used(printable(reference), used=("split_share",), why=f"divided by {asked('split_share')}")
             layout, sources = _divided(reference, root, options.split_share), {"train": ("train",), "test": ("test",)}
         else:
             options.check_used(printable(reference), why="images without class folders, which are one split")
@@ -247,13 +248,14 @@ def _check_no_half(reference: str, root: Path, sources: Mapping[str, tuple[str, 
     there = " and ".join(f"{name}/" for name in present)
     if options.split_share is not None:
         raise RequestError(
-            f"--split-share: divides a folder of class folders, and {printable(reference)} has {there}: leave it out, "
-            f"or divide one of them: folder:{printable(root / present[0])}"
+            f"divides a folder of class folders, and {printable(reference)} has {there}: leave it out, "
+            f"or divide one of them: folder:{printable(root / present[0])}",
+            field="split_share",
         )
     raise RequestError(
         f"{printable(reference)}: found {there}, expected class folders with "
         f"images under both {' and '.join(f'{source}/' for source in _names(sources))} (val/ serves for test/); to "
-        f"divide one folder of classes: folder:{printable(root / present[0])} with --split-share 0.2"
+        f"divide one folder of classes: folder:{printable(root / present[0])} with {asked('split_share', 0.2)}"
     )
 
 
@@ -262,8 +264,9 @@ def _divided(reference: str, root: Path, share: float) -> DividedLayout:
     if len(classes) < 2:
         found = ", ".join(map(printable, classes)) or "none"
         raise RequestError(
-            f"--split-share: divides the images of class folders, and {printable(reference)} has {len(classes)} "
-            f"(found: {found}); expected at least two, with images in each"
+            f"divides the images of class folders, and {printable(reference)} has {len(classes)} (found: {found}); "
+            "expected at least two, with images in each",
+            field="split_share",
         )
     return DividedLayout("divided", root, share)
 
@@ -305,7 +308,7 @@ def _open_hub(reference: str, options: DataOptions, fetch: bool) -> Dataset:
         )
     options.check_used(
         reference,
-        used=("--image-column", "--label-column", "--split", "--config"),
+        used=("image_column", "label_column", "splits", "config"),
         why="a repository, which has splits of its own",
     )
     sources = _chosen_sources(options)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.printable import printable
+from massl_bench.core.wording import asked
 from massl_bench.datasets.left_out import is_ignored
 
 _SERIES = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<count>\d+)(-[0-9a-f]{8,64})?\.parquet")
@@ -45,7 +46,7 @@ def find_splits(root: Path, sources: Sequence[str], config: str | None) -> dict[
     if len(complete) > 1:
         raise RequestError(
             f"{printable(root)}: {len(complete)} configurations have the splits {', '.join(sources)}: "
-            f"{', '.join(map(printable, complete))}; choose one with --config NAME"
+            f"{', '.join(map(printable, complete))}; choose one with {asked('config', 'NAME')}"
         )
     return {source: _whole(folders[complete[0]], source) for source in sources}
 

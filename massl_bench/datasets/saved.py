@@ -15,6 +15,7 @@ from typing_extensions import override
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.files import sha256_of, stat_signature
 from massl_bench.core.printable import printable
+from massl_bench.core.wording import asked
 from massl_bench.datasets.columns import Columns
 from massl_bench.datasets.folders import all_files, not_taken
 from massl_bench.datasets.layout import Layout
@@ -80,9 +81,10 @@ class SavedLayout(Layout):
         except RequestError:
             raise
         except Exception as error:  # the library raises errors of many kinds for a directory that it cannot read
-            choose = "; choose one with --config NAME" if "onfig" in str(error) and self.config is None else ""
+            unclear = "onfig" in str(error) and self.config is None
             raise RequestError(
-                f"{printable(self.root)}: the datasets library cannot read it: {one_line(error)}{choose}"
+                f"{printable(self.root)}: the datasets library cannot read it: {one_line(error)}",
+                remedy=f"choose one with {asked('config', 'NAME')}" if unclear else None,
             ) from None
 
     @cached_property
@@ -105,7 +107,8 @@ class SavedLayout(Layout):
         splits = self._splits
         if source not in splits:
             raise RequestError(
-                f"{printable(self.root)}: no split {source!r}; found: {', '.join(map(printable, splits))}; see --split"
+                f"{printable(self.root)}: no split {source!r}; found: {', '.join(map(printable, splits))}",
+                remedy=f"see {asked('splits')}",
             )
         split = splits[source]
         image, label = self.columns.resolve(printable(self.root.name), split.column_names)

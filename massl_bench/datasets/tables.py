@@ -17,6 +17,7 @@ from typing_extensions import override
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.files import open_regular, sha256_of, stat_signature
 from massl_bench.core.printable import printable
+from massl_bench.core.wording import asked
 from massl_bench.datasets.images.decoding import EncodedImage
 from massl_bench.datasets.splits import ImageSplit
 
@@ -224,7 +225,7 @@ class ConvertedSplit(ImageSplit):
         except Exception as error:  # the library raises errors of many kinds, a full disk among them
             raise RequestError(
                 f"{files[0].parent}: parquet files are converted to be read in any order, which failed: "
-                f"{one_line(error)}; make space, or choose another place with --cache-dir"
+                f"{one_line(error)}; make space, or choose another place with {asked('cache_dir')}"
             ) from None
         self._source, self._rows = source, ArrowSplit(rows, files[0].parent.name, image_column, None, files[0].parent)
         self.labels, self.class_names, self.decoding = source.labels, source.class_names, source.decoding

@@ -92,7 +92,7 @@ class Archive:
 
     def problem(self, text: str) -> RequestError:
         """Returns the error that names the file."""
-        return RequestError(f"--features {printable(self.path)}: {text}")
+        return RequestError(text, field="features", found=printable(self.path))
 
     def features(self, name: str) -> NDArray[np.float32]:
         """Returns the array `name`, float32 [N, D] and finite."""

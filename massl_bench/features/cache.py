@@ -34,6 +34,7 @@ from massl_bench.core.printable import printable
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import FeatureBank
+from massl_bench.core.wording import asked
 
 _POLL_S = 0.2
 """How often a process looks whether another one has finished the bank that it waits for."""
@@ -168,7 +169,7 @@ class FeatureCache:
     def _problem(self, error: OSError) -> CellError:
         return CellError(
             f"the feature cache {self.root} could not be written: {error.strerror or error}; free some space, or "
-            "choose another place with --cache-dir or MASSL_BENCH_CACHE"
+            f"choose another place with {asked('cache_dir')} or MASSL_BENCH_CACHE"
         )
 
     @contextmanager

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from massl_bench.core.devices import check_shared_memory
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.settings import Precision, Preprocessing
+from massl_bench.core.wording import asked
 from massl_bench.datasets import ORIENTED, EncodedImage, ImageSplit, Unreadable, check_boxes
 from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.features.options import ExtractionOptions
@@ -222,7 +223,7 @@ def extract(
             for index, problem in batch.problems:
                 where = f"{split.locate(index)}: {problem.what}"
                 if not (problem.damaged and options.skip_corrupt):
-                    skip = ", or count it out with --skip-corrupt" if problem.damaged else ""
+                    skip = f", or count it out with {asked('skip_corrupt')}" if problem.damaged else ""
                     raise CellError(f"{where}; {problem.remedy}{skip}")
                 skipped.append(where)
             num_oriented += batch.oriented
@@ -230,9 +231,11 @@ def extract(
             finite_B = np.isfinite(features_BD).all(axis=1)
             if not finite_B.all():
                 first = split.locate(batch.kept[int(np.flatnonzero(~finite_B)[0])])
+                other = "" if options.precision == "fp32" else f", or use {asked('precision', 'fp32')}"
                 raise CellError(
-                    f"{first}: {int((~finite_B).sum())} of {len(features_BD)} features in its batch are not finite; "
-                    f"check the weights{'' if options.precision == 'fp32' else ', or use --precision fp32'}"
+                    f"{int((~finite_B).sum())} of {len(features_BD)} features in its batch are not finite",
+                    where=first,
+                    remedy=f"check the weights{other}",
                 )
             writer.append(features_BD)
             kept += batch.kept
@@ -289,7 +292,7 @@ def _batches_ahead(num_workers: int, batch_bytes: int) -> int:
     def check(ahead: int) -> None:
         # One more than are ready: the batch that is being used.
         needed = (ahead + 1) * num_workers * batch_bytes
-        check_shared_memory(needed, num_workers, "take fewer of them, or none: --workers 0")
+        check_shared_memory(needed, num_workers, f"take fewer of them, or none: {asked('num_workers', 0)}")
 
     for ahead in (4, 2):
         with suppress(RequestError):

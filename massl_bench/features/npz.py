@@ -16,6 +16,7 @@ from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.files import open_regular, sha256_file, sha256_of
 from massl_bench.core.printable import printable
 from massl_bench.core.values import CopyTruth, DatasetKind, FeatureBank, LabelCoding, QueryTruth
+from massl_bench.core.wording import asked
 from massl_bench.features.archive import Archive
 from massl_bench.features.coding import MEANING, AmbiguousCodingError, as_banks_hold_them, assumed, inferred_coding
 
@@ -82,8 +83,9 @@ def read_features_file(path: Path, ground_truth: Path | None = None) -> HandedFe
         raise archive.problem(f"{', '.join(missing)} missing; found {found}; expected {expected}")
     if ground_truth is not None and layout != "retrieval":
         raise RequestError(
-            f"--ground-truth {printable(ground_truth)}: belongs to database and queries; {printable(path)} holds "
-            f"{layout} features"
+            f"belongs to database and queries; {printable(path)} holds {layout} features",
+            field="ground_truth",
+            found=printable(ground_truth),
         )
     sha256 = sha256_file(path)
     match layout:
@@ -91,7 +93,8 @@ def read_features_file(path: Path, ground_truth: Path | None = None) -> HandedFe
             handed = _classification(archive, sha256)
         case "retrieval":
             if ground_truth is None:
-                raise archive.problem("database and queries need --ground-truth FILE.json: what each query should find")
+                needed = asked("ground_truth", "FILE.json")
+                raise archive.problem(f"database and queries need {needed}: what each query should find")
             sha256 = sha256_of([sha256, sha256_file(ground_truth)]) if ground_truth.is_file() else sha256
             handed = _handed(archive, "retrieval", _LAYOUTS[layout], sha256)
             sizes = len(handed.banks["queries"]), len(handed.banks["database"])
@@ -244,7 +247,7 @@ def _copy_detection(archive: Archive, sha256: str) -> HandedFeatures:
 
 
 def _read_ground_truth(path: Path, num_queries: int, num_rows: int) -> list[QueryTruth]:
-    where = f"--ground-truth {printable(path)}"
+    where = asked("ground_truth", printable(path))
     try:
         with open_regular(path) as file:
             content = json.loads(file.read().decode("utf-8"))

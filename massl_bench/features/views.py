@@ -20,6 +20,7 @@ from typing_extensions import override
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.values import ViewBatch, ViewPlan
+from massl_bench.core.wording import asked
 from massl_bench.datasets import EncodedImage, ImageSplit
 from massl_bench.datasets.images.crops import UNIFORMS, crop_boxes
 from massl_bench.datasets.images.preprocess import cut_view
@@ -107,7 +108,7 @@ class EncodedViews:
         """Returns the features of one piece, float32 [b, D]."""
         if batch.problems:
             index, problem = batch.problems[0]
-            skip = ": --skip-corrupt does not apply to images that are trained on" if problem.damaged else ""
+            skip = f": {asked('skip_corrupt')} does not apply to images that are trained on" if problem.damaged else ""
             raise CellError(f"{self._split.locate(index)}: {problem.what}; {problem.remedy}{skip}")
         # Only around the encoder: the protocol's own arithmetic is not the features'.
         with numerics(self._options.precision, self._encoder.device.type):

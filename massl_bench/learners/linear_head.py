@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from massl_bench.core.errors import CellError
 from massl_bench.core.values import ViewBatch
+from massl_bench.core.wording import parameters
 from massl_bench.learners.lars import LARS
 
 _ROWS = 4096
@@ -74,7 +75,7 @@ class LinearHead:
                 if not torch.isfinite(loss):
                     raise CellError(
                         f"the loss of the linear classifier is {loss.item()} in epoch {epoch + 1} of "
-                        f"{len(lrs)} at a learning rate of {lr:g}: lower it with --set lr=…"
+                        f"{len(lrs)} at a learning rate of {lr:g}: lower it with {parameters(lr='…')}"
                     )
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

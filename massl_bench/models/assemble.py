@@ -104,8 +104,10 @@ def feature_of(network: nn.Module, described: Network, settings: ModelSettings, 
     if wanted not in allowed:
         own = described.own_feature or pooling_words(network)
         raise RequestError(
-            f"{where}: --pooling {wanted}: {described.architecture} has no tokens for it; it gives "
-            f"{', '.join(allowed) or own}"
+            f"{described.architecture} has no tokens for it; it gives {', '.join(allowed) or own}",
+            where=where,
+            field="pooling",
+            found=wanted,
         )
     return wanted
 
@@ -143,8 +145,10 @@ def fed(described: Network, settings: ModelSettings, network: Any, where: str) -
         native = getattr(getattr(network, "patch_embed", None), "img_size", None)
         if getattr(network, "position_rule", None) == "fixed" and native is not None and native[0] != side:
             raise RequestError(
-                f"{where}: --img-size {side}: its authors never resample its position embeddings: it takes {native[0]} "
-                "pixels alone"
+                f"its authors never resample its position embeddings: it takes {native[0]} pixels alone",
+                where=where,
+                field="img_size",
+                found=side,
             )
         preprocessing = at_side(preprocessing, side)
     if settings.preprocessing is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from massl_bench.core.archive_hash import add_hash
 from massl_bench.core.errors import CellError, MasslBenchError, RequestError, one_line
 from massl_bench.core.files import atomic_file, canonical_json, sha256_file, write_atomic
+from massl_bench.core.wording import asked
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.metadata import KEY, WeightsMetadata, read_metadata, save_weights
@@ -168,11 +169,14 @@ def _check_reads_back(encoder: Encoder, file: Path, layout: FileLayout) -> None:
         # The other numbers of a network show at other sizes alone: how position embeddings are resampled.
         same = torch.equal(read(images), encoder(images)) and read.card.network_sha256 == encoder.card.network_sha256
     except MasslBenchError as error:
-        raise RequestError(f"model {name}: --format {layout} would not be read again: {error}") from None
+        text = f"{asked('format', layout)} would not be read again: {error}"
+        raise RequestError(text, where=f"model {name}") from None
     if not same:
         raise RequestError(
-            f"model {name}: --format {layout} cannot say what --arch says of {encoder.card.architecture}: read again, "
-            "it would give other features; --format safetensors keeps it"
+            f"{asked('format', layout)} cannot say what {asked('arch')} says of {encoder.card.architecture}: read "
+            "again, it would give other features",
+            where=f"model {name}",
+            remedy=f"{asked('format', 'safetensors')} keeps it",
         )
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 
 from massl_bench.core.errors import CellError, MissingDataError, RequestError, one_line
 from massl_bench.core.files import file_safe, sha256_file
+from massl_bench.core.wording import asked
 from massl_bench.specs.manifest import ManifestSpec
 
 CHECKPOINT_SUFFIXES = frozenset({".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors"})
@@ -69,7 +70,9 @@ def fetch_weights(manifest: ManifestSpec, manifest_path: Path, cache_dir: Path, 
     if file.is_file() and sha256_file(file) == manifest.sha256:
         return file
     if not download:
-        raise MissingDataError(f"{where}: not in the cache, and downloading is not allowed (--offline): {manifest.url}")
+        raise MissingDataError(
+            f"{where}: not in the cache, and downloading is not allowed ({asked('offline')}): {manifest.url}"
+        )
     import torch
 
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.files import atomic_file, file_safe, sha256_file, write_atomic
 from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
+from massl_bench.core.wording import asked
 from massl_bench.models.card import ModelCard
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.specs.manifest import DEFAULT_MODEL, ManifestSpec
@@ -88,15 +89,17 @@ def _check_request(new: NewManifest) -> None:
     if not new.file.is_file():
         raise RequestError(f"{new.file}: no such file; expected a checkpoint (download it first)")
     if new.path.exists() and not new.force:
-        raise RequestError(f"{new.path} is there already; --force replaces it, or choose another --name")
+        raise RequestError(f"{new.path} is there already", remedy=_another_name())
 
 
 def check_name(name: str) -> None:
     """Raises `RequestError` where a manifest cannot have this name."""
     if name != file_safe(name) or name in ("pixels", DEFAULT_MODEL):
         raise RequestError(
-            f"--name {name}: expected letters, digits, '.', '_' and '-', and not pixels or {DEFAULT_MODEL}, which are "
-            "what they are everywhere"
+            field="name",
+            found=name,
+            allowed=f"letters, digits, '.', '_' and '-', and not pixels or {DEFAULT_MODEL}, which are what they are "
+            "everywhere",
         )
 
 
@@ -111,9 +114,13 @@ def _copy(new: NewManifest, sha256: str) -> str:
     if target.exists() and target.samefile(new.file):
         return target.name
     if target.exists() and not new.force:
-        raise RequestError(f"{target} is there already; --force replaces it, or choose another --name")
+        raise RequestError(f"{target} is there already", remedy=_another_name())
     with atomic_file(target) as temporary:
         shutil.copyfile(new.file, temporary)
         if sha256_file(temporary) != sha256:
             raise RequestError(f"{new.file}: changed while it was copied; nothing was written")
     return target.name
+
+
+def _another_name() -> str:
+    return f"{asked('force')} replaces it, or choose another {asked('name')}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.model_settings import ModelSettings
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Adapter, Found, Weights
 from massl_bench.models.adapters import adapters
 from massl_bench.models.content import STATE_KEY, Content, Stored, is_stored, listed
@@ -135,7 +136,7 @@ def _chosen(adapter: Adapter, content: Content, key: str | None, where: str) -> 
     if first.name in there:
         return first
     reason = content.problem(first.key) or f"no tensor of it begins with {first.prefix}"
-    advice = f"; there: {', '.join(there)} (--checkpoint-key {there[0]} takes it)" if there else ""
+    advice = f"; there: {', '.join(there)} ({asked('checkpoint_key', there[0])} takes it)" if there else ""
     raise RequestError(
         f"{where}: {first.name} ({first.what}), which is evaluated of {adapter.summary}, cannot be read: {reason}"
         f"{advice}"
@@ -211,8 +212,8 @@ def _beside_at_the_top(adapter: Adapter, content: Content, where: str) -> dict[s
         if what is None:
             raise RequestError(
                 f"{where}: the key {key} holds {len(names)} tensors that the adapter {adapter.name} "
-                f"({adapter.summary}) does not know: a twin of {taken or 'the backbone'}? --checkpoint-key says which "
-                f"set of weights is meant: {taken or 'the backbone'} or {key}"
+                f"({adapter.summary}) does not know: a twin of {taken or 'the backbone'}? {asked('checkpoint_key')} "
+                f"says which set of weights is meant: {taken or 'the backbone'} or {key}"
             )
         left_out.setdefault(what, []).extend(names)
     return left_out
@@ -246,8 +247,8 @@ def _nearest(content: Content) -> str:
         adapter = next((each for each in adapters().values() if content.names(key) and each.matches(inner)), None)
         if adapter is not None:
             return (
-                f"no adapter has this layout as a whole; under the key {key} lies {adapter.summary}: --checkpoint-key "
-                f"{key} takes it"
+                f"no adapter has this layout as a whole; under the key {key} lies {adapter.summary}: "
+                f"{asked('checkpoint_key', key)} takes it"
             )
     candidates = {key: content.names(key) for key in ("", *content.keys)}
     for key, names in candidates.items():

@@ -10,6 +10,7 @@ from torch import nn
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.settings import Preprocessing, own_size
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Found, Network, Rename
 from massl_bench.models.build import UNKNOWN_EVALUATION, timm_network
 from massl_bench.models.networks.resnet import PHOTOGRAPHS, STEMS, PlainStemResNet, SmallImageResNet
@@ -69,7 +70,8 @@ def resnet(
     if small:
         return _small_resnet(found, evaluation, evaluation_origin, told or stem, rename, notes)
     if told is not None:
-        raise RequestError(f"{found.where}: --arch {told} has a stem of 3 × 3; the file's is {list(convolution)}")
+        text = f"{asked('arch', told)} has a stem of 3 × 3; the file's is {list(convolution)}"
+        raise RequestError(text, where=found.where)
     name, build = _photograph_resnet(found, convolution)
     return Network(
         architecture=name,
@@ -98,8 +100,9 @@ def _photograph_resnet(found: Found, convolution: tuple[int, ...]) -> tuple[str,
     widths, groups = [shape[0] // expansion for shape in last], inner_width // second[1]
     if not (all(widths) and groups and stem_width % 2 == 0 and convolution[2:] == (PHOTOGRAPHS.kernel,) * 2):
         raise RequestError(
-            f"{found.where}: a ResNet with a stem {list(convolution)} and stages of {widths} is not a known one; name "
-            "it with --arch"
+            f"a ResNet with a stem {list(convolution)} and stages of {widths} is not a known one",
+            where=found.where,
+            remedy=f"name it with {asked('arch')}",
         )
     build = partial(
         PlainStemResNet,
@@ -150,7 +153,7 @@ def _small_resnet(
         notes = (
             *notes,
             f"the shapes do not tell how its stem pads and pools: taken as {STEMS[stem].words} ({stem}); others: "
-            + "; ".join(f"--arch {other}: {each.words}" for other, each in STEMS.items() if other != stem),
+            + "; ".join(f"{asked('arch', other)}: {each.words}" for other, each in STEMS.items() if other != stem),
         )
     chosen = STEMS[stem]
     return Network(

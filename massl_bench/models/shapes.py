@@ -14,6 +14,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
 from massl_bench.core.errors import RequestError, one_line, unknown_name
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Found
 from massl_bench.models.content import listed
 from massl_bench.models.outline import Outline
@@ -167,7 +168,8 @@ def heads_of(found: Found, shape: VitShape, heads: Heads, origin: str) -> tuple[
     told = found.settings.num_heads
     if told is not None:
         if shape.width % told:
-            raise RequestError(f"{found.where}: --num-heads {told}: does not divide the width {shape.width}")
+            text = f"does not divide the width {shape.width}"
+            raise RequestError(text, where=found.where, field="num_heads", found=told)
         return told, "as given"
     if found.settings.arch is not None:
         return arch_heads(found.settings.arch, shape, found.where), f"of {found.settings.arch}, as given"
@@ -179,7 +181,7 @@ def heads_of(found: Found, shape: VitShape, heads: Heads, origin: str) -> tuple[
         return known, origin
     raise RequestError(
         f"{found.where}: the number of attention heads is not in the tensors, and a ViT {shape.words} has "
-        f"{_candidates(shape.width)}: give --num-heads, or --arch with a name of timm"
+        f"{_candidates(shape.width)}: give {asked('num_heads')}, or {asked('arch')} with a name of timm"
     )
 
 
@@ -198,14 +200,18 @@ def arch_heads(arch: str, shape: VitShape, where: str) -> int:
     """
     model = named_on_meta(arch, where)
     if not isinstance(model, VisionTransformer | Eva):
-        raise RequestError(f"{where}: --arch {arch} is a {type(model).__name__}; the file's tensors are a ViT's")
+        raise RequestError(
+            f"{where}: {asked('arch', arch)} is a {type(model).__name__}; the file's tensors are a ViT's"
+        )
     block: Any = model.blocks[0]
     patch = model.patch_embed.patch_size[0]
     theirs = int(model.embed_dim), len(model.blocks), int(patch)
     if theirs != (shape.width, shape.depth, shape.patch):
         raise RequestError(
-            f"{where}: --arch {arch} is {theirs[0]} wide, {theirs[1]} blocks deep, with patches of {theirs[2]} pixels; "
-            f"the file's ViT is {shape.words}; --num-heads says the number of heads alone"
+            f"{asked('arch', arch)} is {theirs[0]} wide, {theirs[1]} blocks deep, with patches of {theirs[2]} pixels; "
+            f"the file's ViT is {shape.words}",
+            where=where,
+            remedy=f"{asked('num_heads')} says the number of heads alone",
         )
     return int(block.attn.num_heads)
 
@@ -217,7 +223,7 @@ def named_on_meta(arch: str, where: str) -> torch.nn.Module:
         RequestError: timm has none of this name, or cannot make it.
     """
     build = partial(timm.create_model, arch, num_classes=0)
-    return on_meta(build, arch, f"{where}: --arch {arch}: timm does not make it")
+    return on_meta(build, arch, f"{where}: {asked('arch', arch)}: timm does not make it")
 
 
 def on_meta(build: Callable[[], torch.nn.Module], arch: str, problem: str) -> torch.nn.Module:

@@ -12,6 +12,7 @@ import torch
 from massl_bench.core.errors import MissingDataError, RequestError, one_line, unknown_name
 from massl_bench.core.hub import check_hub_reachable
 from massl_bench.core.settings import DEFAULT_PREPROCESSING
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Network
 from massl_bench.models.assemble import assembled
 from massl_bench.models.build import own_feature
@@ -144,7 +145,9 @@ def _sized(name: str, side: int) -> dict[str, Any]:
 
 def _unavailable(reference: Reference, error: Exception) -> MissingDataError:
     allowed = reference.options.download
-    why = "could not be loaded or downloaded" if allowed else "are not on this machine, and --offline was given"
+    why = (
+        "could not be loaded or downloaded" if allowed else f"are not on this machine, and {asked('offline')} was given"
+    )
     return MissingDataError(f"model {reference.text}: its weights {why}: {one_line(error)}")
 
 

@@ -12,6 +12,7 @@ from torchvision.models import WeightsEnum
 
 from massl_bench.core.errors import MissingDataError, RequestError, one_line, unknown_name
 from massl_bench.core.settings import DEFAULT_PREPROCESSING, Preprocessing
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Network
 from massl_bench.models.assemble import assembled
 from massl_bench.models.card import ModelCard
@@ -75,7 +76,7 @@ def _download(weights: WeightsEnum, reference: str, download: bool) -> Path:
         return file
     if not download:
         raise MissingDataError(
-            f"model {reference}: its weights are not on this machine, and --offline was given: {weights.url}"
+            f"model {reference}: its weights are not on this machine, and {asked('offline')} was given: {weights.url}"
         )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.core.strict import StrictModel, first_problem
+from massl_bench.core.wording import asked
 from massl_bench.pretrain import methods
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.presets import read_preset
@@ -32,8 +33,11 @@ def load_config(preset: str, settings: Sequence[str] = (), method: str | None = 
     own = str(content.get("method"))
     if method is not None and method != own:
         raise RequestError(
-            f"--method {method}: preset {preset} is of the method {own}; leave --method out, or give --set "
-            f"method={method} and its parameters as --set {method}.KEY=VALUE"
+            f"preset {preset} is of the method {own}",
+            field="method",
+            found=method,
+            remedy=f"leave {asked('method')} out, or give {asked('settings', f'method={method}')} and its parameters "
+            f"as {asked('settings', f'{method}.KEY=VALUE')}",
         )
     changes = [_change(setting) for setting in settings]
     chosen = next((value for keys, value in reversed(changes) if keys == ["method"]), own)
@@ -44,10 +48,11 @@ def load_config(preset: str, settings: Sequence[str] = (), method: str | None = 
     for keys, value in changes:
         if (key := ".".join(keys)) not in known:
             if keys[0] in methods.names():
-                raise RequestError(f"--set {key}: {keys[0]} is not used by the method {chosen}")
+                raise RequestError(f"{keys[0]} is not used by the method {chosen}", field="settings", found=key)
             raise unknown_name("configuration key", key, known)
         _write(content, keys, value)
-    return checked_config(content, f"preset {preset}{' with --set' if settings else ''}")
+    changed = f" with {asked('settings')}" if settings else ""
+    return checked_config(content, f"preset {preset}{changed}")
 
 
 def checked_config(content: Mapping[str, Any], where: str) -> PretrainConfig:
@@ -71,7 +76,7 @@ def checked_config(content: Mapping[str, Any], where: str) -> PretrainConfig:
     except ValidationError as error:
         problem = first_problem(error)
         if problem == "batch_size: is missing":
-            problem += ": the publication does not tell it; give --set batch_size=N"
+            problem += f": the publication does not tell it; give {asked('settings', 'batch_size=N')}"
         raise RequestError(f"{where}: {problem}") from None
     except ValueError as error:
         raise RequestError(f"{where}: {error}") from None
@@ -92,7 +97,8 @@ def _change(setting: str) -> tuple[list[str], Any]:
     """Returns the keys and the value of one `--set`."""
     key, equals, text = setting.partition("=")
     if not (equals and text):
-        raise RequestError(f"--set {setting}: expected key=value, as in optimiser.lr=0.001")
+        allowed = "key=value, as in optimiser.lr=0.001"
+        raise RequestError(field="settings", found=setting, allowed=allowed)
     return key.split("."), parse_setting(text)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.files import sha256_file, write_atomic
 from massl_bench.core.settings import Preprocessing, own_size
+from massl_bench.core.wording import asked
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.identity import telling_numbers, tensors_sha256
 from massl_bench.models.manifests import check_name
@@ -123,7 +124,8 @@ def check_names(names: Sequence[str], folder: Path) -> None:
         ours = names[0] in earlier and (name == names[0] or name not in earlier)
         manifest = folder / f"{name}.toml"
         if manifest.exists() and not ours:
-            raise RequestError(f"{manifest} is there already, of another model; choose another --name, or remove it")
+            remedy = f"choose another {asked('name')}, or remove it"
+            raise RequestError(f"{manifest} is there already, of another model", remedy=remedy)
 
 
 def evaluation_preprocessing(config: PretrainConfig) -> Preprocessing:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from massl_bench.core.errors import MasslBenchError, RequestError, SpecError, unknown_name
 from massl_bench.core.strict import StrictModel, first_problem
 from massl_bench.core.values import DatasetKind, EvaluationData, GroundTruth, Scores
+from massl_bench.core.wording import asked, of_task
 from massl_bench.protocols.base import Protocol
 from massl_bench.specs.found import part_modules
 from massl_bench.specs.plugins import PROTOCOLS_GROUP
@@ -86,12 +87,12 @@ def run(task: TaskSpec, params: StrictModel, data: EvaluationData, rng: np.rando
 def _errors_of(task: TaskSpec) -> Iterator[None]:
     """Names the task in the errors of its protocol, which several tasks may share.
 
-    A protocol writes `--set k=20`, which becomes the option as the user has to write it: `--set knn.k=20`.
+    A protocol knows its parameters, and not the name of the task, which the command line needs.
     """
     try:
         yield
     except MasslBenchError as error:
-        error.args = (f"{task.name}: {error}".replace("--set ", f"--set {task.name}."),)
+        error.args = (of_task(f"{task.name}: {error}", task.name),)
         raise
 
 
@@ -161,9 +162,11 @@ def check_headline(task: TaskSpec, params: StrictModel, truth: GroundTruth, plac
         return
     measured = protocol.metrics_of_truth(params, truth)
     if task.headline not in measured:
-        remedy = f"--set {task.name}.headline={measured[0]}" if measured else "nothing else can be measured either"
+        shown = asked("params", f"{task.name}.headline={measured[0]}") if measured else None
         raise RequestError(
-            f"{task.name}: no query of {place} has anything to find for the headline {task.headline}; {remedy}"
+            f"no query of {place} has anything to find for the headline {task.headline}",
+            where=task.name,
+            remedy=shown or "nothing else can be measured either",
         )
 
 
@@ -193,13 +196,14 @@ def load(name: str) -> Protocol[Any]:
     return found
 
 
-def parameters(task: TaskSpec, origin: str, *, check_headline: bool = True) -> StrictModel:
+def parameters(task: TaskSpec, origin: str, *, check_headline: bool = True, changed: bool = False) -> StrictModel:
     """Returns the checked parameters of a task.
 
     Args:
         task: the task, possibly with parameters replaced by the user.
         origin: the file, or the option, that an error should name.
         check_headline: whether the headline must be among the metrics.
+        changed: whether the user changed something, and may have to change the headline too.
 
     Raises:
         SpecError: A parameter is missing, unknown or of the wrong type, or the headline is not among the metrics.
@@ -212,9 +216,9 @@ def parameters(task: TaskSpec, origin: str, *, check_headline: bool = True) -> S
     metrics = protocol.metric_names(params)
     if check_headline and task.headline not in metrics:
         remedy = ""
-        if origin.startswith("--set"):
+        if changed:
             same = [metric for metric in metrics if metric.partition("@")[0] == task.headline.partition("@")[0]]
-            remedy = f"; add --set {task.name}.headline={(same or metrics)[0]}"
+            remedy = f"; add {asked('params', f'{task.name}.headline={(same or metrics)[0]}')}"
         raise SpecError(
             f"{origin}: headline {task.headline!r} is not among the metrics of these parameters: {', '.join(metrics)}"
             f"{remedy}"

@@ -17,6 +17,7 @@ from pydantic import Field
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score, SearchBackend
+from massl_bench.core.wording import asked
 from massl_bench.learners.neighbours import cosine_neighbours
 from massl_bench.metrics.ranking import average_precision_at_r, mean_score
 from massl_bench.protocols.base import Protocol
@@ -41,7 +42,7 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     if num_items["test"] <= params.recall_at[-1]:
         raise RequestError(
             f"recall among the {params.recall_at[-1]} nearest asked of {num_items['test']} test "
-            f"images; at least {params.recall_at[-1] + 1} are needed: raise --limit test=N"
+            f"images; at least {params.recall_at[-1] + 1} are needed: raise {asked('limit', 'test=N')}"
         )
 
 
@@ -58,7 +59,9 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     class_count(data)
     others_Q = np.bincount(labels)[labels] - 1
     if not others_Q.any():
-        raise CellError("no class has two test images: there is nothing to find; raise --limit test=N")
+        raise CellError(
+            "no class has two test images: there is nothing to find", remedy=f"raise {asked('limit', 'test=N')}"
+        )
     check_not_constant("test images", test.features)
     depth = max(params.recall_at[-1], int(others_Q.max()))
     same_QK = labels[_others(test.features, depth, data.backend)] == labels[:, None]

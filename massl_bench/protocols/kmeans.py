@@ -18,6 +18,7 @@ from pydantic import Field
 from massl_bench.core.errors import RequestError
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import EvaluationData, Score
+from massl_bench.core.wording import asked
 from massl_bench.learners.kmeans import ClusteringSettings, most_similar, spherical_kmeans
 from massl_bench.metrics.clustering import NAMES, clustering_scores
 from massl_bench.protocols.base import Protocol
@@ -64,7 +65,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     if len(train) < num_classes:
         raise RequestError(
             f"{num_classes} clusters asked of {len(train)} training images; at least {num_classes} are needed: "
-            "raise --limit train=N"
+            f"raise {asked('limit', 'train=N')}"
         )
     check_not_constant("training images", train.features)
     mean_D, inverse_std_D = standardisation(train.features)

@@ -23,6 +23,7 @@ from pydantic import Field
 from massl_bench.core.errors import RequestError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score, Scores
+from massl_bench.core.wording import parameters
 from massl_bench.learners.neighbours import Neighbours, cosine_neighbours
 from massl_bench.metrics.classification import accuracy, rank_of_label
 from massl_bench.protocols.base import Protocol
@@ -65,7 +66,7 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
         fitting = [k for k in params.k if k <= found] or [found]
         raise RequestError(
             f"k = {params.k[-1]} asked, but the training split has {found} images; allowed up to {found}: "
-            f"--set k={','.join(map(str, fitting))} --set headline=top1@{fitting[-1]}"
+            f"{parameters(k=','.join(map(str, fitting)), headline=f'top1@{fitting[-1]}')}"
         )
 
 

@@ -25,6 +25,7 @@ from pydantic import Field
 
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.values import EvaluationData, FeatureBank, Scores
+from massl_bench.core.wording import asked
 from massl_bench.metrics.classification import classification_scores
 from massl_bench.metrics.multilabel import scored
 from massl_bench.protocols.base import Protocol
@@ -156,7 +157,7 @@ def _check_classes(labels: NDArray[Any], num_classes: int, names: tuple[str, ...
         if len(missing):
             raise CellError(
                 f"{len(missing)} of {num_classes} classes have no {word} training image, the first is class "
-                f"{missing[0]}; every class needs both: raise --limit train=N"
+                f"{missing[0]}; every class needs both: raise {asked('limit', 'train=N')}"
             )
 
 

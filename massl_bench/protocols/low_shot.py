@@ -21,6 +21,7 @@ from pydantic import Field
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.values import EvaluationData, Scores
+from massl_bench.core.wording import parameters
 from massl_bench.metrics.classification import classification_scores
 from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
@@ -53,7 +54,7 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     if num_items["train"] < params.num_folds:
         raise RequestError(
             f"{num_items['train']} training images cannot be cut into {params.num_folds} folds; at least "
-            f"{params.num_folds} are needed, or --set num_folds={max(2, num_items['train'])}"
+            f"{params.num_folds} are needed, or {parameters(num_folds=max(2, num_items['train']))}"
         )
 
 

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import EvaluationData, Score
+from massl_bench.core.wording import parameter
 from massl_bench.learners.neighbours import cosine_neighbours, unit_rows
 from massl_bench.metrics.spectrum import alignment, alpha_req, products, rank_me, rank_me_interval, uniformity
 from massl_bench.protocols.base import Protocol
@@ -71,7 +72,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     try:
         alpha = alpha_req(found.centred_SS, params.alpha_first, params.alpha_last)
     except ValueError as error:
-        raise CellError(f"alpha_req: {error}; lower --set alpha_first") from None
+        raise CellError(f"alpha_req: {error}", remedy=f"lower {parameter('alpha_first')}") from None
     sample = features
     if len(bank) > params.pair_items:
         sample = features[np.sort(rng.choice(len(bank), params.pair_items, replace=False))]

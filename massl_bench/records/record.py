@@ -332,11 +332,12 @@ def find_records(directory: Path) -> list[Path]:
     return sorted(directory.glob("*/*/*.json"))
 
 
-def check_results_dir(directory: Path, option: str = "--results-dir") -> None:
-    """Raises `RequestError`, naming the option, for a place where a file stands in the way."""
+def check_results_dir(directory: Path, field: str = "results_dir") -> None:
+    """Raises `RequestError`, naming the setting, for a place where a file stands in the way."""
     there = next((path for path in (directory, *directory.parents) if path.exists()), None)
     if there is not None and not there.is_dir():
-        raise RequestError(f"{option} {directory}: expected a directory, found the file {there}")
+        text = f"expected a directory, found the file {there}"
+        raise RequestError(text, field=field, found=directory, allowed="a directory")
 
 
 def results_dirs(own: Path) -> list[Path]:

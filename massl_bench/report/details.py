@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from massl_bench.core.printable import printable
+from massl_bench.core.wording import option
 from massl_bench.records.comparison import OutcomesOf
 from massl_bench.records.record import Metric, ResultRecord
 from massl_bench.records.rows import Row
@@ -147,27 +148,25 @@ def _metric(metric: Metric) -> list[Any]:
 def command(record: ResultRecord) -> str | None:
     """Returns the command that measures a record's cell again; None where a name holds what no terminal should see."""
     identity, asked = record.identity, record.request
-    words = ["massl-bench", "run", "--task", identity.task.name]
+    words = ["massl-bench", "run", option("task"), identity.task.name]
+    given: dict[str, str | None]
     if identity.model.weights_hash_of == "features":
-        words += ["--features", record.model_reference, "--name", identity.model.name]
-        if record.ground_truth_file is not None:
-            words += ["--ground-truth", record.ground_truth_file]
+        given = {"features": record.model_reference, "name": identity.model.name}
+        given |= {"ground_truth": record.ground_truth_file}
     else:
-        words += ["--dataset", identity.dataset.name, "--model", record.model_reference]
-    options: Mapping[str, str | None] = {
-        "--image-column": asked.image_column,
-        "--label-column": asked.label_column,
-        "--split": _by_role(asked.splits),
-        "--config": asked.config,
-        "--split-share": str(asked.split_share) if asked.split_share is not None else None,
-        "--sample": _by_role(asked.sample),
-        "--max-pixels": str(asked.max_pixels) if asked.max_pixels is not None else None,
-        "--precision": identity.precision if identity.precision not in ("fp32", "unknown") else None,
+        given = {"dataset": identity.dataset.name, "model": record.model_reference}
+    settings: Mapping[str, str | None] = {
+        "image_column": asked.image_column,
+        "label_column": asked.label_column,
+        "splits": _by_role(asked.splits),
+        "config": asked.config,
+        "split_share": str(asked.split_share) if asked.split_share is not None else None,
+        "sample": _by_role(asked.sample),
+        "max_pixels": str(asked.max_pixels) if asked.max_pixels is not None else None,
+        "precision": identity.precision if identity.precision not in ("fp32", "unknown") else None,
     }
-    for option, text in asked.model.options:
-        words += [option, text]
-    for option, value in options.items():
-        words += [option, value] if value is not None else []
+    for name, value in [*given.items(), *asked.model.named, *settings.items()]:
+        words += [option(name), value] if value is not None else []
     return shlex.join(words) if all(word.isprintable() for word in words) else None
 
 

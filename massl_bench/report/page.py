@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from massl_bench.core.collector import paused_collector
+from massl_bench.core.wording import option
 from massl_bench.records.comparison import OutcomesOf
 from massl_bench.records.grid import copies
 from massl_bench.records.published import FAR, Claim, LedgerLine, claims, ledger
@@ -202,7 +203,8 @@ def _claim(claim: Claim) -> dict[str, Any]:
         "read": claim.source.read,
         "note": claim.note,
         "measure": [
-            f"massl-bench run --task {claim.value.task} --dataset {claim.value.dataset} --model {model}"
+            f"massl-bench run {option('task', claim.value.task)} {option('dataset', claim.value.dataset)} "
+            f"{option('model', model)}"
             for model in claim.row.models
         ],
     }

@@ -78,7 +78,7 @@ def test_a_flipped_bit_is_found(tmp_path: Path, compression: int) -> None:
     assert len(read_features_file(path).banks["all"]) == 64
     for place in np.random.default_rng(1).integers(30 + 12 + 128, 4000, 40):
         path.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
-        with pytest.raises(RequestError, match=r"^--features .*damaged"):
+        with pytest.raises(RequestError, match=r"^features=.*damaged"):
             read_features_file(path)
 
 

@@ -148,7 +148,7 @@ def test_damaged_images_and_features_end_the_cell() -> None:
         limit=None,
         reporting=Reporting(),
     )
-    with pytest.raises(CellError, match=r"noise, row 7: corrupt image: .*--skip-corrupt does not apply"):
+    with pytest.raises(CellError, match=r"noise, row 7: corrupt image: .*skip_corrupt=True does not apply"):
         everything(views, plan_of())
 
     class Broken(torch.nn.Flatten):

@@ -143,7 +143,7 @@ def test_contradicting_shapes(official: dict[str, Any], tmp_path: Path) -> None:
     tensors = {name: t[..., :60] if name == "pos_embed" else t for name, t in backbone(official).items()}
     tensors["patch_embed.proj.weight"] = torch.zeros(60, 3, 16, 16)
     with pytest.raises(
-        RequestError, match=r"heads is not in the tensors, .* 60 wide, 2 blocks deep, .*: give --num-heads, or --arch"
+        RequestError, match=r"heads is not in the tensors, .* 60 wide, 2 blocks deep, .*: give num_heads, or arch"
     ):
         build_checkpoint(save(tensors, tmp_path / "b.pth"), "x")
 

@@ -112,7 +112,9 @@ def test_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(MissingDataError, match="its weights are not on this machine"):
             resolve(reference, tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    with pytest.raises(MissingDataError, match=r"--offline was given: https://download\.pytorch\.org/models/resnet18"):
+    with pytest.raises(
+        MissingDataError, match=r"offline=True was given: https://download\.pytorch\.org/models/resnet18"
+    ):
         resolve("torchvision:resnet18", tmp_path)
 
 

@@ -58,7 +58,7 @@ def test_massl_base_differs_where_the_table_says():
 
 
 def test_carp_has_the_published_numbers_and_asks_for_its_batch():
-    with pytest.raises(RequestError, match=r"batch_size: is missing: .*--set batch_size=N"):
+    with pytest.raises(RequestError, match=r"batch_size: is missing: .*batch_size': N"):
         load_config("carp-rn50-100ep")
     config = load_config("carp-rn50-400ep", ["batch_size=1024"], method="carp")
     assert (config.epochs, config.parameters.num_prototypes, config.parameters.block_size) == (400, 65_536, 512)
@@ -88,7 +88,7 @@ def test_changes():
     ("settings", "message"),
     [
         (["optimizer.lr=1"], "unknown configuration key 'optimizer.lr'; did you mean optimiser.lr"),
-        (["lr"], "--set lr: expected key=value"),
+        (["lr"], "settings lr: expected key=value"),
         (["epochs=many"], "epochs: expected a valid integer, got 'many'"),
         (["massl.memory_size=1000"], "1000 rows, not a multiple of the global batch 64; nearest: 960 and 1024"),
         (["massl.block_size=2048"], "massl.block_size: 2048, larger than memory_size = 1024; allowed: 1 to 1024"),

@@ -15,6 +15,7 @@ import pytest
 
 from massl_bench.core import devices
 from massl_bench.core.errors import RequestError
+from massl_bench.core.wording import options_are_read
 from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.loop import estimate
 from massl_bench.pretrain.loop.estimate import check_fit, check_loading, memory_fit, needed_memory
@@ -86,7 +87,7 @@ def test_the_advice_works(monkeypatch: pytest.MonkeyPatch, preset: str, shares: 
     for share in shares:
         free = int(whole.lasting + whole.step * share)
         monkeypatch.setattr(estimate, "free_memory", lambda _, free=free: free)
-        with pytest.raises(RequestError) as caught:
+        with options_are_read(), pytest.raises(RequestError) as caught:
             check_fit(memory_fit(config, device="cpu", **ONE), config, **ONE)
         settings = re.findall(r"--set (\S+)", str(caught.value))
         assert settings, caught.value

@@ -157,5 +157,5 @@ def test_a_preset_of_one_s_own(tmp_path: Path) -> None:
     file.write_text("epochs = ")
     with pytest.raises(RequestError, match=r"mine.toml: cannot be read: "):
         load_config(str(file))
-    with pytest.raises(RequestError, match=r"--preset other.toml: no such file"):
+    with pytest.raises(RequestError, match=r"preset='other.toml': no such file"):
         load_config("other.toml")

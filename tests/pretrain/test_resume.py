@@ -161,7 +161,7 @@ def test_two_of_one_name_at_once(start, uninterrupted, tmp_path, monkeypatch):
     folder = tmp_path / "mine"
     process = start(folder)
     wait_for(process, folder, 1)
-    with pytest.raises(RequestError, match=r"mine: another training of this name is going on; choose another --name"):
+    with pytest.raises(RequestError, match=r"mine: another training of this name is going on; choose another name"):
         run(folder)
     assert ended(process) == 0
     assert losses(folder) == losses(uninterrupted)

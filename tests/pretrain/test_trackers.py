@@ -140,7 +140,7 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
         (tmp_path / "log.jsonl").unlink()
         (tmp_path / "log.jsonl").mkdir()
         with pytest.raises(
-            CellError, match=r"the log could not be written: .*; make it writable and go on with --resume"
+            CellError, match=r"the log could not be written: .*; make it writable and go on with resume=True"
         ):
             log.write(0, {"loss": 1.0})
 

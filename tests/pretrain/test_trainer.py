@@ -212,12 +212,12 @@ def test_a_place_that_is_no_folder(tmp_path):
 
 def test_resume_with_another_configuration(tmp_path):
     train(job(tmp_path))
-    with pytest.raises(RequestError, match="an earlier run of this name; go on with --resume, or choose another"):
+    with pytest.raises(RequestError, match="an earlier run of this name; go on with resume=True, or choose another"):
         train(job(tmp_path))
     with pytest.raises(RequestError) as caught:
         train(job(tmp_path, "epochs=2", "optimiser.lr=0.5", resume=True, images=160))
     assert "data.images: 128, now 160; epochs: 1, now 2; optimiser.lr: " in str(caught.value)
-    assert str(caught.value).endswith("now 0.5; --force accepts it")
+    assert str(caught.value).endswith("now 0.5; force=True accepts it")
     assert train(job(tmp_path, "epochs=2", "run.log_every=3", resume=True, force=True)).step == 8
     with pytest.raises(RequestError, match="does not fit this configuration: memory: shape"):
         train(job(tmp_path, "epochs=2", "massl.memory_size=256", resume=True, force=True))

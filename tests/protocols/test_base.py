@@ -93,7 +93,5 @@ def test_neighbours_that_are_not_there_are_dropped_and_said() -> None:
     assert scores.notes[0] == "k = 100, 200 dropped, too large for train 60, test 9"
     few = tuple(each[:12] for each in train)
     assert mb.evaluate("knn", train=few, test=test).headline_name == "top1@10"
-    with pytest.raises(
-        mb.RequestError, match=r"k = 200 asked, .* has 5 images; allowed up to 5: --set knn.k=5 --set knn"
-    ):
+    with pytest.raises(mb.RequestError, match=r"k = 200 asked, .* has 5 images; allowed up to 5: k=5, headline="):
         mb.evaluate("knn", train=tuple(each[:5] for each in train), test=test)

@@ -117,7 +117,7 @@ def test_perfect_features_give_one_and_random_ones_chance(rng):
 def test_bad_input(multi, rng):
     labels = np.repeat([0, 1, 2], [20, 20, 5])
     features = rng.standard_normal((45, 4))
-    with pytest.raises(CellError, match=r"16 images of each class asked, but class 2 has 5 .*--set shots=1,2,4"):
+    with pytest.raises(CellError, match=r"16 images of each class asked, but class 2 has 5 .*shots=\[1, 2, 4\]"):
         few_shot.run(evaluation(3, train=(features, labels), test=(features, labels)), PARAMS, rng)
     with pytest.raises(CellError, match=r"but class 3 has 0 .*every class needs at least 1"):
         few_shot.run(evaluation(4, train=(features, labels), test=(features, labels)), PARAMS, rng)
@@ -126,5 +126,5 @@ def test_bad_input(multi, rng):
     with pytest.raises(RequestError, match=r"needs multi-label data"):
         few_shot_svm.run(evaluation(3, train=(features, labels), test=(features, labels)), SVM, rng)
     data = multi_data(multi)
-    with pytest.raises(RequestError, match=r"k3_run0 is not among them .*--set shots=1"):
+    with pytest.raises(RequestError, match=r"k3_run0 is not among them .*shots=1"):
         few_shot_svm.run(data, SVM.model_copy(update={"shots": (1, 3)}), rng)

@@ -138,7 +138,7 @@ def test_perfect_features_give_one_and_random_ones_chance() -> None:
 
 def test_errors_name_both_numbers() -> None:
     params = knn.Params(k=(10, 200), temperature=0.07, bootstrap_resamples=10)
-    with pytest.raises(RequestError, match=r"k = 200 asked, but the training split has 150 .*--set k=10"):
+    with pytest.raises(RequestError, match=r"k = 200 asked, but the training split has 150 .*: k=10, headline="):
         knn.check_sizes(params, {"train": 150, "test": 1})
     with pytest.raises(RequestError, match="test split is empty"):
         knn.check_sizes(params, {"train": 500, "test": 0})
@@ -153,9 +153,9 @@ def test_python_interface(arrays: dict[str, np.ndarray]) -> None:
     }
     assert mb.evaluate("knn", banks)["top1@20"].value == values(arrays, [20])["top1@20"]
     assert set(mb.evaluate("knn", banks, params={"k": [7]})) == {"top1@7", "top5@7", "mean_per_class@7"}
-    with pytest.raises(RequestError, match="--device gpu: expected auto, cpu, cuda or cuda:i"):
+    with pytest.raises(RequestError, match="device='gpu': expected auto, cpu, cuda or cuda:i"):
         mb.evaluate("knn", banks, device="gpu")
-    with pytest.raises(RequestError, match="--device gpu: expected auto, cpu, cuda or cuda:i"):
+    with pytest.raises(RequestError, match="device='gpu': expected auto, cpu, cuda or cuda:i"):
         mb.load_encoder("pixels", device="gpu")
     with pytest.raises(RequestError, match="missing: test"):
         mb.evaluate("knn", {"train": banks["train"]})

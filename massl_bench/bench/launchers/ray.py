@@ -19,6 +19,7 @@ from massl_bench.bench.planner import Planner
 from massl_bench.bench.request import RunRequest
 from massl_bench.bench.runner import Outcome, run_request
 from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.wording import options_are_read, reads_options
 from massl_bench.features import Reporting
 from massl_bench.specs.registry import Registry
 
@@ -42,7 +43,7 @@ def _outcomes(ray: Any, request: RunRequest, registry: Registry, reporting: Repo
         where = f"{len(ray.nodes())} nodes, {gpus or 'no'} GPUs"
         reporting.say(f"ray: {len(units)} tasks on {where}")
         task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=_RETRIES)(_unit)
-        waiting = {task.remote(unit, registry, sys.argv): unit for unit in units}
+        waiting = {task.remote(unit, registry, sys.argv, reads_options()): unit for unit in units}
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
             unit = waiting.pop(ready)
@@ -60,7 +61,8 @@ def _ray() -> Any:
     try:
         import ray
     except ModuleNotFoundError:
-        raise RequestError("--launcher ray: Ray is not installed: pip install 'massl-bench[ray]'") from None
+        text = "Ray is not installed: pip install 'massl-bench[ray]'"
+        raise RequestError(text, field="launcher", found="ray") from None
     return ray
 
 
@@ -73,7 +75,8 @@ def _join(ray: Any) -> None:
         else:
             ray.init(include_dashboard=False, logging_level="WARNING")
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise RequestError(f"--launcher ray: no cluster at {address or 'this machine'}: {one_line(error)}") from None
+        text = f"no cluster at {address or 'this machine'}: {one_line(error)}"
+        raise RequestError(text, field="launcher", found="ray") from None
 
 
 def _units(request: RunRequest) -> list[RunRequest]:
@@ -105,15 +108,16 @@ def _absolute(model: Any) -> Any:
     return str(Path(model).absolute()) if isinstance(model, str) and Path(model).exists() else model
 
 
-def _unit(request: RunRequest, registry: Registry, argv: Sequence[str]) -> list[Outcome]:
+def _unit(request: RunRequest, registry: Registry, argv: Sequence[str], for_options: bool) -> list[Outcome]:
     """Runs on a worker."""
     from massl_bench.bench.progress import reporting
 
     sys.argv = list(argv)  # the record keeps the user's command
-    try:
-        return list(run_request(request, registry, reporting()))
-    except RequestError as error:  # this node lacks what the planning one has
-        return list(_lost(request, error))
+    with options_are_read(for_options):
+        try:
+            return list(run_request(request, registry, reporting()))
+        except RequestError as error:  # this node lacks what the planning one has
+            return list(_lost(request, error))
 
 
 def _lost(request: RunRequest, error: Exception) -> Iterator[Outcome]:

@@ -24,6 +24,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from massl_bench.core.errors import one_line
 from massl_bench.core.files import open_regular
+from massl_bench.core.wording import asked
 from massl_bench.datasets.images.integrity import (
     JPEG_START,
     PNG_START,
@@ -135,7 +136,7 @@ class Unreadable:
     def of(cls, error: Exception) -> Unreadable:
         """Returns what an exception of `decode_rgb`, or of a preprocessing, means."""
         if isinstance(error, ImageLimitError):
-            return cls(str(error), "allow more with --max-pixels N, or remove the image", False)
+            return cls(str(error), f"allow more with {asked('max_pixels', 'N')}, or remove the image", False)
         if isinstance(error, MemoryError):
             text = "this machine has not enough memory for it"
             return cls(text, "free some, use fewer workers or a smaller batch, or remove the image", False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from massl_bench.core.errors import RequestError
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
 from massl_bench.models.content import Content
 
@@ -16,8 +17,8 @@ def _matches(content: Content) -> bool:
 def _network(found: Found) -> Network:
     raise RequestError(
         f"{found.where}: a checkpoint of CAPI: its encoder (RMSNorm, registers with coordinates) and its evaluated "
-        "feature (its decoder's first block) are no network of timm; load it with its authors' code, as --model "
-        "FILE.py:function"
+        "feature (its decoder's first block) are no network of timm; load it with its authors' code, as "
+        f"{asked('model', 'FILE.py:function')}"
     )
 
 

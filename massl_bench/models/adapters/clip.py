@@ -11,6 +11,7 @@ from timm.layers.activations import QuickGELU
 from torch import Tensor, nn
 
 from massl_bench.core.errors import RequestError
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, Weights
 from massl_bench.models.build import vit
 from massl_bench.models.content import Content
@@ -85,8 +86,8 @@ def _quick_gelu(found: Found, shape: VitShape) -> tuple[bool, str]:
     names = [f"vit_{size}_patch{shape.patch}_clip_{kind}{shape.img_size}" for kind in ("quickgelu_", "")]
     raise RequestError(
         f"{found.where}: the activation of CLIP's MLPs is not in the tensors: QuickGELU (OpenAI, DFN, MetaCLIP) or "
-        f"GELU (LAION and most others): give --arch {names[0]} or --arch {names[1]}, or the directory with its "
-        f"{OPEN_CLIP_CONFIG}"
+        f"GELU (LAION and most others): give {asked('arch', names[0])} or {asked('arch', names[1])}, or the "
+        f"directory with its {OPEN_CLIP_CONFIG}"
     )
 
 
@@ -105,7 +106,7 @@ def _network(found: Found) -> Network:
         eps=1e-5,
         act=QuickGELU if quick else nn.GELU,
         rename=_rename,
-        notes=("CLIP's paper probes the class token before its projection: --pooling token",),
+        notes=(f"CLIP's paper probes the class token before its projection: {asked('pooling', 'token')}",),
     )
     origins = {**network.origins, "activation": activation_origin}
     config = found.content.json(OPEN_CLIP_CONFIG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from massl_bench.core.errors import RequestError
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
 from massl_bench.models.content import Content
 
@@ -11,8 +12,9 @@ _MARK = "visual.attnpool.k_proj.weight"
 
 def _refused(content: Content) -> tuple[Weights, ...]:
     raise RequestError(
-        f"{content.file}: a ResNet of CLIP, whose attention pooling is not read from this layout: --model "
-        "timm:resnet50_clip.openai (resnet101_clip, resnet50x4_clip, …) takes the same weights from timm"
+        f"{content.file}: a ResNet of CLIP, whose attention pooling is not read from this layout: "
+        f"{asked('model', 'timm:resnet50_clip.openai')} (resnet101_clip, resnet50x4_clip, …) takes the "
+        "same weights from timm"
     )
 
 

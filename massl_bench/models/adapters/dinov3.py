@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from massl_bench.core.settings import own_size
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, Weights
 from massl_bench.models.content import Content
 from massl_bench.models.renaming import in_timm_names, substituted
@@ -46,7 +47,7 @@ def _network(found: Found) -> Network:
     if unclear:
         notes += (
             "the 7B for web and for satellite images look alike: taken for web images; the other one's are "
-            "--preprocessing mean=0.430,0.411,0.296 --preprocessing std=0.213,0.156,0.143",
+            f"{asked('preprocessing', 'mean=0.430,0.411,0.296')} {asked('preprocessing', 'std=0.213,0.156,0.143')}",
         )
     periods = found.shape("rope_embed.periods") or (1,)
     return rotary_vit(

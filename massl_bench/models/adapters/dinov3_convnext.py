@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from massl_bench.core.settings import own_size
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
 from massl_bench.models.build import timm_network
 from massl_bench.models.shapes import count_blocks
@@ -26,7 +27,9 @@ def _network(found: Found) -> Network:
         preprocessing_origin="as DINOv3's k-NN and linear evaluation",
         rename=partial(timm_filter, arch),
         origin="the file's shapes",
-        notes=("its name says satellite images, whose mean is another one: --preprocessing",) if satellite else (),
+        notes=(f"its name says satellite images, whose mean is another one: {asked('preprocessing')}",)
+        if satellite
+        else (),
         dims=dims,
         depths=depths,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
 from massl_bench.models.build import vit
 from massl_bench.models.content import Content
@@ -27,7 +28,8 @@ def _network(found: Found) -> Network:
         feature_origin="as its paper evaluates the target encoder (appendix A.1)",
         evaluation_origin="the usual evaluation: its authors publish none",
         notes=(
-            "timm, transformers and others load the encoder that is trained, not the target: --checkpoint-key encoder",
+            "timm, transformers and others load the encoder that is trained, not the target: "
+            f"{asked('checkpoint_key', 'encoder')}",
         ),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from massl_bench.core.errors import RequestError
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
 from massl_bench.models.adapters.clip import TEXT_TOWER
 from massl_bench.models.build import timm_network
@@ -36,8 +37,8 @@ def _network(found: Found) -> Network:
     arch = found.settings.arch or vision.get("timm_model_name")
     if not isinstance(arch, str):
         raise RequestError(
-            f"{found.where}: an image tower of timm in open_clip's layout does not tell its architecture: give --arch, "
-            f"or the directory with its {OPEN_CLIP_CONFIG}"
+            f"{found.where}: an image tower of timm in open_clip's layout does not tell its architecture: give "
+            f"{asked('arch')}, or the directory with its {OPEN_CLIP_CONFIG}"
         )
     pool = vision.get("timm_pool")
     arguments: dict[str, Any] = {"global_pool": pool} if isinstance(pool, str) and pool else {}
@@ -58,7 +59,7 @@ def _network(found: Found) -> Network:
     return replace(
         network,
         preprocessing=clip_crop(side),
-        preprocessing_origin="open_clip's default: SigLIP, CLIPA and MobileCLIP are fed otherwise (--preprocessing)",
+        preprocessing_origin="open_clip's default: SigLIP, CLIPA and MobileCLIP are fed otherwise (preprocessing)",
     )
 
 

@@ -43,7 +43,8 @@ def _inside(content: Content) -> dict[str, str]:
 def _network(found: Found) -> Network:
     cfg, arch, arguments = _config(found.content)
     if found.settings.arch is not None:
-        raise RequestError(f"{found.where}: --arch {found.settings.arch}: its {_CONFIG} says {arch}")
+        text = f"its {_CONFIG} says {arch}"
+        raise RequestError(text, where=found.where, field="arch", found=found.settings.arch)
     network = timm_network(
         found,
         arch,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from massl_bench.core.errors import RequestError
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.values import FeatureBank
+from massl_bench.core.wording import asked
 from massl_bench.datasets import ImageSplit
 from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.pretrain.seeds import seeded_generator
@@ -47,8 +48,8 @@ class Holdout:
         """
         if len(split) < _PARTS:
             raise RequestError(
-                f"run.knn_every: the online k-NN holds out a fifth of the images, and there are {len(split)}; give "
-                "--set run.knn_every=0"
+                f"run.knn_every: the online k-NN holds out a fifth of the images, and there are {len(split)}",
+                remedy=f"give {asked('settings', 'run.knn_every=0')}",
             )
         order = torch.randperm(len(split), generator=seeded_generator(seed, "holdout")).numpy()
         num_queries = min(max_queries, len(split) // _PARTS)

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.wording import asked
 from massl_bench.datasets import ImageSplit, Unreadable
 from massl_bench.pretrain import methods
 from massl_bench.pretrain.backbones import patch_side
@@ -128,7 +129,7 @@ def load_batches(
     )
     for batch in loader:
         if batch.problem is not None:
-            raise CellError(f"{batch.problem}; repair or remove it, then go on with --resume")
+            raise CellError(batch.problem, remedy=f"repair or remove it, then go on with {asked('resume')}")
         yield batch
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from massl_bench.core.archive_hash import add_hash, has_hash
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.files import atomic_file, remove_leftovers
+from massl_bench.core.wording import asked
 from massl_bench.models.checkpoints import read_checkpoint
 from massl_bench.models.export import official_weights
 from massl_bench.models.reading import verify_zip
@@ -77,8 +78,8 @@ class CheckpointFolder:
             return held
         except Timeout:
             raise RequestError(
-                f"{self.folder}: another training of this name is going on; choose another --name, or end that one and "
-                "go on with --resume"
+                f"{self.folder}: another training of this name is going on",
+                remedy=f"choose another {asked('name')}, or end that one and go on with {asked('resume')}",
             ) from None
         except OSError as error:
             raise CellError(f"{self.folder}: cannot be written to: {one_line(error)}; {advice_after(error)}") from None
@@ -163,8 +164,8 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
             add_hash(file)
     except (OSError, RuntimeError) as error:  # torch's writer turns the disk's errors into its own
         raise CellError(
-            f"{path}: could not be written: {one_line(error)}; earlier checkpoints are as they were; "
-            f"{advice_after(error)} and go on with --resume"
+            f"{path}: could not be written: {one_line(error)}; earlier checkpoints are as they were",
+            remedy=f"{advice_after(error)} and go on with {asked('resume')}",
         ) from None
 
 
@@ -183,7 +184,8 @@ def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapp
     found = [f"data.{text}" for text in differences(before, now)]
     found += differences(checkpoint["config"], config)
     if found:
-        raise RequestError(f"{where}: written with another configuration: {'; '.join(found)}; --force accepts it")
+        text = f"written with another configuration: {'; '.join(found)}"
+        raise RequestError(text, where=where, remedy=f"{asked('force')} accepts it")
 
 
 def official_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from massl_bench.core.devices import check_shared_memory, free_memory, megabytes
 from massl_bench.core.errors import MasslBenchError, RequestError, one_line
+from massl_bench.core.wording import asked
 from massl_bench.datasets import ImageSplit
 from massl_bench.pretrain import methods
 from massl_bench.pretrain.config import PretrainConfig, differences
@@ -171,12 +172,14 @@ def check_fit(fit: Fit, config: PretrainConfig, *, num_ranks: int, ranks_here: i
         less = memory_fit(change, num_ranks=num_ranks, ranks_here=ranks_here, device=fit.device)
         if less.fits and not less.unknown:
             found = differences(config.model_dump(mode="json"), change.model_dump(mode="json"))
-            settings = " ".join(f"--set {text.split(':')[0]}={text.rpartition(' now ')[2].lower()}" for text in found)
+            changes = [f"{text.split(':')[0]}={text.rpartition(' now ')[2].lower()}" for text in found]
+            settings = " ".join(asked("settings", change) for change in changes)
             remedy = f"{settings} (about {megabytes(less.needed)})"
             break
     raise RequestError(
         f"pretraining needs about {megabytes(fit.needed)} of memory on {fit.device}, and {megabytes(fit.free)} are "
-        f"free; give {remedy}, or --force, which starts it all the same"
+        "free",
+        remedy=f"give {remedy}, or {asked('force')}, which starts it all the same",
     )
 
 
@@ -186,7 +189,7 @@ def check_loading(config: PretrainConfig, *, num_ranks: int, ranks_here: int) ->
     images = max(1, config.batch_size // (num_ranks * config.compute.accumulation))
     # One more is on its way to the trainer.
     waiting = (PREFETCHED * config.run.workers + 1) * ranks_here
-    check_shared_memory(waiting * images * pixels, config.run.workers, "--set run.workers=0")
+    check_shared_memory(waiting * images * pixels, config.run.workers, asked("settings", "run.workers=0"))
 
 
 def _smaller(config: PretrainConfig, fit: Fit, num_ranks: int) -> Iterator[PretrainConfig]:

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.files import write_atomic
+from massl_bench.core.wording import asked
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.loop.checkpoint import advice_after
 from massl_bench.pretrain.loop.trackers import Tracker, open_trackers
@@ -65,7 +66,8 @@ class TrainingLog:
         except OSError as error:
             raise CellError(
                 f"{self._path.parent}: the log could not be written: {one_line(error)}; the checkpoints are as they "
-                f"were; {advice_after(error)} and go on with --resume"
+                "were",
+                remedy=f"{advice_after(error)} and go on with {asked('resume')}",
             ) from None
 
     @contextmanager
@@ -124,7 +126,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
             values.append(_values_of(line))
         except (ValueError, RecursionError):
             raise RequestError(
-                f"{path}: line {number}: not a line of this log; remove that line, or choose another --name"
+                f"{path}: line {number}: not a line of this log",
+                remedy=f"remove that line, or choose another {asked('name')}",
             ) from None
     with contextlib.suppress(ValueError, RecursionError):
         values.append(_values_of(rest))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.wording import asked
 from massl_bench.datasets import ImageSplit
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.data.crops import HostBatch, MultiCropImages
@@ -212,20 +213,21 @@ def _restore(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFold
         return 0
     where = str(checkpoints.path(steps[-1]))
     if not job.resume:
-        raise RequestError(f"{where}: an earlier run of this name; go on with --resume, or choose another --name")
+        remedy = f"go on with {asked('resume')}, or choose another {asked('name')}"
+        raise RequestError("an earlier run of this name", where=where, remedy=remedy)
     checkpoint = checkpoints.load(steps[-1])
     if not job.force:
         check_same_run(checkpoint, job.config.model_dump(mode="json"), job.data, where)
     written_by, name = checkpoint["config"]["optimiser"]["name"], job.config.optimiser.name
     if written_by != name:
         raise RequestError(
-            f"{where}: optimiser.name: {written_by}, now {name}, which cannot go on from the other's state; keep "
-            f"{written_by}, or choose another --name"
+            f"{where}: optimiser.name: {written_by}, now {name}, which cannot go on from the other's state",
+            remedy=f"keep {written_by}, or choose another {asked('name')}",
         )
     if checkpoint["step"] > num_steps:
         raise RequestError(
-            f"{where}: {checkpoint['step']} steps are done, and {job.config.epochs} epochs are {num_steps}; give more "
-            "epochs, or choose another --name"
+            f"{where}: {checkpoint['step']} steps are done, and {job.config.epochs} epochs are {num_steps}",
+            remedy=f"give more epochs, or choose another {asked('name')}",
         )
     state.restore(checkpoint, where)
     return checkpoint["step"]
@@ -302,7 +304,7 @@ def _stop(
     found = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
     raise CellError(
         f"step {step}: the {what} not finite ({found}); no weight was changed; go on from the last checkpoint with "
-        f"--resume --force and a smaller optimiser.lr, or compute.precision=fp32; {saved}"
+        f"{asked('resume')} {asked('force')} and a smaller optimiser.lr, or compute.precision=fp32; {saved}"
     )
 
 

@@ -32,9 +32,8 @@ def preset_file(preset: str) -> Path:
         return files[preset]
     if preset.endswith(".toml"):
         if not (path := Path(preset)).is_file():
-            raise RequestError(
-                f"--preset {preset}: no such file; give one, or a name that massl-bench list presets shows"
-            )
+            remedy = "give one, or a name that massl-bench list presets shows"
+            raise RequestError("no such file", field="preset", found=preset, remedy=remedy)
         return path
     raise unknown_name("preset", preset, files, "or a TOML file of yours")
 
@@ -45,4 +44,4 @@ def read_preset(preset: str) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RequestError(f"--preset {preset}: {file}: cannot be read: {error}") from None
+        raise RequestError(f"{file}: cannot be read: {error}", field="preset", found=preset) from None

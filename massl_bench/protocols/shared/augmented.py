@@ -15,6 +15,7 @@ from pydantic import Field
 from massl_bench.core.errors import RequestError
 from massl_bench.core.settings import Augmentation
 from massl_bench.core.values import EvaluationData, TrainingViews, ViewPlan
+from massl_bench.core.wording import asked
 
 if TYPE_CHECKING:
     from massl_bench.learners.linear_head import LinearHead
@@ -78,8 +79,8 @@ def training_views(data: EvaluationData) -> TrainingViews:
     """Returns the training split in augmented views; raises `RequestError` where there are only features."""
     if data.views is None:
         raise RequestError(
-            "trains on augmented views of the images, and was given features; give --model and --dataset, or "
-            "take a task that needs features only: linear"
+            "trains on augmented views of the images, and was given features",
+            remedy=f"give {asked('model')} and {asked('dataset')}, or take a task that needs features only: linear",
         )
     if data.views.labels.ndim != 1:
         raise RequestError("needs one label an image, and the train split has several (multi-label)")

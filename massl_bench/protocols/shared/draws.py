@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.values import EvaluationData, Score
+from massl_bench.core.wording import asked, parameters
 from massl_bench.metrics.classification import mean_accuracies
 from massl_bench.metrics.intervals import mean_interval
 from massl_bench.protocols.shared.labels import class_name
 
 
 def with_shots(shots: Sequence[int], metric: str) -> str:
-    """Returns the options that ask for these numbers of images, with a headline that is among their metrics."""
-    return f"--set shots={','.join(map(str, shots))} --set headline={metric}{shots[-1]}"
+    """Returns how these numbers of images are asked for, with a headline that is among their metrics."""
+    return parameters(shots=",".join(map(str, shots)), headline=f"{metric}{shots[-1]}")
 
 
 def check_shots(shots: Sequence[int], count: int, metric: str) -> None:
@@ -80,7 +81,7 @@ def check_class_counts(
     advice = (
         f"allowed up to {found}: {with_shots(fitting, metric)}"
         if fitting
-        else f"every class needs at least {shots[0]}: raise --limit train=N, or take a split that has them"
+        else f"every class needs at least {shots[0]}: raise {asked('limit', 'train=N')}, or take a split that has them"
     )
     raise CellError(
         f"{shots[-1]} images of each class asked, but {class_name(smallest, names)} has {found} in the "

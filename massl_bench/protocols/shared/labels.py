@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.values import EvaluationData, FeatureBank
+from massl_bench.core.wording import asked
 from massl_bench.metrics.multilabel import lacking
 
 
@@ -72,7 +73,7 @@ def check_every_class(labels_N: NDArray[np.int64], num_classes: int, names: tupl
         shown = ", ".join(class_name(index, names) for index in missing[:3]) + (", …" if len(missing) > 3 else "")
         raise CellError(
             f"{len(missing)} of {num_classes} classes have no training image ({shown}); every class needs "
-            "one: raise --limit train=N, or take a split that has them"
+            f"one: raise {asked('limit', 'train=N')}, or take a split that has them"
         )
 
 

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from massl_bench.core.errors import CellError
 from massl_bench.core.strict import StrictModel
+from massl_bench.core.wording import asked
 from massl_bench.metrics.classification import rank_of_label
 from massl_bench.metrics.multilabel import mean_average_precision
 
@@ -89,7 +90,7 @@ def select_strength(training: Training, folds: Sequence[Fold], params: GridParam
     if np.isnan(value_P).all():
         raise CellError(
             f"none of the {count} held-out images shows any class that another lacks, so that no strength can be "
-            "chosen: raise --limit train=N"
+            f"chosen: raise {asked('limit', 'train=N')}"
         )
     tied = np.flatnonzero(value_P == np.nanmax(value_P))
     best = int(tied[loss_P[tied].argmin()])
@@ -178,7 +179,8 @@ def stratified_folds(labels: NDArray[Any], num_folds: int, rng: np.random.Genera
     if len(dealt) < num_folds:
         raise CellError(
             f"{len(dealt)} of {len(labels)} training images are of a class with several, and only these "
-            f"can be held out; {num_folds} folds need {num_folds}: raise --limit train=N, or take a larger split"
+            f"can be held out; {num_folds} folds need {num_folds}: raise {asked('limit', 'train=N')}, or take a larger "
+            "split"
         )
     fold_N = np.full(len(labels), NEVER, dtype=np.int64)
     fold_N[dealt] = np.arange(len(dealt)) % num_folds
