@@ -12,6 +12,7 @@ import typer
 
 from massl_bench.cli.options import IncludePath, Json, ResultsDir, open_registry, split_names
 from massl_bench.cli.output import write_out
+from massl_bench.core.collector import paused_collector
 from massl_bench.core.errors import CellError, RequestError, unknown_name
 from massl_bench.core.terminal import say, show_document
 
@@ -65,14 +66,15 @@ def leaderboard(
         models=split_names("--model", model), tasks=split_names("--task", task), metric=metric, packaged=bundled
     )
     registry = open_registry(include_path)
-    board = collect(results_dir, registry, suite, selection)
     on_terminal = out is None and sys.stdout.isatty()
     setting = Setting(
         registry=registry,
         href=_href(results_dir, out),
         width=shutil.get_terminal_size().columns if on_terminal else None,
     )
-    text = _published(chosen, board, registry) if published else writers[chosen]()(board, setting)
+    with paused_collector():
+        board = collect(results_dir, registry, suite, selection)
+        text = _published(chosen, board, registry) if published else writers[chosen]()(board, setting)
     if check and out is not None:
         if not out.is_file() or out.read_bytes() != text.encode():
             raise CellError(f"{out} is stale: massl-bench leaderboard --format {chosen} --out {out} writes it anew")

@@ -51,7 +51,15 @@ _BEGINNINGS = (
 
 def canonical_json(value: Any) -> str:
     """Returns `value` as JSON with one spelling only: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return _canonical(value)
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
+
+
+def canonical_table(texts: Mapping[str, str]) -> str:
+    """Returns the canonical JSON of a table, of the canonical JSON of each of its values."""
+    return "{" + ",".join(f"{_canonical(key)}:{texts[key]}" for key in sorted(texts)) + "}"
 
 
 def escaped_json(text: str) -> str:
@@ -67,8 +75,13 @@ def _json_escape(found: re.Match[str]) -> str:
 
 
 def sha256_of(value: Any) -> str:
-    """Returns the hex sha256 of the canonical JSON of `value`; names of files that are not UTF-8 may be in it."""
-    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+    """Returns the hex sha256 of the canonical JSON of `value`."""
+    return sha256_of_text(canonical_json(value))
+
+
+def sha256_of_text(text: str) -> str:
+    """Returns the hex sha256 of a text; names of files that are not UTF-8 may be in it."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def open_regular(path: Path) -> BufferedReader:

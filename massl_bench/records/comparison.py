@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -138,12 +139,12 @@ class Outcomes:
         return self.column.dtype == np.uint8
 
 
-class OutcomesOf(dict[str, Outcomes | None]):
+class OutcomesOf(dict[tuple[str, Path], Outcomes | None]):
     """The outcomes of the records of a page, each file read once; None where the intervals have to do."""
 
     def of(self, row: Row) -> Outcomes | None:
         """Returns the outcomes of a row for the metric that it shows."""
-        key = f"{row.metric} {row.path.as_posix()}"
+        key = row.metric, row.path
         if key not in self:
             self[key] = self._read(row)
         return self[key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,6 @@ from massl_bench.core.files import (
     read_regular,
     sealed,
     sha256_of,
-    unsealed,
     write_atomic,
 )
 from massl_bench.core.fingerprint import EncoderFingerprint
@@ -27,6 +27,7 @@ from massl_bench.core.model_settings import ModelSettings
 from massl_bench.core.settings import Precision, Preprocessing
 from massl_bench.core.strict import Listed, StrictModel, first_problem
 from massl_bench.core.values import Score
+from massl_bench.records.spelling import Spelling
 from massl_bench.specs.registry import packaged_root
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -281,30 +282,48 @@ def read_record(path: Path) -> ResultRecord:
     if version not in (1, SCHEMA_VERSION):
         raise RequestError(f"{path}: schema_version: expected 1 or {SCHEMA_VERSION}, got {shown(version)}")
     try:
-        record = ResultRecord.model_validate(_from_first(content) if version == 1 else content)
+        record, spelling = _checked(content, version)
     except ValidationError as error:
         raise RequestError(f"{path}: {first_problem(error)}") from None
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise RequestError(f"{path}: not a result record: {one_line(error)}") from None
     # The text's own hash first: it says the same of most records, and tables read thousands.
-    same = version == SCHEMA_VERSION and _digest_of_text(content["identity"]) == record.identity_sha256
+    same = version == SCHEMA_VERSION and spelling.identity_digest == record.identity_sha256
     if not same and record.identity.digest != record.identity_sha256:
         raise RequestError(f"{path}: identity_sha256: does not match the identity: the record was changed by hand")
     if record.identity.task.headline not in record.metrics:
         raise RequestError(f"{path}: metrics: the headline {record.identity.task.headline!r} is missing")
     if record.content_sha256 is not None:
-        try:
-            unsealed(content)
-        except ValueError:
+        if spelling.content_digest != record.content_sha256:
             raise RequestError(
                 f"{path}: {SEAL}: does not match the content: the record was damaged, or changed by hand"
-            ) from None
+            )
     elif record.curves != curves(record.metrics):
         raise RequestError(f"{path}: curves: other values than metrics: the record was damaged, or changed by hand")
     return record
 
 
-def _digest_of_text(identity: dict[str, Any]) -> str:
-    """Returns `Identity.digest` of an identity as it stands in a file, if nothing in it is left to its default."""
-    return sha256_of({**identity, "model": {key: part for key, part in identity["model"].items() if key != "name"}})
+_SHARED_OF_IDENTITY: Mapping[str, type[StrictModel]] = {
+    "model": ModelIdentity,
+    "task": TaskIdentity,
+    "dataset": DatasetIdentity,
+    "preprocessing": Preprocessing,
+}
+_SHARED: Mapping[str, type[StrictModel]] = {
+    "environment": Environment,
+    "request": RequestedOptions,
+    "model_facts": ModelFacts,
+}
+
+
+def _checked(content: dict[str, Any], version: int) -> tuple[ResultRecord, Spelling]:
+    """Returns a record and how its file spells it; raises `ValidationError`, or as `Spelling` does."""
+    if version == SCHEMA_VERSION:
+        with suppress(ValueError, TypeError, AttributeError, KeyError):  # said below, of the whole
+            spelling = Spelling(content)
+            return ResultRecord.model_validate(spelling.with_shared(_SHARED, _SHARED_OF_IDENTITY)), spelling
+    record = ResultRecord.model_validate(_from_first(content) if version == 1 else content)
+    return record, Spelling(content)
 
 
 def _from_first(content: dict[str, Any]) -> dict[str, Any]:

@@ -103,15 +103,18 @@ def collect(
     Raises:
         RequestError: The suite is unknown, a file of the registry is broken, or no record is selected.
     """
+    with paused_collector():
+        return _collect(results_dir, registry, suite, selection)
+
+
+def _collect(results_dir: Path, registry: Registry, suite: str | None, selection: Selection) -> Leaderboard:
     tasks = _Tasks(registry)
     spec = registry.suite(suite) if suite is not None else None
     wanted, headlines = (spec.pairs, spec.headlines) if spec is not None else (None, {})
     candidates: dict[tuple[str, tuple[str, str]], Row] = {}
     apart: list[tuple[Path, str]] = []
     seen: list[Row] = []
-    with paused_collector():
-        records = list(_records(results_dir, packaged=selection.packaged))
-    for path, file, read in records:
+    for path, file, read in _records(results_dir, packaged=selection.packaged):
         if isinstance(read, str):
             apart.append((path, f"unreadable: {read}"))
             continue

@@ -113,14 +113,32 @@ def sections(board: Leaderboard, registry: Registry, known: Sequence[Claim], out
     Raises:
         RequestError: A file of a suite is broken.
     """
+    ranks = _Ranks(outcomes)
     if board.suite is not None:
-        return [_section(board, registry.suite(board.suite), known, outcomes)]
+        return [_section(board, registry.suite(board.suite), known, ranks)]
     cells = {row.cell for row in board.rows}
     suites = [spec for spec in map(registry.suite, registry.suites) if cells & set(spec.pairs)]
-    return [_section(board, None, known, outcomes), *(_section(board, spec, known, outcomes) for spec in suites)]
+    return [_section(board, None, known, ranks), *(_section(board, spec, known, ranks) for spec in suites)]
 
 
-def _section(board: Leaderboard, suite: SuiteSpec | None, known: Sequence[Claim], outcomes: OutcomesOf) -> Section:
+class _Ranks:
+    """The rank groups of columns; one that several sections show is ranked once."""
+
+    def __init__(self, outcomes: OutcomesOf) -> None:
+        self._outcomes = outcomes
+        self._known: dict[tuple[Cell, str], ColumnRanks] = {}
+
+    def of(self, rows: Sequence[Row]) -> ColumnRanks:
+        """Returns those of all records of one cell, which show one metric."""
+        key = rows[0].cell, rows[0].metric
+        if key not in self._known:
+            p_MM, paired = column_p_values(rows, self._outcomes)
+            models, values = [row.model for row in rows], [row.shown.value for row in rows]
+            self._known[key] = rank_column(models, values, p_MM, paired=paired)
+        return self._known[key]
+
+
+def _section(board: Leaderboard, suite: SuiteSpec | None, known: Sequence[Claim], ranks: _Ranks) -> Section:
     wanted = list(dict.fromkeys(suite.pairs if suite is not None else [row.cell for row in board.rows]))
     headlines = suite.headlines if suite is not None else {}
     by_cell: dict[Cell, list[Row]] = {cell: [] for cell in wanted}
@@ -129,7 +147,8 @@ def _section(board: Leaderboard, suite: SuiteSpec | None, known: Sequence[Claim]
         if row.cell not in by_cell:
             continue
         own = row.metric == row.record.identity.task.headline  # otherwise the user asked for it
-        shown = replace(row, metric=headlines.get(row.cell, row.metric)) if own else row
+        metric = headlines.get(row.cell, row.metric) if own else row.metric
+        shown = row if metric == row.metric else replace(row, metric=metric)
         if shown.metric in row.record.metrics:
             by_cell[row.cell].append(shown)
         else:
@@ -138,11 +157,11 @@ def _section(board: Leaderboard, suite: SuiteSpec | None, known: Sequence[Claim]
     if suite is not None or known:
         for claim in known:
             cell = (claim.value.task, claim.value.dataset)
-            metric = headlines.get(cell) or next((row.metric for row in by_cell.get(cell, ())), None)
-            if cell in by_cell and metric in (None, claim.value.metric):
+            here = headlines.get(cell) or next((row.metric for row in by_cell.get(cell, ())), None)
+            if cell in by_cell and here in (None, claim.value.metric):
                 values.setdefault(cell, []).append(claim)
     full = [cell for cell in wanted if by_cell[cell] or values.get(cell)]
-    columns = _grouped([_column(cell, by_cell[cell], values.get(cell, ()), outcomes) for cell in full], by_cell)
+    columns = _grouped([_column(cell, by_cell[cell], values.get(cell, ()), ranks) for cell in full], by_cell)
     lines = _lines(columns, by_cell)
     return Section(
         name=suite.name if suite is not None else "",
@@ -157,17 +176,14 @@ def _section(board: Leaderboard, suite: SuiteSpec | None, known: Sequence[Claim]
     )
 
 
-def _column(cell: Cell, rows: Sequence[Row], claims: Sequence[Claim], outcomes: OutcomesOf) -> Column:
+def _column(cell: Cell, rows: Sequence[Row], claims: Sequence[Claim], ranks: _Ranks) -> Column:
     task, dataset = cell
     metric = rows[0].metric if rows else claims[0].value.metric
     scale = rows[0].record.headline_scale if rows else 100
     copies = {row.record.identity.dataset.fingerprint for row in rows if not row.model.startswith("features ")}
     averaged, mixed = scale == 100, len(copies) > 1
-    ranks = None
-    if rows and averaged and not mixed:
-        p_MM, paired = column_p_values(rows, outcomes)
-        ranks = rank_column([row.model for row in rows], [row.shown.value for row in rows], p_MM, paired=paired)
-    return Column(task=task, dataset=dataset, metric=metric, scale=scale, averaged=averaged, mixed=mixed, ranks=ranks)
+    found = ranks.of(rows) if rows and averaged and not mixed else None
+    return Column(task=task, dataset=dataset, metric=metric, scale=scale, averaged=averaged, mixed=mixed, ranks=found)
 
 
 def _grouped(columns: Sequence[Column], rows: Mapping[Cell, Sequence[Row]]) -> list[Column]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from massl_bench.core.printable import printable
@@ -27,17 +28,17 @@ class Details:
 
     def __init__(self, outcomes: OutcomesOf) -> None:
         self._outcomes = outcomes
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[Path, int] = {}
         self._shared: dict[str, int] = {}
+        self._known: dict[tuple[object, ...], int] = {}
         self._records: list[str] = []
 
     def number(self, row: Row) -> int:
         """Returns the number of a row's record, which is added where it is new."""
-        path = row.path.as_posix()
-        if path not in self._numbers:
-            self._numbers[path] = len(self._records)
-            self._records.append(json_text(self._record(path, row)))
-        return self._numbers[path]
+        if row.path not in self._numbers:
+            self._numbers[row.path] = len(self._records)
+            self._records.append(json_text(self._record(row)))
+        return self._numbers[row.path]
 
     def json(self) -> dict[str, str]:
         """Returns the JSON of the lists by name."""
@@ -47,34 +48,51 @@ class Details:
             "records": f"[{','.join(self._records)}]",
         }
 
-    def _share(self, value: Any) -> int:
-        return self._shared.setdefault(json_text(value), len(self._shared))
+    def _share(self, whose: tuple[object, ...], value: Callable[[], Any]) -> int:
+        """Returns the number of a value that many records share; it is made once for all that are alike."""
+        if whose not in self._known:
+            self._known[whose] = self._shared.setdefault(json_text(value()), len(self._shared))
+        return self._known[whose]
 
-    def _record(self, path: str, row: Row) -> list[Any]:
+    def _record(self, row: Row) -> list[Any]:
         record, outcomes = row.record, self._outcomes.of(row)
-        found = record.environment
-        machine = {
-            "device": found.device,
-            "platform": found.platform,
-            "python": found.python,
-            **found.packages,
-            "commit": found.git_commit,
-            "search": found.search_backend,
-        }
+        identity = record.identity
+        # Equal parts of records are mostly one object (`records.spelling`): its id says the same, and is there at once.
+        model = (
+            id(identity.model), id(record.model_facts), id(identity.preprocessing), identity.precision,
+            record.model_reference, record.weights_origin, record.model_licence, record.preprocessing_origin,
+        )  # fmt: skip
+        task = (id(identity.task), record.headline_scale, *record.metrics)
+        data = (
+            id(identity.dataset), record.dataset_layout, record.dataset_revision, record.num_classes,
+            *record.num_items.items(),
+        )  # fmt: skip
         return [
-            self._share(_model(record)),
-            self._share(_task(record)),
-            self._share(_data(record)),
-            self._share(machine),
+            self._share(("model", *model), lambda: _model(record)),
+            self._share(("task", *task), lambda: _task(record)),
+            self._share(("data", *data), lambda: _data(record)),
+            self._share(("machine", id(record.environment)), lambda: _machine(record)),
             [_metric(metric) for metric in record.metrics.values()],
             record.selection_split,
             [round(seconds, 2) for seconds in vars(record.timings).values()],
             record.peak_memory_mb,
             record.created_at,
             command(record),
-            path,
+            row.path.as_posix(),
             _classes(row.metric, outcomes.classes) if outcomes is not None else None,
         ]
+
+
+def _machine(record: ResultRecord) -> dict[str, Any]:
+    found = record.environment
+    return {
+        "device": found.device,
+        "platform": found.platform,
+        "python": found.python,
+        **found.packages,
+        "commit": found.git_commit,
+        "search": found.search_backend,
+    }
 
 
 def _classes(metric: str, classes: Sequence[tuple[str, float, int]]) -> dict[str, Any] | None:
