@@ -43,7 +43,7 @@ class Spelling:
     def with_shared(
         self, parts: Mapping[str, type[StrictModel]], of_identity: Mapping[str, type[StrictModel]]
     ) -> dict[str, Any]:
-        """Returns the content with these parts checked.
+        """Returns the content with these parts checked, their keys sorted, as in every file that this package writes.
 
         Args:
             parts: which, by key, and what they are.

@@ -109,7 +109,7 @@ def test_the_command_says_all_that_was_asked(tmp_path: Path) -> None:
     write(Path("results"), [content])
     (entry,) = records_of(page(Path("results")))
     assert entry["command"] == (
-        "massl-bench run --task knn --dataset folder:pets --model m --split train=train,test=val --config large "
+        "massl-bench run --task knn --dataset folder:pets --model m --split test=val,train=train --config large "
         "--split-share 0.2 --sample test=50 --max-pixels 1000 --precision bf16"
     )
 
