@@ -85,6 +85,7 @@ class Runner:
         if any(self._needs_torch(cell) for cell in cells):
             import torch  # noqa: F401  # before faiss: the other order has been seen to crash
         for cell in cells:
+            self._reporting.started(cell.model_name, cell.task.spec.name, cell.dataset_reference)
             yield self._outcome(cell)
 
     def _outcome(self, cell: PlannedCell) -> Outcome:

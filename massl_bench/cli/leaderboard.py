@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +15,10 @@ from massl_bench.cli.options import IncludePath, Json, ResultsDir, open_registry
 from massl_bench.cli.output import write_out
 from massl_bench.core.collector import paused_collector
 from massl_bench.core.errors import CellError, RequestError, unknown_name
-from massl_bench.core.terminal import say, show_document
+from massl_bench.core.terminal import say, show, show_document
 
 if TYPE_CHECKING:
-    from massl_bench.records.rows import Leaderboard
+    from massl_bench.records.rows import Leaderboard, Selection
     from massl_bench.specs.registry import Registry
 
 
@@ -43,9 +44,14 @@ def leaderboard(
     published: Annotated[
         bool, typer.Option("--published", help="Published values instead, and ours beside them: md, csv or json.")
     ] = False,
+    serve: Annotated[
+        bool,
+        typer.Option("--serve", help="Show the page on this machine alone, anew as records arrive, until Ctrl-C."),
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve; 0: any that is free.")] = 8765,
     as_json: Json = False,
 ) -> None:
-    """Print the table of the complete records of current tasks."""
+    """Print the table of the complete records of current tasks, or show it while they are measured."""
     from massl_bench.records.record import check_results_dir
     from massl_bench.records.rows import Selection, collect
     from massl_bench.report.formats import Setting, formats
@@ -58,6 +64,10 @@ def leaderboard(
         raise RequestError("--check needs --out FILE: the table to compare with")
     if out is not None and out.is_dir():
         raise RequestError(f"--out {out}: expected a file to write, found a directory")
+    given = {"--format": format != "md", "--out": out is not None, "--check": check, "--published": published}
+    beside = next((name for name, there in {**given, "--json": as_json}.items() if there), None)
+    if serve and beside is not None:
+        raise RequestError(f"--serve shows the page: leave out {beside}")
     check_results_dir(results_dir)
     if not results_dir.is_dir():
         rest = "; only the records that came with the package" if bundled else ""
@@ -66,6 +76,9 @@ def leaderboard(
         models=split_names("--model", model), tasks=split_names("--task", task), metric=metric, packaged=bundled
     )
     registry = open_registry(include_path)
+    if serve:
+        _serve(registry, results_dir, suite, selection, port)
+        return
     on_terminal = out is None and sys.stdout.isatty()
     setting = Setting(
         registry=registry,
@@ -84,6 +97,20 @@ def leaderboard(
         show_document(text)
     if chosen == "csv" and board.apart:
         say(f"{len(board.apart)} records are not in the table; --format md says why")
+
+
+def _serve(registry: Registry, results_dir: Path, suite: str | None, selection: Selection, port: int) -> None:
+    """Serves the page until Ctrl-C."""
+    from massl_bench.report.serving import HOST, LivePage, open_server, page_of
+
+    results_dir.mkdir(parents=True, exist_ok=True)  # a run that makes it takes it away again where all of it fails
+    live = LivePage(results_dir, page_of(results_dir, registry, suite, selection))
+    with open_server(live, results_dir, port) as server, live.kept_up():
+        show(f"http://{HOST}:{server.server_port}/")
+        say("on this machine alone; Ctrl-C ends it")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+    say("ended")
 
 
 def _published(format: str, board: Leaderboard, registry: Registry) -> str:

@@ -112,6 +112,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run cells: every model on every task and dataset. Finished cells are skipped."""
+    from massl_bench.bench import watched
     from massl_bench.bench.launch import find_launcher
     from massl_bench.bench.planner import Planner
     from massl_bench.bench.progress import reporting
@@ -121,7 +122,7 @@ def run(
 
     if precision not in ("fp32", "tf32", "bf16", "fp16"):
         raise RequestError(f"--precision {precision}: expected fp32, tf32, bf16 or fp16")
-    launch = find_launcher(launcher).run
+    found = find_launcher(launcher)
     registry = open_registry(include_path, weights_dir)
     if ground_truth is not None and features is None:
         raise RequestError(f"--ground-truth {ground_truth}: belongs to --features FILE.npz, which is not given")
@@ -173,7 +174,7 @@ def run(
         for plan in [] if as_json else plans:
             show(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
         return
-    outcomes = print_outcomes(launch(request, registry, reporting()), as_json=as_json)
+    outcomes = print_outcomes(watched.launch(found, request, registry, reporting()), as_json=as_json)
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     if failed:
         if len(outcomes) > 1:

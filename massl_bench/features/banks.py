@@ -37,12 +37,18 @@ def _show_nothing(_label: str, _total: int) -> AbstractContextManager[Callable[[
     return nullcontext(_count_nothing)
 
 
+def _begin_nothing(_model: str, _task: str, _dataset: str) -> None:
+    pass
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reporting:
     """Where messages and progress go; by default nowhere."""
 
     say: Callable[[str], None] = _say_nothing
     progress: ProgressFactory = _show_nothing
+    started: Callable[[str, str, str], None] = _begin_nothing
+    """Model, task and dataset of a cell that is begun."""
 
 
 def bank_key(

@@ -1,7 +1,7 @@
 """Pages that are one file each: nothing is loaded from anywhere, and nothing that a name holds is ever markup.
 
 Templates escape every text. A page carries a policy for browsers that allows its own script and style, by their hashes,
-and no other; it may not open a connection.
+and no other; it may not open a connection, but for the page that is served, to its own server.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, *, live: bool = False, **values: Any) -> str:
     """Returns a page.
 
     Args:
         template: the name of a file in `templates/`.
+        live: whether the page is served, and asks its server what is new.
         values: what it shows; texts are made safe to show and escaped.
     """
-    style, script = asset("page.css"), asset("page.js")
-    own = f"style-src 'sha256-{_sha256(style)}'; script-src 'sha256-{_sha256(script)}'"
+    style, scripts = asset("page.css"), [asset("page.js"), *([asset("live.js")] if live else [])]
+    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+    own = f"style-src 'sha256-{_sha256(style)}'; script-src {hashes}" + ("; connect-src 'self'" if live else "")
     policy = f"default-src 'none'; img-src data:; {own}; base-uri 'none'; form-action 'none'"
-    return _environment().get_template(template).render(style=style, script=script, policy=policy, **values)
+    return _environment().get_template(template).render(style=style, scripts=scripts, policy=policy, **values)
 
 
 def asset(name: str) -> str:

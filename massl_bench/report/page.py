@@ -21,7 +21,9 @@ from massl_bench.report.details import Details, json_text
 from massl_bench.specs.registry import Registry
 
 
-def leaderboard_page(board: Leaderboard, registry: Registry, *, href: str | None = None, title: str = "") -> str:
+def leaderboard_page(
+    board: Leaderboard, registry: Registry, *, href: str | None = None, title: str = "", version: str | None = None
+) -> str:
     """Returns the page.
 
     Args:
@@ -29,15 +31,16 @@ def leaderboard_page(board: Leaderboard, registry: Registry, *, href: str | None
         registry: the suites, and the published values.
         href: what stands before a record's path in a link to its file; None: no links.
         title: of the page; the suite's name where it is empty.
+        version: of a page that is served, and asks its server for a newer one; None: a file.
 
     Raises:
         RequestError: A file of the registry is broken.
     """
     with paused_collector():
-        return _page(board, registry, href, title)
+        return _page(board, registry, href, title, version)
 
 
-def _page(board: Leaderboard, registry: Registry, href: str | None, title: str) -> str:
+def _page(board: Leaderboard, registry: Registry, href: str | None, title: str, version: str | None) -> str:
     known = claims(registry)
     outcomes = OutcomesOf()
     details = Details(outcomes)
@@ -57,6 +60,8 @@ def _page(board: Leaderboard, registry: Registry, href: str | None, title: str) 
     }
     return html.render(
         "leaderboard.html",
+        live=version is not None,
+        version=version,
         title=title or (f"Suite {board.suite}" if board.suite is not None else "Leaderboard"),
         tables=tables,
         start=start,

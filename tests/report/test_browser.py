@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from massl_bench.records.activity import Activity
+from massl_bench.report import serving
 from massl_bench.report.page import leaderboard_page
 from massl_bench.specs.registry import Registry
 from tests.report.made import HOSTILE, board, record, write
+from tests.report.served import served
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -249,3 +252,49 @@ def test_accessibility(visit: Callable[..., Page], width: int, scheme: str) -> N
     findings += Axe().run(page, context="dialog").response["violations"]
     serious = [f for f in findings if f["impact"] in ("serious", "critical")]
     assert serious == [], [(f["id"], [node["html"][:200] for node in f["nodes"]][:3]) for f in serious]
+
+
+def test_the_served_page_follows_its_records(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    monkeypatch.setattr(serving, "_SECONDS_BETWEEN_LOOKS", 0.1)
+    results = write(tmp_path / "results", [record(name, *CELLS[0], 0.7) for name in ("alpha", "beta")])
+    wrong: list[str] = []
+    with served(results) as port:
+        context = browser.new_context(viewport={"width": 1400, "height": 900}, bypass_csp=True)
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        own = f"http://127.0.0.1:{port}/"
+        page.on("request", lambda request: request.url.startswith(own) or wrong.append(request.url))
+        page.goto(own)
+        page.get_by_text("Nothing is running").wait_for()
+        head = page.locator("th:visible", has_text="Model").locator("button")
+        head.click()
+        head.click()
+        page.locator("form:visible").get_by_label("Model").fill("a")
+        page.get_by_label("Compare alpha", exact=True).locator("visible=true").check()
+        run = Activity(results, total=2)
+        with run.shown():
+            run.begin(("gamma", *CELLS[0]))
+            page.get_by_text("gamma knn cifar10").wait_for()
+            assert page.locator("#live progress").get_attribute("max") == "2"
+            names = ("alpha", "beta", "gamma")
+            write(results, [record(name, *CELLS[0], 0.7) for name in names])
+            page.wait_for_function("document.querySelector('table[data-section] tbody').innerText.includes('gamma')")
+            run.end(("gamma", *CELLS[0]), None)
+            run.end(("<img src=x>", *CELLS[1]), "no such file")
+        assert column(page, "Model") == ["gamma", "beta", "alpha"]  # still from z to a
+        assert page.locator("form:visible").get_by_label("Model").input_value() == "a"
+        assert page.locator("td.tick input:checked").count() == 1
+        page.get_by_text("Nothing is running, failed: 1").wait_for()
+        page.locator("#live-failed summary").click()
+        assert "<img src=x> linear cifar10: no such file" in page.locator("#live-failed").inner_text()
+        findings = Axe().run(page).response["violations"]
+        assert [f["id"] for f in findings if f["impact"] in ("serious", "critical")] == []
+        with page.expect_response(lambda answer: "/records/" in answer.url) as answer:
+            page.locator('td a[href^="#r"]:visible').first.click()
+            page.locator("#dialog a").last.click()
+        assert answer.value.json()["identity"]["task"]["name"] == "knn"
+        context.close()
+    assert wrong == []
