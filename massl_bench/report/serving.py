@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from massl_bench.core.errors import MasslBenchError, RequestError, one_line
 from massl_bench.core.files import read_regular
 from massl_bench.core.printable import printable
+from massl_bench.core.wording import asked
 from massl_bench.records.activity import FOLDER, Failure, Watched, watch
 from massl_bench.records.rows import Selection, collect
 from massl_bench.report.page import leaderboard_page
@@ -198,7 +199,7 @@ def open_server(live: LivePage, results_dir: Path, port: int) -> ThreadingHTTPSe
         server = ThreadingHTTPServer((HOST, port), handler)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
-        raise RequestError(f"--port {port}: {reason}; give another, or 0 for any that is free") from None
+        raise RequestError(f"{asked('port', port)}: {reason}; give another, or 0 for any that is free") from None
     server.daemon_threads = True
     return server
 
