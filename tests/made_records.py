@@ -14,12 +14,13 @@ from massl_bench.records.record import Identity
 def edit(path: Path, change: Callable[[dict[str, Any]], object], to: Path | None = None) -> Path:
     content = json.loads(path.read_text())
     change(content)
-    if content.pop(SEAL, None) is not None:
-        content = sealed(content)
-    target = to or path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(content))
-    return target
+    return write_sealed(to or path, content)
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(sealed({key: value for key, value in content.items() if key != SEAL})))
+    return path
 
 
 def rehash(content: dict[str, Any]) -> None:

@@ -7,10 +7,13 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line."""
-    try:
-        from massl_bench.cli.application import main as run
-    except KeyboardInterrupt:  # in the first tenths of a second
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
-    run()
+    """Runs the command line; a signal means the same from here on as while a command works."""
+    from massl_bench.cli.stopping import INTERRUPTED, signals
+
+    with signals.handled():
+        try:
+            from massl_bench.cli.application import main as run
+        except KeyboardInterrupt:  # in the first tenths of a second
+            print("error: interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        run()

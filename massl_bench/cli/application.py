@@ -25,7 +25,7 @@ from massl_bench.cli.pretrain import pretrain
 from massl_bench.cli.registry import info, list_
 from massl_bench.cli.report import report
 from massl_bench.cli.run import run
-from massl_bench.cli.stopping import INTERRUPTED, InterruptionError, signals
+from massl_bench.cli.stopping import INTERRUPTED, InterruptionError
 from massl_bench.cli.verify import verify
 from massl_bench.cli.weights import weights_app
 from massl_bench.core import terminal
@@ -62,7 +62,7 @@ def main() -> None:
     terminal.open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without α shows ? for it
-    with signals.handled(), options_are_read():
+    with options_are_read():
         code = _code_of_the_call()
         if (error := terminal.lost("stdout")) is not None and not isinstance(error, BrokenPipeError):
             fail(f"stdout: {error.strerror or error}: the results could not be printed")

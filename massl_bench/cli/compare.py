@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from massl_bench.cli.options import IncludePath, Json, ResultsDir, open_registry
-from massl_bench.cli.output import as_json_document, write_out
+from massl_bench.cli.output import as_json_document, say_apart, write_out
 from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.core.printable import printable
 from massl_bench.core.terminal import show_document
@@ -51,6 +51,7 @@ def compare(
     board = collect(results_dir, open_registry(include_path), suite)
     wanted = [row for row in board.rows if task in (None, row.cell[0]) and dataset in (None, row.cell[1])]
     pairs = _pairs([_of_model(name, wanted) for name in dict.fromkeys(models)], models)
+    say_apart(board, models)
     found, refused = compare_rows(pairs)
     if as_json:
         refusals = [{**_whose(one), "reason": one.reason} for one in refused]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,9 @@ from massl_bench.core.terminal import say, show, show_document
 
 if TYPE_CHECKING:
     from massl_bench.bench.runner import Outcome
+    from massl_bench.records.rows import Leaderboard
+
+_APART_SHOWN = 3
 
 
 def fail(text: str) -> None:
@@ -28,6 +31,17 @@ def as_json_document(value: Any) -> str:
 def print_json(value: Any) -> None:
     """Prints a value for machines."""
     show_document(as_json_document(value))
+
+
+def say_apart(board: Leaderboard, models: Sequence[str]) -> None:
+    """Says which records of some models are not taken, and why: the first three, and how many there are."""
+    from massl_bench.records.rows import apart_of
+
+    apart = apart_of(board, models)
+    for text in apart[:_APART_SHOWN]:
+        say(f"not taken: {text}")
+    if len(apart) > _APART_SHOWN:
+        say(f"not taken: {len(apart) - _APART_SHOWN} more; massl-bench leaderboard --format md says why")
 
 
 def write_out(out: Path, text: str) -> None:

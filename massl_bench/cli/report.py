@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from massl_bench.cli.options import IncludePath, ResultsDir, WeightsDir, open_registry
-from massl_bench.cli.output import write_out
+from massl_bench.cli.output import say_apart, write_out
 from massl_bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def report(
         if not rows:
             known = {row.record.identity.model.name for row in board.rows}
             raise unknown_name("model", name, known, "models with a current, complete record")
+    say_apart(board, models)
     text = models_page(found, {name: log for name in found if (log := _log_of(name, registry)) is not None})
     write_out(out, text)
 

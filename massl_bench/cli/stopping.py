@@ -30,6 +30,7 @@ class _Stop(SystemExit):
     def __init__(self, code: int, signal_name: str) -> None:
         super().__init__(code)
         self.signal_name = signal_name
+        self.said = False
 
 
 _TERMINATING = ("SIGTERM", "SIGHUP")  # a terminal that is closed means what a scheduler means; Windows has no SIGHUP
@@ -45,13 +46,14 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self.terminated_code = 128 + signal.SIGTERM
-        """Exit code after SIGTERM and SIGHUP, outside commands that go on."""
         self._stopped: tuple[int, float] | None = None
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handles signals inside; afterwards the process is as it was, unless it is ending because of one."""
+        """Handles signals inside; afterwards the process is as it was, unless it is ending because of one.
+
+        No command has done anything by half when it ends: after SIGTERM and SIGHUP the code is `REQUEUE` for all.
+        """
         before: dict[int, Any] = {}
         self._stopped = None
         for name in ("SIGINT", *_TERMINATING):
@@ -61,6 +63,10 @@ class Signals:
                 before[number] = signal.signal(number, self._stop)
         try:
             yield
+        except _Stop as stop:
+            if not stop.said:
+                say(f"stopped by {stop.signal_name}; the same command can be given again")
+            raise
         finally:
             if self._stopped is None:
                 for number, handler in before.items():
@@ -73,11 +79,11 @@ class Signals:
             if number == signal.SIGINT and now - since > _DOUBLE_PRESS_S:
                 os._exit(code)
             return
-        self._stopped = INTERRUPTED if number == signal.SIGINT else self.terminated_code, now
+        self._stopped = INTERRUPTED if number == signal.SIGINT else REQUEUE, now
         atexit.register(_ignore_signals)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        raise _Stop(self.terminated_code, signal.Signals(number).name)
+        raise _Stop(REQUEUE, signal.Signals(number).name)
 
 
 def _ignore_signals() -> None:
@@ -102,13 +108,11 @@ def stopping(again: str) -> Iterator[None]:
     Raises:
         InterruptionError: After Ctrl-C.
     """
-    before, signals.terminated_code = signals.terminated_code, REQUEUE
     try:
         yield
     except KeyboardInterrupt as error:
         raise InterruptionError(f"{str(error) or 'interrupted'}; {again} goes on") from None
     except _Stop as stop:
         say(f"stopped by {stop.signal_name}; {again} goes on")
+        stop.said = True
         raise
-    finally:
-        signals.terminated_code = before

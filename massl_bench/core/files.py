@@ -25,6 +25,9 @@ _LONGEST_NAME = 150
 SEAL = "content_sha256"
 """The key under which a JSON file carries the hash of all that is beside it."""
 
+_MEMO = "memo"
+"""The key under which a memo says of what it is: a file under another's name would be believed."""
+
 _DEEPEST = 64
 """Levels of lists and tables in a file; no file of this project has ten."""
 
@@ -155,7 +158,7 @@ def unsealed(content: Any) -> dict[str, Any]:
         raise ValueError(f"{SEAL}: is missing")
     rest = {key: value for key, value in content.items() if key != SEAL}
     if content[SEAL] != sha256_of(rest):
-        raise ValueError(f"{SEAL}: does not match the content: it was changed or damaged")
+        raise ValueError(f"{SEAL}: does not match the content")
     return rest
 
 
@@ -278,6 +281,19 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def scratch_directory(parent: Path) -> Iterator[Path]:
+    """Yields an empty directory in `parent`, which disappears after the block, or, after a kill, when it is old."""
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(parent)
+    directory = parent / f".scratch.{secrets.token_hex(4)}.tmp"
+    directory.mkdir()
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def remove_directory(path: Path) -> None:
     """Removes a directory, of which nobody finds a part meanwhile; one that cannot be removed stays as it is."""
     doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
@@ -329,7 +345,10 @@ def read_memo(directory: Path, name: str) -> dict[str, Any] | None:
     """Returns what `write_memo` stored under `name`, or None where nothing is there as it was written."""
     path = directory / f"{name}.json"
     try:
-        return unsealed(parse_json(read_regular(path)))
+        value = unsealed(parse_json(read_regular(path)))
+        if value.pop(_MEMO, None) != name:
+            raise ValueError("it is the memo of something else")
+        return value
     except OSError:
         return None  # a memo only saves time: without it the work is done again
     except ValueError as error:
@@ -340,4 +359,4 @@ def read_memo(directory: Path, name: str) -> dict[str, Any] | None:
 def write_memo(directory: Path, name: str, value: dict[str, Any]) -> None:
     """Remembers `value` under `name`; a full or read-only disk loses nothing but time."""
     with suppress(OSError):
-        write_atomic(directory / f"{name}.json", escaped_json(canonical_json(sealed(value))))
+        write_atomic(directory / f"{name}.json", escaped_json(canonical_json(sealed({**value, _MEMO: name}))))

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from massl_bench.core.files import open_regular
 from massl_bench.datasets.dataset import Dataset
 
 
@@ -31,7 +32,7 @@ def wrong_checksums(files: Mapping[Path, str], progress: Callable[[int], None] =
     problems = []
     for path, expected in files.items():
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         except OSError as error:
             problems.append(f"{path}: cannot be read: {error.strerror}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ from typing import Any
 from typing_extensions import override
 
 from massl_bench.core.errors import RequestError, one_line
-from massl_bench.core.files import sha256_of, stat_signature
+from massl_bench.core.files import parse_json, read_regular, sha256_of, stat_signature
 from massl_bench.core.printable import printable
 from massl_bench.core.wording import asked
 from massl_bench.datasets.columns import Columns
-from massl_bench.datasets.folders import all_files, not_taken
+from massl_bench.datasets.folders import all_files, is_image, not_taken
 from massl_bench.datasets.layout import Layout
 from massl_bench.datasets.left_out import LeftOut
-from massl_bench.datasets.splits import ImageSplit
 from massl_bench.datasets.tables import ArrowSplit, open_parquet, parquet_class_names
 
 
@@ -54,16 +52,33 @@ class SavedLayout(Layout):
 
     @override
     def left_out(self) -> LeftOut:
-        return LeftOut.of(not_taken(self.root, [path for source in self.sources for path in self._taken(source)]))
+        taken = [path for source in self.sources for path in self._tables(source)]
+        # Of images that lie beside their table, the library takes those that a row names.
+        taken += [image for source in self.sources for image in self.read(source).named_images()]
+        return LeftOut.of(not_taken(self.root, taken))
 
-    def _taken(self, source: str) -> list[Path]:
+    def _tables(self, source: str) -> list[Path]:
         """Returns the files that hold the rows of a split."""
         with self._reading():
             if self._saved:
-                state = json.loads((self.root / source / "state.json").read_text(encoding="utf-8"))
-                return [self.root / source / part["filename"] for part in state["_data_files"]]
+                return self._named(self.root / source)
             found = (self._builder.config.data_files or {}).get(source, [])
-            return [Path(name) for name in found]
+            return [path for path in map(Path, found) if not is_image(path)]
+
+    def _named(self, folder: Path) -> list[Path]:
+        """Returns the files of rows that the library takes for a saved split: what its `state.json` names.
+
+        Raises:
+            RequestError: One of them is no file of this dataset: it would be read, and not be in the fingerprint.
+        """
+        state = parse_json(read_regular(folder / "state.json"))
+        named = [folder / part["filename"] for part in state["_data_files"]]
+        if (other := next((path for path in named if path not in self._files), None)) is not None:
+            raise RequestError(
+                f"{printable(folder / 'state.json')}: names {printable(other)}, which is no file of this dataset; save "
+                "it again"
+            )
+        return named
 
     @cached_property
     def _builder(self) -> Any:
@@ -93,6 +108,8 @@ class SavedLayout(Layout):
 
         with self._reading():
             if self._saved:
+                for state in sorted(self.root.glob("*/state.json")):
+                    self._named(state.parent)
                 return datasets.load_from_disk(str(self.root))
             self._builder.download_and_prepare()
             return self._builder.as_dataset()
@@ -103,7 +120,7 @@ class SavedLayout(Layout):
         return self.columns.label_problem(self._splits[there[0]].column_names) if there else None
 
     @override
-    def read(self, source: str) -> ImageSplit:
+    def read(self, source: str) -> ArrowSplit:
         splits = self._splits
         if source not in splits:
             raise RequestError(
@@ -118,7 +135,7 @@ class SavedLayout(Layout):
 
     def _check_class_names(self, source: str, label: str) -> None:
         """Raises `RequestError` where the parquet files of a split name other classes: the library would not see it."""
-        tables = [path for path in self._taken(source) if path.suffix == ".parquet"]
+        tables = [path for path in self._tables(source) if path.suffix == ".parquet"]
         names = [parquet_class_names(path, open_parquet(path).schema_arrow.metadata, label) for path in tables]
         other = next((path for path, found in zip(tables, names, strict=True) if found != names[0]), None)
         if other is not None:

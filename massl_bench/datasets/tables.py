@@ -275,6 +275,20 @@ class ArrowSplit(ImageSplit):
     def locate(self, index: int) -> str:
         return f"{printable(self._name)}, row {index}"
 
+    def named_images(self) -> list[Path]:
+        """Returns the files that rows name in place of holding an image; raises as `image_place`."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        values = self._images.data.column(self._image_column)
+        if pa.types.is_struct(values.type):
+            content = pc.struct_field(values, "bytes")
+            values = pc.struct_field(values, "path").filter(pc.equal(pc.fill_null(pc.binary_length(content), 0), 0))
+        if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
+            return []
+        names = values.unique().drop_null().to_pylist()
+        return [image_place(name, self._root, self._name) for name in names]
+
 
 def require_columns(where: str, found: Sequence[str], image_column: str, label_column: str | None) -> None:
     """Raises `RequestError` where a column is not there."""

@@ -5,7 +5,6 @@ Nothing of a file is executed, and no tensor's values are read before they are a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.files import parse_json, read_regular
 from massl_bench.models import reading
 from massl_bench.models.reading import LazyTensor, shown
 
@@ -212,8 +212,8 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > _LARGEST_CONFIG:
             raise ValueError("it is larger than a configuration")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(read_regular(path))
+    except (OSError, ValueError) as error:
         raise RequestError(f"{path}: not a configuration in JSON: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise RequestError(f"{path}: expected a JSON object, found {type(content).__name__}")

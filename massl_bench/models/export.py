@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from massl_bench.core.archive_hash import add_hash
 from massl_bench.core.errors import CellError, MasslBenchError, RequestError, one_line
-from massl_bench.core.files import atomic_file, canonical_json, sha256_file, write_atomic
+from massl_bench.core.files import atomic_file, canonical_json, scratch_directory, sha256_file, write_atomic
 from massl_bench.core.wording import asked
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.encoder import Encoder
@@ -110,9 +109,8 @@ def export_weights(
         CellError: The files could not be written.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=file.parent, prefix=".export-") as folder:
-            written = Path(folder) / file.name
+        with scratch_directory(file.parent) as folder:
+            written = folder / file.name
             _write(model, written, layout, training)
             _check_reads_back(model.encoder, written, layout)
             text = _model_card(model, written, layout, training)

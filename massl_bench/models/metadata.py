@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from massl_bench.core.archive_hash import HEADER_KEY, NO_HASH, fill_header_hash
 from massl_bench.core.errors import RequestError
 from massl_bench.core.files import atomic_file, canonical_json, open_regular
 from massl_bench.core.model_settings import FeatureName
@@ -38,10 +39,12 @@ class WeightsMetadata(StrictModel):
     preprocessing: Preprocessing
     licence: str
     citation: str
+    content_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Of the whole file, with zeros in the place of this; None in older files, and in archives, which have it apart."""
 
 
 def save_weights(file: Path, tensors: Mapping[str, Tensor], metadata: WeightsMetadata) -> None:
-    """Writes tensors and what they are, whole or not at all; equal content is equal in every byte.
+    """Writes tensors, what they are and the hash of it all, whole or not at all; equal content is equal in every byte.
 
     Raises:
         OSError: The file could not be written.
@@ -49,10 +52,11 @@ def save_weights(file: Path, tensors: Mapping[str, Tensor], metadata: WeightsMet
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    header = {KEY: canonical_json(metadata.model_dump(mode="json"))}
+    header = {KEY: canonical_json({**metadata.model_dump(mode="json"), HEADER_KEY: NO_HASH})}
     try:
         with atomic_file(file) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
+            fill_header_hash(temporary)
     except SafetensorError as error:  # its own error for a full disk
         raise OSError(str(error)) from None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from massl_bench.core.errors import RequestError, one_line
-from massl_bench.core.files import atomic_file
+from massl_bench.core.files import atomic_file, read_regular
 from massl_bench.core.values import Score
 from massl_bench.records.record import ItemsFile, ResultRecord
 
@@ -113,7 +113,7 @@ def read_items(record_file: Path, record: ResultRecord) -> Items:
     file = record_file.with_name(record.items.file)
     again = "measure the cell again"
     try:
-        content = file.read_bytes()
+        content = read_regular(file)
     except OSError as error:
         raise RequestError(f"{file}: the items of {record_file.name}: {error.strerror}; {again}") from None
     if hashlib.sha256(content).hexdigest() != record.items.sha256:

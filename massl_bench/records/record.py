@@ -220,7 +220,7 @@ class ResultRecord(StrictModel):
     argv: list[str]
     created_at: str
     content_sha256: str | None = None
-    """Of everything else in the file; None in records from before there was this key, which nobody can check."""
+    """Of everything else in the file; None in records of the first schema, which nobody can check."""
 
     @property
     def headline(self) -> Metric:
@@ -293,11 +293,10 @@ def read_record(path: Path) -> ResultRecord:
         raise RequestError(f"{path}: identity_sha256: does not match the identity: the record was changed by hand")
     if record.identity.task.headline not in record.metrics:
         raise RequestError(f"{path}: metrics: the headline {record.identity.task.headline!r} is missing")
-    if record.content_sha256 is not None:
+    if version == SCHEMA_VERSION or record.content_sha256 is not None:
         if spelling.content_digest != record.content_sha256:
-            raise RequestError(
-                f"{path}: {SEAL}: does not match the content: the record was damaged, or changed by hand"
-            )
+            why = "is missing" if record.content_sha256 is None else "does not match the content"
+            raise RequestError(f"{path}: {SEAL}: {why}: the record was damaged, or changed by hand")
     elif record.curves != curves(record.metrics):
         raise RequestError(f"{path}: curves: other values than metrics: the record was damaged, or changed by hand")
     return record

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from massl_bench.core.collector import paused_collector
 from massl_bench.core.errors import RequestError, one_line, unknown_name
+from massl_bench.core.files import distinct_file_name, file_safe
 from massl_bench.records.record import Metric, ResultRecord, find_records, read_record, results_dirs
 from massl_bench.specs.registry import Registry
 
@@ -139,6 +140,15 @@ def _collect(results_dir: Path, registry: Registry, suite: str | None, selection
     there = {row.cell for row in rows}
     cells = sorted(there) if wanted is None else [cell for cell in wanted if cell in there or not _narrows(selection)]
     return Leaderboard(cells=cells, rows=rows, apart=apart, suite=suite)
+
+
+def apart_of(board: Leaderboard, models: Sequence[str]) -> list[str]:
+    """Returns what is kept apart of the records in the folders of models, each with the reason.
+
+    Whose a damaged record is, its folder alone says.
+    """
+    folders = {name for model in models for name in (distinct_file_name(model), file_safe(model))}
+    return [f"{path.as_posix()}: {reason}" for path, reason in board.apart if path.parts[-3] in folders]
 
 
 def _records(results_dir: Path, *, packaged: bool) -> Iterator[tuple[Path, Path, ResultRecord | str]]:

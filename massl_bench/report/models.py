@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from massl_bench.core.errors import RequestError
+from massl_bench.core.files import parse_json, read_regular
 from massl_bench.records.comparison import OutcomesOf
 from massl_bench.records.record import ResultRecord
 from massl_bench.records.rows import Row
@@ -165,10 +165,10 @@ def _log(path: Path) -> list[dict[str, Any]]:
         RequestError: Another line is no JSON.
     """
     lines = []
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    texts = read_regular(path).decode("utf-8", errors="replace").splitlines()
     for number, text in enumerate(texts, 1):
         try:
-            line = json.loads(text)
+            line = parse_json(text)
         except ValueError:
             if number == len(texts):
                 break

@@ -25,8 +25,7 @@ def read_toml(path: Path, model: type[Spec]) -> Spec:
             inside differs from the file's, or it carries a hash of its content that is of another content.
     """
     try:
-        content = tomllib.loads(read_regular(path).decode())
-        check_depth(content)
+        content = load_toml(path)
         spec = model.model_validate(content)
         if SEAL in content:
             _check_seal(path, content)
@@ -34,8 +33,6 @@ def read_toml(path: Path, model: type[Spec]) -> Spec:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
     except ValidationError as error:  # a ValueError too
         raise SpecError(f"{path}: {first_problem(error)}") from None
-    except RecursionError:
-        raise SpecError(f"{path}: not valid TOML: lists and tables nested too deeply") from None
     except ValueError as error:
         raise SpecError(f"{path}: not valid TOML: {one_line(error)}") from None
     name = getattr(spec, "name", path.stem)
@@ -43,6 +40,21 @@ def read_toml(path: Path, model: type[Spec]) -> Spec:
         differ = f", {how_they_differ(name, path.stem)}" if look_alike(name, path.stem) else ""
         raise SpecError(f"{path}: name: expected {path.stem!r}, as the file is called, got {name!r}{differ}")
     return spec
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """Returns the content of a TOML file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no TOML, or nested deeper than any file of this project.
+    """
+    try:
+        content = tomllib.loads(read_regular(path).decode())
+    except RecursionError:
+        raise ValueError("lists and tables nested too deeply") from None
+    check_depth(content)
+    return content
 
 
 def _check_seal(path: Path, content: Mapping[str, Any]) -> None:

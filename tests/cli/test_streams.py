@@ -187,3 +187,34 @@ def test_depth_is_bounded_and_settings_too() -> None:
         shared = [shared, shared]
     assert len(shown(shared)) < 20_000
     assert one_line(ValueError("cannot read <_io.BytesIO object at 0x7f12ab>")) == "cannot read <_io.BytesIO object>"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("command", ["list", "run"])
+def test_a_signal_means_the_same_before_a_command_works(
+    tmp_path: Path, number: signal.Signals, code: int, command: str
+) -> None:
+    """While the commands are imported: long before one of them is called."""
+    script = (
+        "import os, signal, sys\n"
+        "class Sent:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'massl_bench.cli.options':\n"
+        f"            os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Sent())\n"
+        "from massl_bench.cli import main\n"
+        "main()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", script, command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    expected = "error: interrupted" if number == signal.SIGINT else f"stopped by {number.name}; "
+    assert done.stderr.startswith(expected)
+    assert done.stderr.count("\n") == 1

@@ -142,3 +142,10 @@ def test_names_that_are_not_utf_8_are_hashed_and_remembered(tmp_path: Path) -> N
     assert sha256_of([name]) != sha256_of(["caf\\xe9"])
     write_memo(tmp_path, "memo", {"name": name})
     assert read_memo(tmp_path, "memo") == {"name": name}
+
+
+def test_a_memo_under_another_name_is_not_believed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_memo(tmp_path, name, {"sha256": name})
+    (tmp_path / "one.json").replace(tmp_path / "two.json")
+    assert read_memo(tmp_path, "two") is None

@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from massl_bench.core.archive_hash import add_hash, check_hash, has_hash
 from massl_bench.core.errors import RequestError
-from massl_bench.models.checkpoints import read_checkpoint
+from massl_bench.models.checkpoints import build_checkpoint, read_checkpoint
 from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, training_checkpoint
 from massl_bench.pretrain.loop.log import read_log
 from tests.conftest import Answer
+from tests.mutations import ROUNDS, flips
 from tests.pretrain.runs import WHOLE_IMAGES, run
 
 SMALL = [*WHOLE_IMAGES, "backbone.depth=1", "head.hidden_dim=16", "head.out_dim=16", "run.checkpoint_every=1"]
-FLIPS = 200
+FLIPS = 200 * ROUNDS
 
 
 @pytest.fixture(scope="module")
@@ -133,14 +135,32 @@ def test_lines_that_are_none_of_the_log(tmp_path: Path, line: str) -> None:
     assert [values["step"] for values in read_log(tmp_path)] == [0]
 
 
-def test_a_flipped_export_is_found(trained: Path, tmp_path: Path, run_cli: Callable[..., Answer]) -> None:
-    """Through the command line: the layout of the official trainer."""
-    file = tmp_path / "official.pth"
-    command = ("weights", "export", CheckpointFolder(trained, 1).path(2), "--format", "massl", "--output", file)
+@pytest.mark.parametrize("layout", ["massl", "safetensors"])
+def test_a_flipped_export_is_found(trained: Path, tmp_path: Path, run_cli: Callable[..., Answer], layout: str) -> None:
+    """Anywhere in the file, whoever opens it; a few through the command line."""
+    file = tmp_path / ("official.pth" if layout == "massl" else "mine.safetensors")
+    command = ("weights", "export", CheckpointFolder(trained, 1).path(2), "--format", layout, "--output", file)
     assert run_cli(*command).code == 0
     whole = file.read_bytes()
-    for number in range(20):
-        file.write_bytes(flipped(whole[:-80], number) + whole[-80:])
-        answer = run_cli("weights", "inspect", file)
-        assert answer.code == 2
-        assert "Traceback" not in answer.err
+    for number, content in enumerate(flips(whole, 100, seed=41)):
+        file.write_bytes(content)
+        with pytest.raises(RequestError) as caught:
+            build_checkpoint(file, "x")
+        assert "\n" not in str(caught.value)
+        if number < 5:
+            answer = run_cli("weights", "inspect", file)
+            assert (answer.code, "Traceback" in answer.err) == (2, False)
+    file.write_bytes(whole)
+    build_checkpoint(file, "x")
+
+
+def test_an_export_is_as_others_read_safetensors(trained: Path, tmp_path: Path, run_cli: Callable[..., Answer]) -> None:
+    file, again = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    for each in (file, again):
+        command = ("weights", "export", CheckpointFolder(trained, 1).path(2), "--format", "safetensors")
+        assert run_cli(*command, "--output", each).code == 0
+    assert file.read_bytes() == again.read_bytes()
+    backbone = build_checkpoint(file, "x").backbone.state_dict()
+    tensors = load_file(file)
+    assert tensors.keys() == backbone.keys()
+    assert all(torch.equal(tensor, backbone[name]) for name, tensor in tensors.items())

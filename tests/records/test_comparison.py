@@ -18,6 +18,7 @@ from massl_bench.records.rows import collect
 from massl_bench.report.page import leaderboard_page
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer
+from tests.made_records import write_sealed
 from tests.report.made import record
 
 Cli = Callable[..., Answer]
@@ -32,8 +33,7 @@ def place(model: str, task: str, right: np.ndarray, **changes: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     items = write_items(path, {headline: Score(value=float(right.mean()), items=right)}, LABELS[: len(right)])
     assert items is not None
-    path.write_text(json.dumps({**content, "items": items.model_dump()}))
-    return path
+    return write_sealed(path, {**content, "items": items.model_dump()})
 
 
 def outcomes(better: int, worse: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +48,7 @@ def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     content = json.loads(path.read_text())
     edit(content)
     content["identity_sha256"] = Identity.model_validate(content["identity"]).digest
-    path.write_text(json.dumps(content))
+    write_sealed(path, content)
 
 
 def test_the_table(run_cli: Cli) -> None:
@@ -149,7 +149,7 @@ def test_features_that_were_handed_in_need_the_same_classes(run_cli: Cli) -> Non
     content = json.loads(two.read_text())
     items = write_items(two, {"top1@20": Score(value=0.6, items=second)}, LABELS[::-1])
     assert items is not None
-    two.write_text(json.dumps({**content, "items": items.model_dump()}))
+    write_sealed(two, {**content, "items": items.model_dump()})
     assert "the items' classes differ" in run_cli("compare", "one", "two").out
 
 
@@ -182,3 +182,15 @@ def test_two_weights_of_one_name_are_told_apart_as_tables_do(run_cli: Cli) -> No
     assert refused.code == 2
     assert all(repr(name) in refused.error for name in names)
     assert "900 : 100" in run_cli("compare", *names).out
+
+
+def test_records_that_are_not_taken_are_named(run_cli: Cli) -> None:
+    for model, right in zip(("one", "two"), outcomes(900, 100), strict=True):
+        for task in ("knn", "linear"):
+            place(model, task, right)
+    damaged = Path("results/two/linear/cifar10.json")
+    damaged.write_text(damaged.read_text().replace("0.", "0.1", 1))
+    for arguments in (("compare", "one", "two"), ("compare", "one", "two", "--json"), ("report", "one", "two")):
+        answer = run_cli(*arguments)
+        assert answer.code == 0, answer.err
+        assert "not taken: two/linear/cifar10.json: unreadable: " in answer.err

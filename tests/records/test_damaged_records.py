@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from massl_bench.core.errors import RequestError
-from massl_bench.core.files import SEAL, file_safe
+from massl_bench.core.files import SEAL, file_safe, sha256_of
 from massl_bench.records.record import Identity, ResultRecord, old_record_path, read_record, record_path
 from massl_bench.records.rows import collect
 from massl_bench.records.tables import to_markdown
@@ -62,9 +62,25 @@ def test_every_digit_of_every_metric_counts(tmp_path: Path) -> None:
             continue
 
 
-def test_a_record_of_before_there_were_hashes_loads_and_is_marked(record_file: Path) -> None:
+def as_first_schema(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record as it was written before records carried a hash of their content."""
+    identity = {**content["identity"], "backend": content["environment"]["search_backend"]}
+    environment = {key: value for key, value in content["environment"].items() if key != "search_backend"}
+    changed = {"schema_version": 1, "identity": identity, "environment": environment}
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    return {**rest, **changed, "identity_sha256": sha256_of(identity)}
+
+
+def test_a_record_without_its_hash_is_refused(record_file: Path) -> None:
     content = json.loads(record_file.read_text())
     del content[SEAL]
+    record_file.write_text(json.dumps(content))
+    with pytest.raises(RequestError, match="content_sha256: is missing: the record was damaged, or changed by hand"):
+        read_record(record_file)
+
+
+def test_a_record_of_before_there_were_hashes_loads_and_is_marked(record_file: Path) -> None:
+    content = as_first_schema(json.loads(record_file.read_text()))
     record_file.write_text(json.dumps(content))
     assert read_record(record_file).content_sha256 is None
     table = to_markdown(collect(Path("results"), Registry()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from massl_bench.records.items import read_items, remove_other_items, write_item
 from massl_bench.records.record import ResultRecord, read_record
 from massl_bench.records.rows import collect
 from massl_bench.specs.registry import Registry
+from tests.mutations import flips, mutations
 from tests.report.made import record
 
 
@@ -100,3 +102,21 @@ def test_items_of_earlier_records_go(tmp_path: Path) -> None:
     assert beside is not None
     assert second is not None
     assert {file.name for file in tmp_path.iterdir()} == {second.file, beside.file}
+
+
+@pytest.mark.faults
+def test_no_damage_to_items_is_believed(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    made_record = made(path, right=np.arange(7) % 2 == 0, ap=np.linspace(0, 1, 7))
+    assert made_record.items is not None
+    file = tmp_path / made_record.items.file
+    content = file.read_bytes()
+    for damaged in (*flips(content, 120, seed=31), *mutations(content, 60, seed=32)):
+        file.write_bytes(damaged)
+        with pytest.raises(RequestError, match=r"other bytes than x\.json names") as error:
+            read_items(path, made_record)
+        assert "\n" not in str(error.value)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(RequestError, match="the items of x"):
+        read_items(path, made_record)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from massl_bench.records.record import Identity, ResultRecord, read_record
 from massl_bench.records.rows import Leaderboard, Row
 from massl_bench.specs.registry import Registry
+from tests.made_records import write_sealed
 
 ROOT = Path(__file__).parents[2]
 _TEMPLATES = {
@@ -60,8 +60,7 @@ def write(folder: Path, contents: Sequence[Mapping[str, Any]]) -> Path:
         identity = content["identity"]
         model = names.setdefault(identity["model"]["name"], f"m{len(names):03d}")
         path = folder / model / identity["task"]["name"] / f"{identity['dataset']['name']}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
+        write_sealed(path, dict(content))
     return folder
 
 

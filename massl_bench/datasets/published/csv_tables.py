@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
 
+from massl_bench.core.files import open_regular
 from massl_bench.datasets.folders import subfolders
 from massl_bench.datasets.published.reader import Listing, listed
 
@@ -17,7 +19,7 @@ _TEST_LABELS = "GT-final_test.csv"
 
 def _rows(path: Path, folder: str) -> list[tuple[str, int]]:
     """Returns (file, class) of every row of one of the tables, which are separated by semicolons."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, delimiter=";", skipinitialspace=True)
         return [(f"{folder}/{row['Filename']}", int(row["ClassId"])) for row in reader]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from massl_bench.core.files import parse_json, read_regular
 from massl_bench.datasets.published.reader import Listing, listed
 
 _TABLES = {"train": "train2018.json", "val": "val2018.json"}
@@ -18,7 +18,7 @@ def _inat2018(root: Path, source: str) -> Listing:
     Training and validation images lie in the same folders, so the folders define no split. Images and annotations are
     two lists that are joined by the image's id: that they have the same order is promised nowhere.
     """
-    content = json.loads((root / _TABLES[source]).read_text(encoding="utf-8"))
+    content = parse_json(read_regular(root / _TABLES[source]))
     category_of = {row["image_id"]: row["category_id"] for row in content["annotations"]}
     names = {row["id"]: str(row["name"]) for row in content["categories"]}
     return Listing(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.core.files import parse_json, read_regular
 from massl_bench.datasets.published.reader import Listing, listed, read_lines
 
 
@@ -102,7 +102,7 @@ _FOOD_LISTS = {"train": "meta/train.json", "validation": "meta/test.json"}
 
 
 def _food101(root: Path, source: str) -> Listing:
-    lists = {name: json.loads((root / path).read_text(encoding="utf-8")) for name, path in _FOOD_LISTS.items()}
+    lists = {name: parse_json(read_regular(root / path)) for name, path in _FOOD_LISTS.items()}
     class_names = tuple(sorted({name for content in lists.values() for name in content}))
     rows = [(name, image) for name in class_names for image in lists[source].get(name, ())]
     return Listing(

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.files import read_regular
 
 _NUMBERS = re.compile(r"[<>|=]?(b1|[biuf][1248])")
 _MEMO_OPCODES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
@@ -134,7 +135,7 @@ def read_plain_pickle(path: Path) -> Any:
         RequestError: The file is not such a pickle; nothing of it was executed.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
         # A part longer than the file ends the walk; an index would make the unpickler's table as long as it says.
         for opcode, argument, _ in pickletools.genops(content):
             if opcode.name in _MEMO_OPCODES and (argument or 0) > len(content):

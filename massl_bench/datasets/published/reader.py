@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.files import read_regular
 from massl_bench.core.values import GroundTruth
 from massl_bench.datasets.splits import FileSplit, ImageSplit, Labels
 
@@ -117,4 +118,4 @@ def _of(tables: dict[str, tuple[str, ...]], source: str) -> tuple[str, ...]:
 
 def read_lines(path: Path) -> list[str]:
     """Returns the lines of a text file without those that are empty."""
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_regular(path).decode("utf-8").splitlines() if line.strip()]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from massl_bench.core.archive_hash import check_header_hash
 from massl_bench.core.files import open_regular
 from massl_bench.models.reading.bounds import LARGEST_DIRECTORY, DamagedError, RefusedError, shown
 from massl_bench.models.reading.content import Content
@@ -41,6 +42,7 @@ def read_safetensors(source: Source) -> Content:
     Raises:
         RefusedError: Its header is longer than any checkpoint's.
         DamagedError: It is damaged.
+        RequestError: This package wrote it, and not these bytes.
     """
     with open_regular(source.path) as file:
         (length,) = struct.unpack("<Q", file.read(8))
@@ -54,6 +56,7 @@ def read_safetensors(source: Source) -> Content:
     except (SafetensorError, ValueError, RecursionError) as error:
         raise DamagedError(str(error)) from None
     metadata = entries.pop("__metadata__", None) or {}
+    check_header_hash(source.path)
     tensors = {name: _tensor(source, name, entry, 8 + length) for name, entry in entries.items()}
     return Content(container="safetensors", value=tensors, metadata=metadata)
 

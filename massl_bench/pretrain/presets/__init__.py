@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from massl_bench.core.errors import RequestError, unknown_name
+from massl_bench.specs.toml import load_toml
 
 PRESETS = Path(__file__).parent
 
@@ -42,6 +42,6 @@ def read_preset(preset: str) -> dict[str, Any]:
     """Returns the content of a preset, unchecked; raises `RequestError` where there is none, or it is no TOML."""
     file = preset_file(preset)
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return load_toml(file)
     except (OSError, ValueError) as error:
         raise RequestError(f"{file}: cannot be read: {error}", field="preset", found=preset) from None
