@@ -19,7 +19,8 @@ from massl_bench.datasets.columns import Columns
 from massl_bench.datasets.folders import all_files, is_image, not_taken
 from massl_bench.datasets.layout import Layout
 from massl_bench.datasets.left_out import LeftOut
-from massl_bench.datasets.tables import ArrowSplit, open_parquet, parquet_class_names
+from massl_bench.datasets.table_labels import parquet_class_names
+from massl_bench.datasets.tables import ArrowSplit, open_parquet
 
 
 @dataclass(frozen=True)

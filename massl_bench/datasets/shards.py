@@ -26,7 +26,7 @@ from massl_bench.datasets.images.decoding import EncodedImage
 from massl_bench.datasets.layout import Layout
 from massl_bench.datasets.left_out import LeftOut
 from massl_bench.datasets.splits import ImageSplit
-from massl_bench.datasets.tables import label_indices
+from massl_bench.datasets.table_labels import label_indices
 from massl_bench.datasets.tars import list_tar
 
 _LABEL = "cls"
