@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from massl_bench.core.errors import RequestError, unknown_name
-from massl_bench.specs.toml import load_toml
 
 PRESETS = Path(__file__).parent
 
@@ -40,6 +39,8 @@ def preset_file(preset: str) -> Path:
 
 def read_preset(preset: str) -> dict[str, Any]:
     """Returns the content of a preset, unchecked; raises `RequestError` where there is none, or it is no TOML."""
+    from massl_bench.specs.toml import load_toml  # for the help text, which names the presets, there is no need of it
+
     file = preset_file(preset)
     try:
         return load_toml(file)
