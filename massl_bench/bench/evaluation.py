@@ -18,6 +18,7 @@ from massl_bench.core.values import (
     DatasetKind,
     EvaluationData,
     FeatureBank,
+    GroundTruth,
     QueryTruth,
 )
 from massl_bench.learners.faiss_backend import resolve_backend
@@ -103,17 +104,9 @@ def evaluate(
     found, assumptions = banks_of(banks if banks is not None else handed)
     if "features" in found:
         found["all"] = found.pop("features")
-    needed = _roles(spec, found)
-    _check_labels(spec, found, needed, registry)
-    counts = [found[role].num_classes for role in needed]
-    data = EvaluationData(
-        banks={role: found[role] for role in needed},
-        num_classes=max((count for count in counts if count is not None), default=None),
-        backend=resolve_backend(resolve_device(device))[0],
-        ground_truth=truth_of(ground_truth),
-    )
+    data = _data(spec, found, truth_of(ground_truth), device, registry)
     checked = protocols.parameters(spec, f"task {task}", check_headline="headline" in {**(params or {}), **parameters})
-    fitting = protocols.fitted(spec, checked, {role: len(found[role]) for role in needed})
+    fitting = protocols.fitted(spec, checked, {role: len(bank) for role, bank in data.banks.items()})
     checked = checked if fitting is None else fitting.params
     scores = protocols.run(spec, checked, data, np.random.default_rng(spec.seed if seed is None else seed))
     return TaskScores(
@@ -122,6 +115,20 @@ def evaluate(
         headline_name=_headline(spec, _kind(spec, found), list(scores)),
         scale=protocols.scale(spec.protocol),
         notes=(*assumptions, *(() if fitting is None else (fitting.departure,)), *scores.notes),
+    )
+
+
+def _data(
+    spec: TaskSpec, found: Mapping[str, FeatureBank], truth: GroundTruth | None, device: str, registry: Registry
+) -> EvaluationData:
+    needed = _roles(spec, found)
+    _check_labels(spec, found, needed, registry)
+    counts = [found[role].num_classes for role in needed]
+    return EvaluationData(
+        banks={role: found[role] for role in needed},
+        num_classes=max((count for count in counts if count is not None), default=None),
+        backend=resolve_backend(resolve_device(device))[0],
+        ground_truth=truth,
     )
 
 

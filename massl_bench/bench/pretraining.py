@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import MissingDataError
 from massl_bench.core.terminal import say
 from massl_bench.datasets import DataOptions, ImageSplit, open_dataset
@@ -150,6 +151,7 @@ def plan_pretraining(request: PretrainRequest, registry: Registry, *, device: st
         seconds_with_views,
     )
 
+    device = resolve_device(device)
     config = request.config
     check_names(request.models, request.weights_dir)
     spec = registry.dataset(request.dataset) if request.dataset in registry.datasets else None

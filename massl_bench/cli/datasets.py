@@ -25,6 +25,7 @@ from massl_bench.core.terminal import show
 
 if TYPE_CHECKING:
     from massl_bench.datasets import DataOptions
+    from massl_bench.specs.registry import Registry
 
 datasets_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Download datasets ahead, and verify them."
@@ -90,11 +91,6 @@ def _for_datasets(
     as_json: bool,
 ) -> None:
     """Opens and checks each dataset; goes on after a failure, and then exits with 1 (2 where a name is unknown)."""
-    from massl_bench.bench.progress import reporting
-    from massl_bench.core.values import CopyTruth
-    from massl_bench.datasets import corrupt_images, open_dataset, published_files, wrong_checksums
-    from massl_bench.datasets.left_out import LeftOut
-
     registry = open_registry(include_path)
     for name in names:
         if ":" not in name:
@@ -103,21 +99,7 @@ def _for_datasets(
     for name in names:
         problems: list[str] = []
         try:
-            dataset = open_dataset(name, registry, options, fetch=fetch)
-            files = {} if fetch else published_files(dataset, options.data_root)
-            if files:
-                with reporting().progress(f"{name}/checksums", len(files)) as progress:
-                    problems += wrong_checksums(files, progress)
-            splits = {role: dataset.split(role) for role in dataset.sources}
-            truth = None if fetch else dataset.ground_truth()
-            if isinstance(truth, CopyTruth) and truth.unlike_published:
-                problems.append(f"not as published: {', '.join(truth.unlike_published)}")
-            sizes = ", ".join(f"{role} {len(split):,}" for role, split in splits.items())
-            fingerprint = dataset.fingerprint[:16]
-            left_out = LeftOut() if fetch else dataset.left_out
-            for role, split in {} if fetch else splits.items():
-                with reporting().progress(f"{name}/{role}", len(split)) as progress:
-                    problems += corrupt_images(split, progress)
+            found, said = _checked(name, registry, options, problems, fetch=fetch)
         except MasslBenchError as error:
             for text in (*problems, str(error)):
                 fail(text)
@@ -125,24 +107,56 @@ def _for_datasets(
             continue
         for problem in problems:
             fail(f"{name}: {problem}")
-        state = f"problems: {len(problems)}" if problems else "there" if fetch else "ok"
-        known = len(dataset.spec.archives) if dataset.spec is not None and not fetch else 0
-        compared = f"checksums compared: {len(files)} of {known}; " if known else ""
-        report.append(
-            {
-                "name": name,
-                "ok": not problems,
-                "problems": problems,
-                "place": dataset.place,
-                "splits": {role: len(split) for role, split in splits.items()},
-                "fingerprint": dataset.fingerprint,
-                "left_out": {"count": left_out.count, "first": list(left_out.first)},
-            }
-        )
+        report.append({"name": name, "ok": not problems, "problems": problems, **found})
         if not as_json:
-            others = f"{left_out}; " if left_out else ""
-            show(f"{dataset.name}: {state}; {dataset.place}; {sizes}; {compared}{others}fingerprint {fingerprint}")
+            show(said)
     if as_json:
         print_json(report)
     if not all(entry["ok"] for entry in report):
         raise typer.Exit(1)
+
+
+def _checked(
+    name: str, registry: Registry, options: DataOptions, problems: list[str], *, fetch: bool
+) -> tuple[dict[str, Any], str]:
+    """Opens a dataset, and checks it where it was not fetched; returns what is there, for machines and for people.
+
+    Args:
+        name: a registry name, or another reference.
+        registry: the known datasets.
+        options: where to look.
+        problems: gets what is wrong; what was found before an error is there too.
+        fetch: whether it is downloaded where it is not there, and opened only.
+    """
+    from massl_bench.bench.progress import reporting
+    from massl_bench.core.values import CopyTruth
+    from massl_bench.datasets import corrupt_images, open_dataset, published_files, wrong_checksums
+    from massl_bench.datasets.left_out import LeftOut
+
+    dataset = open_dataset(name, registry, options, fetch=fetch)
+    files = {} if fetch else published_files(dataset, options.data_root)
+    if files:
+        with reporting().progress(f"{name}/checksums", len(files)) as progress:
+            problems += wrong_checksums(files, progress)
+    splits = {role: dataset.split(role) for role in dataset.sources}
+    truth = None if fetch else dataset.ground_truth()
+    if isinstance(truth, CopyTruth) and truth.unlike_published:
+        problems.append(f"not as published: {', '.join(truth.unlike_published)}")
+    fingerprint = dataset.fingerprint
+    left_out = LeftOut() if fetch else dataset.left_out
+    for role, split in {} if fetch else splits.items():
+        with reporting().progress(f"{name}/{role}", len(split)) as progress:
+            problems += corrupt_images(split, progress)
+    state = f"problems: {len(problems)}" if problems else "there" if fetch else "ok"
+    sizes = ", ".join(f"{role} {len(split):,}" for role, split in splits.items())
+    known = len(dataset.spec.archives) if dataset.spec is not None and not fetch else 0
+    compared = f"checksums compared: {len(files)} of {known}; " if known else ""
+    others = f"{left_out}; " if left_out else ""
+    found = {
+        "place": dataset.place,
+        "splits": {role: len(split) for role, split in splits.items()},
+        "fingerprint": fingerprint,
+        "left_out": {"count": left_out.count, "first": list(left_out.first)},
+    }
+    said = f"{dataset.place}; {sizes}; {compared}{others}fingerprint {fingerprint[:16]}"
+    return found, f"{dataset.name}: {state}; {said}"

@@ -88,13 +88,12 @@ def leaderboard(
     with paused_collector():
         board = collect(results_dir, registry, suite, selection)
         text = _published(chosen, board, registry) if published else writers[chosen]()(board, setting)
-    if check and out is not None:
-        if not out.is_file() or out.read_bytes() != text.encode():
-            raise CellError(f"{out} is stale: massl-bench leaderboard --format {chosen} --out {out} writes it anew")
-    elif out is not None:
-        write_out(out, text)
-    else:
+    if out is None:
         show_document(text)
+    elif check:
+        _check_fresh(out, text, chosen)
+    else:
+        write_out(out, text)
     if chosen == "csv" and board.apart:
         say(f"{len(board.apart)} records are not in the table; --format md says why")
 
@@ -111,6 +110,11 @@ def _serve(registry: Registry, results_dir: Path, suite: str | None, selection: 
         with suppress(KeyboardInterrupt):
             server.serve_forever()
     say("ended")
+
+
+def _check_fresh(out: Path, text: str, format: str) -> None:
+    if not out.is_file() or out.read_bytes() != text.encode():
+        raise CellError(f"{out} is stale: massl-bench leaderboard --format {format} --out {out} writes it anew")
 
 
 def _published(format: str, board: Leaderboard, registry: Registry) -> str:

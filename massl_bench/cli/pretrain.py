@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,7 +76,6 @@ def pretrain(
     from massl_bench.bench.pretraining import PretrainRequest, plan_pretraining
     from massl_bench.bench.pretraining import pretrain as train
     from massl_bench.bench.progress import reporting
-    from massl_bench.bench.request import RunRequest
     from massl_bench.bench.runner import run_request
     from massl_bench.core.files import file_safe
     from massl_bench.datasets import DataOptions
@@ -87,8 +86,8 @@ def pretrain(
     registry = open_registry(include_path, weights_dir)
     cells = registry.suite(bench).pairs if bench is not None else []
     check_results_dir(results_dir)
-    settings = [*(set or []), *([f"run.wandb={json.dumps(wandb)}"] if wandb is not None else [])]
-    config = load_config(preset, settings, method)
+    tracking = [f"run.wandb={json.dumps(wandb)}"] if wandb is not None else []
+    config = load_config(preset, [*(set or []), *tracking], method)
     require_wandb(config)
     request = PretrainRequest(
         dataset=dataset,
@@ -102,9 +101,7 @@ def pretrain(
         data=DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline),
     )
     if dry_run:
-        from massl_bench.core.devices import resolve_device
-
-        _print_plan(request, plan_pretraining(request, registry, device=resolve_device(device)), as_json=as_json)
+        _print_plan(request, plan_pretraining(request, registry, device=device), as_json=as_json)
         return
     with _process_group(device) as (rank, rank_device):
         trained = train(request, registry, rank=rank, device=rank_device)
@@ -118,14 +115,7 @@ def pretrain(
         show(f"{request.name}: {trained.step} steps on {dataset} -> {manifest}")
     outcomes: list[Outcome] = []
     if bench is not None:
-        run = RunRequest(
-            cells=cells,
-            models=request.models,
-            suite=bench,
-            device=device,
-            data=request.data,
-            results_dir=results_dir,
-        )
+        run = _run_of(request, bench, cells, device, results_dir)
         registry = open_registry(include_path, weights_dir)  # anew: it now holds the manifests
         outcomes = list(run_request(run, registry, reporting()))
         if not as_json:
@@ -133,11 +123,32 @@ def pretrain(
     if as_json:
         found = [outcome_json(outcome) for outcome in outcomes]
         print_json({"name": request.name, "steps": trained.step, "manifest": manifest, "outcomes": found})
+    _end_with_failures(outcomes, bench)
+
+
+def _run_of(
+    request: PretrainRequest, suite: str, cells: Sequence[tuple[str, str]], device: str, results_dir: Path
+) -> RunRequest:
+    """Returns the request for a suite on what was trained."""
+    from massl_bench.bench.request import RunRequest
+
+    return RunRequest(
+        cells=cells,
+        models=request.models,
+        suite=suite,
+        device=device,
+        data=request.data,
+        results_dir=results_dir,
+    )
+
+
+def _end_with_failures(outcomes: Sequence[Outcome], suite: str | None) -> None:
+    """Says which cells failed; raises `CellError` where one did."""
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         print_outcome(outcome)
     if failed:
-        raise CellError(f"{len(failed)} of {len(outcomes)} cells failed; massl-bench run --suite {bench} repeats them")
+        raise CellError(f"{len(failed)} of {len(outcomes)} cells failed; massl-bench run --suite {suite} repeats them")
 
 
 def _print_plan(request: PretrainRequest, plan: PretrainPlan, *, as_json: bool) -> None:

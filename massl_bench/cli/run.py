@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,7 @@ from massl_bench.core.errors import RequestError
 from massl_bench.core.terminal import say, show
 
 if TYPE_CHECKING:
+    from massl_bench.bench.planned import CellPlan
     from massl_bench.core.model_settings import ModelSettings
 
 
@@ -127,11 +129,7 @@ def run(
     if ground_truth is not None and features is None:
         raise RequestError(f"--ground-truth {ground_truth}: belongs to --features FILE.npz, which is not given")
     _check_combination(task, dataset, model, suite, features, name)
-    if suite is not None:
-        cells = registry.suite(suite).pairs
-    else:
-        datasets = [features.stem] if features is not None else split_names("--dataset", dataset)
-        cells = [(each, data) for data in datasets for each in split_names("--task", task)]
+    cells = _cells(task, dataset, features) if suite is None else registry.suite(suite).pairs
     models = split_names("--model", model) if model or features is not None else _default_models()
     request = RunRequest(
         cells=cells,
@@ -168,11 +166,7 @@ def run(
     )
     if dry_run:
         planner = Planner(request, registry, reporting())
-        plans = [planner.describe(cell) for cell in planner.plan()]
-        if as_json:
-            print_json([vars(plan) for plan in plans])
-        for plan in [] if as_json else plans:
-            show(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
+        _print_plans([planner.describe(cell) for cell in planner.plan()], as_json=as_json)
         return
     outcomes = print_outcomes(watched.launch(found, request, registry, reporting()), as_json=as_json)
     failed = sum(outcome.status == "failed" for outcome in outcomes)
@@ -180,6 +174,21 @@ def run(
         if len(outcomes) > 1:
             say(f"{failed} of {len(outcomes)} cells failed; mend what their lines say, and the same command runs these")
         raise typer.Exit(1)
+
+
+def _cells(task: list[str] | None, dataset: list[str] | None, features: Path | None) -> list[tuple[str, str]]:
+    """Returns every task on every dataset, or on the features that were handed in."""
+    datasets = [features.stem] if features is not None else split_names("--dataset", dataset)
+    return [(each, data) for data in datasets for each in split_names("--task", task)]
+
+
+def _print_plans(plans: Sequence[CellPlan], *, as_json: bool) -> None:
+    """Prints what running each cell would do."""
+    if as_json:
+        print_json([vars(plan) for plan in plans])
+        return
+    for plan in plans:
+        show(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
 
 
 def _default_models() -> list[str]:

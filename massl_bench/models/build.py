@@ -83,25 +83,7 @@ def vit(  # noqa: PLR0913  # what a layout says of its ViT
     side = native if evaluated_at is None else min(native, evaluated_at)
     # timm's own norm after pooling stands where the file has one.
     pooling = "token" if shape.class_token and not shape.norm_after_pooling else "avg"
-    options: dict[str, Any] = {
-        "img_size": native,
-        "patch_size": shape.patch,
-        "embed_dim": shape.width,
-        "depth": shape.depth,
-        "num_heads": number,
-        "mlp_ratio": shape.hidden / shape.width,
-        "qkv_bias": shape.qkv_bias,
-        "class_token": shape.class_token,
-        "reg_tokens": shape.registers,
-        "no_embed_class": not shape.prefix_positions,
-        "pos_embed": "learn" if shape.grid is not None else "none",
-        "init_values": 1e-5 if shape.layer_scale else None,
-        "pre_norm": shape.pre_norm,
-        "fc_norm": shape.norm_after_pooling,
-        "global_pool": pooling,
-        "act_layer": act,
-        **arguments,
-    }
+    options = {**_timm_arguments(shape, number, native, pooling), "act_layer": act, **arguments}
     plain_avg = pooling == "avg" and not shape.norm_after_pooling
     return Network(
         architecture=vit_name(shape, number),
@@ -120,6 +102,27 @@ def vit(  # noqa: PLR0913  # what a layout says of its ViT
         },
         notes=notes,
     )
+
+
+def _timm_arguments(shape: VitShape, num_heads: int, img_size: int, pooling: str) -> dict[str, Any]:
+    """Returns the arguments of timm's VisionTransformer that the shapes say."""
+    return {
+        "img_size": img_size,
+        "patch_size": shape.patch,
+        "embed_dim": shape.width,
+        "depth": shape.depth,
+        "num_heads": num_heads,
+        "mlp_ratio": shape.hidden / shape.width,
+        "qkv_bias": shape.qkv_bias,
+        "class_token": shape.class_token,
+        "reg_tokens": shape.registers,
+        "no_embed_class": not shape.prefix_positions,
+        "pos_embed": "learn" if shape.grid is not None else "none",
+        "init_values": 1e-5 if shape.layer_scale else None,
+        "pre_norm": shape.pre_norm,
+        "fc_norm": shape.norm_after_pooling,
+        "global_pool": pooling,
+    }
 
 
 def _build_vit(options: Mapping[str, Any], eps: float, positions: PositionRule) -> nn.Module:

@@ -73,7 +73,7 @@ def test_a_corrected_number_of_heads_is_another_measurement(run_cli: Cli) -> Non
     asked = run_cli(*SMALL, "--model", TWO_HEADS)
     assert asked.code == 2
     assert "the number of attention heads is not in the tensors" in asked.error
-    assert "one of 1, 2, 4: give num_heads" in asked.error
+    assert "one of 1, 2, 4: give --num-heads" in asked.error
     one, _, of_one, _ = run_small(run_cli, "--model", TWO_HEADS, "--num-heads", 1)
     two, status, of_two, _ = run_small(run_cli, "--model", TWO_HEADS, "--num-heads", 2)
     assert status == "done"
@@ -92,7 +92,7 @@ def test_a_teacher_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     student = {"module.backbone.a": torch.zeros(1)}
     for teacher, reason in (({}, "it is empty"), ({"model": {"a": torch.zeros(1)}}, "model in it"), (None, "NoneType")):
         torch.save({"teacher": teacher, "student": student}, tmp_path / "c.pth")
-        with pytest.raises(RequestError, match=f"teacher .* cannot be read: .*{reason}.*checkpoint-key student"):
+        with pytest.raises(RequestError, match=f"teacher .* cannot be read: .*{reason}.*checkpoint_key='student'"):
             mb.load_encoder(str(tmp_path / "c.pth"))
 
 
@@ -108,7 +108,10 @@ def test_a_student_alone_is_not_taken_silently(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("vit_large_patch16_224", "vit_large_patch16_224 is 1024 wide, 24 blocks deep, with patches of 16 pixels"),
+        (
+            "vit_large_patch16_224",
+            "arch='vit_large_patch16_224' is 1024 wide, 24 blocks deep, with patches of 16 pixels",
+        ),
         ("vit_tiny_patch16_224", "192 wide, 12 blocks deep, with patches of 16 pixels; the file's ViT is 192 wide, 2"),
         ("resnet50", "arch='resnet50' is a ResNet; the file's tensors are a ViT's"),
     ],

@@ -140,12 +140,7 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
             # The one place where the host waits for the device: nothing moves before all is known to be finite.
             terms = _finite_terms(job, state, number, rates, computed, norms)
 
-            if state.method.teacher_first:
-                update_teacher(state.teacher, state.student, rates.momentum)
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
-            if not state.method.teacher_first:
-                update_teacher(state.teacher, state.student, rates.momentum)
+            _move(state, rates.momentum)
 
             done = number + 1
             last = done == num_steps
@@ -164,6 +159,16 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
             if rank == 0 and (last or stopping or done % config.run.checkpoint_every == 0):
                 checkpoints.save(state.checkpoint(done, config.model_dump(mode="json"), job.data))
     return Trained(step=done, finished=done == num_steps, backbone=state.teacher.backbone.eval())
+
+
+def _move(state: TrainingState, momentum: float) -> None:
+    """Moves the student, and the teacher after it, in the order that the method asks for."""
+    if state.method.teacher_first:
+        update_teacher(state.teacher, state.student, momentum)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if not state.method.teacher_first:
+        update_teacher(state.teacher, state.student, momentum)
 
 
 @dataclass(frozen=True, kw_only=True)
