@@ -110,7 +110,7 @@ def test_a_student_alone_is_not_taken_silently(tmp_path: Path) -> None:
     [
         (
             "vit_large_patch16_224",
-            "arch='vit_large_patch16_224' is 1024 wide, 24 blocks deep, with patches of 16 pixels",
+            "arch='vit_large_patch16_224' is 1024 wide, 24 blocks deep, with patches of 16",
         ),
         ("vit_tiny_patch16_224", "192 wide, 12 blocks deep, with patches of 16 pixels; the file's ViT is 192 wide, 2"),
         ("resnet50", "arch='resnet50' is a ResNet; the file's tensors are a ViT's"),
