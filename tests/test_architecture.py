@@ -119,7 +119,7 @@ def num_lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef, part: st
     documented = ast.get_docstring(function) is not None
     assert function.end_lineno is not None
     assert first.end_lineno is not None
-    if part == "cli" and function.decorator_list:
+    if part == "cli" and "typer.Option(" in ast.unparse(function.args):
         return function.end_lineno - (rest[0].lineno if documented and rest else first.lineno) + 1
     return function.end_lineno - function.lineno + 1 - (first.end_lineno - first.lineno + 1 if documented else 0)
 
