@@ -21,7 +21,7 @@ from massl_bench.cli.options import (
 )
 from massl_bench.cli.output import fail, print_json
 from massl_bench.core.errors import MasslBenchError, RequestError, unknown_name
-from massl_bench.core.terminal import show
+from massl_bench.core.terminal import say, show
 
 if TYPE_CHECKING:
     from massl_bench.core.model_settings import ModelSettings
@@ -145,42 +145,77 @@ def _print_inspection(inspection: Inspection) -> None:
     show(f"as --model: {f'refused: {backbone.problem}' if backbone.problem else 'every tensor fits'}")
 
 
-@weights_app.command(epilog="Example: massl-bench weights fetch my-model")
+@weights_app.command(epilog="Example: massl-bench weights fetch dino-vits16")
 def fetch(
-    names: Annotated[list[str], typer.Argument(help="Manifests with a url.")],
+    names: Annotated[
+        list[str], typer.Argument(help="Of weights list --remote, of manifests with a url, or timm:NAME, …")
+    ],
     cache_dir: CacheDir = None,
     weights_dir: WeightsDir = Path("weights"),
     include_path: IncludePath = None,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Download weights of known models, and verify their sha256.
+    """Download weights of known models, and verify their hash.
 
-    They go into the cache. Goes on after a failure.
+    They go into the cache. Of published weights, every tensor is loaded and a manifest written: another file is refused
+    from then on. Goes on after a failure.
 
-    --json prints a list of {name, file, sha256, problem}; file or problem is null.
+    --json prints a list of {name, file, sha256, sha256_from, problem}; file or problem is null.
     """
-    from massl_bench.models.fetch import fetch_weights
+    from massl_bench.models.known import Fetched, check_fetchable, fetch_known
 
     registry = open_registry(include_path, weights_dir)
-    manifests = {name: registry.manifest(name) for name in names}
+    for name in names:
+        check_fetchable(name, registry)
     report: list[dict[str, Any]] = []
-    for name, manifest in manifests.items():
+    for name in names:
         try:
-            file = fetch_weights(manifest, registry.manifests[name], cache_directory(cache_dir), download=not offline)
+            found = fetch_known(name, registry, weights_dir, cache_directory(cache_dir), may_download=not offline)
         except RequestError:
             raise
         except MasslBenchError as error:
             fail(str(error))
-            report.append({"name": name, "file": None, "sha256": manifest.sha256, "problem": str(error)})
+            report.append({**asdict(Fetched(name=name)), "problem": str(error)})
         else:
-            report.append({"name": name, "file": file, "sha256": manifest.sha256, "problem": None})
+            report.append({**asdict(found), "problem": None})
             if not as_json:
-                show(f"{name}: there; {file}; sha256 {manifest.sha256}")
+                said = f" ({found.sha256_from})" if found.sha256_from is not None else ""
+                show(f"{name}: there; {found.file}; sha256 {found.sha256}{said}")
     if as_json:
         print_json(report)
     if any(entry["problem"] is not None for entry in report):
         raise typer.Exit(1)
+
+
+@weights_app.command("list", epilog="Example: massl-bench weights list --remote")
+def list_(
+    remote: Annotated[bool, typer.Option("--remote", help="What others publish, in place of what is here.")] = False,
+    cache_dir: CacheDir = None,
+    weights_dir: WeightsDir = Path("weights"),
+    include_path: IncludePath = None,
+    as_json: Json = False,
+) -> None:
+    """List the weights that are known by name, or those that others publish.
+
+    --json prints a list of what is known of each; of --remote also the address, its source and the day it was read.
+    """
+    from tabulate import tabulate
+
+    from massl_bench.models.known import here, published
+
+    registry = open_registry(include_path, weights_dir)
+    place = cache_directory(cache_dir)
+    rows = published(registry, place) if remote else here(registry, place)
+    if as_json:
+        print_json([row.values for row in rows])
+        return
+    if rows:
+        heads = list(rows[0].columns)
+        for line in tabulate([list(row.columns.values()) for row in rows], heads, disable_numparse=True).splitlines():
+            show(line)
+    if remote:
+        say("massl-bench weights fetch NAME takes these names, and timm:NAME, torchvision:NAME, hf-hub:ORG/NAME")
 
 
 @weights_app.command(epilog="Example: massl-bench weights export my-model --format safetensors")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.request import Request, urlopen
 
+from massl_bench.core import download as web
 from massl_bench.core.errors import MissingDataError, one_line
 from massl_bench.core.files import atomic_directory
 from massl_bench.core.hub import check_hub_reachable
 from massl_bench.specs.dataset import ArchiveSource, DatasetSpec
-
-_TIMEOUT_SECONDS = 60.0
-"""Without a byte from a server."""
 
 
 def fetch_hub(repo: str, revision: str | None, *, patterns: list[str] | None, download: bool) -> Path | None:
@@ -105,19 +101,6 @@ def _fetch_archives(archives: Sequence[ArchiveSource], target: Path) -> None:
 
 def _download(archive: ArchiveSource, file: Path) -> None:
     """Writes a file of a publisher; raises `ValueError` where it is another one than the spec's."""
-    from rich.console import Console
-    from rich.progress import wrap_file
-
-    request = Request(archive.url, headers={"User-Agent": "massl-bench"})  # some servers refuse Python's own
-    digest = hashlib.md5(usedforsecurity=False)
-    with urlopen(request, timeout=_TIMEOUT_SECONDS) as response, file.open("wb") as out:
-        console = Console(stderr=True)
-        bar = wrap_file(
-            response, response.length, description=file.name, console=console, disable=not console.is_terminal
-        )
-        with bar as content:
-            while chunk := content.read(1 << 20):
-                out.write(chunk)
-                digest.update(chunk)
-    if digest.hexdigest() != archive.md5:
-        raise ValueError(f"{archive.url} is another file: its md5 is {digest.hexdigest()}, expected {archive.md5}")
+    found = web.download(archive.url, file)
+    if found.md5 != archive.md5:
+        raise ValueError(f"{archive.url} is another file: its md5 is {found.md5}, expected {archive.md5}")

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import sys
-import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from datetime import date
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
 
+from massl_bench.core.download import Digests, download
 from massl_bench.core.errors import CellError, MissingDataError, RequestError, one_line
-from massl_bench.core.files import file_safe, sha256_file
+from massl_bench.core.files import file_safe, scratch_directory, sha256_file
 from massl_bench.core.wording import asked
 from massl_bench.specs.manifest import ManifestSpec
+from massl_bench.specs.published_weights import PublishedCheckpoint, PublishedWeights
+from massl_bench.specs.registry import Registry
 
 CHECKPOINT_SUFFIXES = frozenset({".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors"})
 
-_ABANDONED_SECONDS = 3600
-"""A partial download that grew no more for so long belongs to a process that was killed."""
+_Check = Callable[[Digests, str], None]
+"""Raises `ValueError` where a download, or the member of an archive (by its sha256), is not what was meant."""
+
+_LARGEST_MEMBER = 1 << 36
+"""Bytes of a file in an archive; the largest published weights have 27 GB."""
 
 
 def weights_file(manifest: ManifestSpec, manifest_path: Path, cache_dir: Path) -> Path:
@@ -29,7 +37,7 @@ def weights_file(manifest: ManifestSpec, manifest_path: Path, cache_dir: Path) -
     if named is not None and named.is_file():
         return named
     if manifest.url is not None:
-        fetched = fetched_file(manifest, cache_dir)
+        fetched = fetched_file(manifest.name, manifest.sha256, manifest.member or manifest.url, cache_dir)
         if fetched.is_file():
             return fetched
         raise MissingDataError(
@@ -43,14 +51,21 @@ def _named_file(manifest: ManifestSpec, manifest_path: Path) -> Path | None:
     return (manifest_path.parent / manifest.file).resolve() if manifest.file is not None else None
 
 
-def fetched_file(manifest: ManifestSpec, cache_dir: Path) -> Path:
-    """Returns where the download of a manifest's address lies, or would lie."""
-    suffix = Path(urlparse(manifest.url or "").path).suffix
+def fetched_file(name: str, sha256: str, source: str, cache_dir: Path) -> Path:
+    """Returns where a download lies, or would lie.
+
+    Args:
+        name: of the model.
+        sha256: of the file.
+        source: its address, or its path in an archive, which tells the suffix.
+        cache_dir: the cache.
+    """
+    suffix = Path(urlparse(source).path).suffix
     suffix = suffix if suffix in CHECKPOINT_SUFFIXES else ".pth"
-    return cache_dir / "weights" / f"{file_safe(manifest.name)}-{manifest.sha256[:16]}{suffix}"
+    return cache_dir / "weights" / f"{file_safe(name)}-{sha256[:16]}{suffix}"
 
 
-def fetch_weights(manifest: ManifestSpec, manifest_path: Path, cache_dir: Path, *, download: bool) -> Path:
+def fetch_weights(manifest: ManifestSpec, manifest_path: Path, cache_dir: Path, *, may_download: bool) -> Path:
     """Returns the verified file of a manifest, downloading it into the cache where it is not on this machine.
 
     Raises:
@@ -66,33 +81,105 @@ def fetch_weights(manifest: ManifestSpec, manifest_path: Path, cache_dir: Path, 
         if sha256_file(named) == manifest.sha256:
             return named
         raise RequestError(f"{where}: {named} is another file: its sha256 is not the manifest's; move it away to fetch")
-    file = fetched_file(manifest, cache_dir)
+    file = fetched_file(manifest.name, manifest.sha256, manifest.member or manifest.url, cache_dir)
     if file.is_file() and sha256_file(file) == manifest.sha256:
         return file
-    if not download:
+    if not may_download:
         raise MissingDataError(
             f"{where}: not in the cache, and downloading is not allowed ({asked('offline')}): {manifest.url}"
         )
-    import torch
 
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(file)
-        # It writes beside the file and renames when the whole hash is right.
-        torch.hub.download_url_to_file(
-            manifest.url, str(file), hash_prefix=manifest.sha256, progress=sys.stderr.isatty()
+    def check(_: Digests, sha256: str) -> None:
+        if sha256 != manifest.sha256:
+            pinned = f" ({manifest.sha256_from})" if manifest.sha256_from is not None else ""
+            raise ValueError(
+                f"it is not the file of the manifest {manifest_path}: its sha256 is {sha256}, expected "
+                f"{manifest.sha256}{pinned}"
+            )
+
+    return _fetched(manifest.name, manifest.url, manifest.member, cache_dir, check)
+
+
+def fetch_published(
+    name: str, source: PublishedWeights, checkpoint: PublishedCheckpoint, cache_dir: Path, *, may_download: bool
+) -> tuple[Path, str]:
+    """Downloads a published checkpoint into the cache.
+
+    Returns:
+        The file, and who says that it is the one that is meant: what its authors publish of its content, or nobody but
+        this first download.
+
+    Raises:
+        RequestError: No address leads to the file, or nothing here could load it.
+        MissingDataError: Downloading is not allowed.
+        CellError: The download failed, or is not what its authors publish; nothing of it stays.
+    """
+    where = f"model {name}"
+    if checkpoint.refused is not None:
+        raise RequestError(f"{where}: is not fetched: {checkpoint.refused}")
+    if checkpoint.url is None:
+        raise RequestError(
+            f"{where}: {checkpoint.because}: {checkpoint.page}; then: massl-bench weights add FILE --name {name} "
+            f'--licence "{source.licence}"'
         )
-    except RuntimeError as error:  # another hash
-        raise CellError(
-            f"{where}: {manifest.url} is not the file of its manifest: {one_line(error)}; nothing was kept; an address "
-            "that leads to a web page (Google Drive's do) is downloaded by hand: massl-bench weights add FILE"
-        ) from None
-    except (OSError, ValueError, HTTPException) as error:
-        raise CellError(f"{where}: {manifest.url} could not be downloaded: {one_line(error)}") from None
+    if not may_download:
+        raise MissingDataError(f"{where}: downloading is not allowed ({asked('offline')}): {checkpoint.url}")
+
+    def check(found: Digests, _: str) -> None:
+        for kind, digest, expected in (
+            ("sha256", found.sha256, checkpoint.sha256),
+            ("md5", found.md5, checkpoint.md5),
+        ):
+            if expected is not None and not digest.startswith(expected):
+                raise ValueError(
+                    f"it is not the file that its authors publish: its {kind} is {digest}, expected {expected}"
+                )
+
+    file = _fetched(name, checkpoint.url, checkpoint.member, cache_dir, check)
+    if checkpoint.published_hash is not None:
+        return file, f"its authors publish {checkpoint.published_hash}"
+    return file, f"pinned at the first download, {date.today().isoformat()}: its authors publish no hash"
+
+
+def _fetched(name: str, url: str, member: str | None, cache_dir: Path, check: _Check) -> Path:
+    """Downloads a file, or the member of an archive, checks it and puts it into the cache under its hash."""
+    try:
+        with scratch_directory(cache_dir / "weights") as folder:
+            file = folder / "download"
+            digests = download(url, file)
+            sha256 = digests.sha256
+            if member is not None:
+                file = _unpacked(file, member, folder / "member")
+                sha256 = sha256_file(file)
+            check(digests, sha256)
+            target = fetched_file(name, sha256, member or url, cache_dir)
+            file.replace(target)
+    except RequestError as error:
+        raise RequestError(f"model {name}: {error}") from None
+    except (OSError, ValueError, HTTPException, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        raise CellError(f"model {name}: {url}: {one_line(error)}; nothing was kept") from None
+    return target
+
+
+def _unpacked(archive: Path, member: str, file: Path) -> Path:
+    with zipfile.ZipFile(archive) as opened:
+        if member not in opened.namelist():
+            raise ValueError(f"the archive has no {member}; found {', '.join(opened.namelist()[:5])}")
+        with opened.open(member) as content, file.open("wb") as out:
+            while chunk := content.read(1 << 20):
+                out.write(chunk)
+                if out.tell() > _LARGEST_MEMBER:
+                    raise ValueError(f"{member} in the archive is larger than any weights")
     return file
 
 
-def _remove_abandoned(file: Path) -> None:
-    for partial in file.parent.glob(f"{file.name}.*.partial"):
-        if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
-            partial.unlink(missing_ok=True)
+def unknown_weights(name: str, registry: Registry) -> MissingDataError | None:
+    """Returns what to do about a name that others publish weights under and that is not here; None for another."""
+    known = registry.checkpoints.get(name)
+    if known is None:
+        return None
+    source, checkpoint = known
+    return MissingDataError(
+        f"model {name}: {source.method} ({checkpoint.architecture}) is published and not on this machine; next: "
+        f"massl-bench weights fetch {name}"
+    )

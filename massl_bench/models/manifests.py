@@ -17,6 +17,19 @@ from massl_bench.specs.toml import sealed_toml
 
 
 @dataclass(frozen=True, kw_only=True)
+class Download:
+    """Where a file came from.
+
+    Attributes:
+        member: of a zip archive, the file that is meant.
+        sha256_from: who says that it is the file that was meant.
+    """
+
+    member: str | None
+    sha256_from: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewManifest:
     """What the user says of a checkpoint.
 
@@ -29,6 +42,7 @@ class NewManifest:
         summary: one line for lists; None for the architecture and the file's name.
         copy: whether the file is copied beside the manifest.
         force: whether a manifest of this name is replaced.
+        download: where the file was fetched from, in place of its path: others fetch it there too.
     """
 
     file: Path
@@ -41,6 +55,7 @@ class NewManifest:
     citation: str = "unknown"
     copy: bool = False
     force: bool = False
+    download: Download | None = None
 
     @property
     def path(self) -> Path:
@@ -66,9 +81,12 @@ def add_weights(new: NewManifest) -> tuple[ModelCard, ManifestSpec]:
         sha256 = sha256_file(new.file)
         manifest = ManifestSpec(
             name=new.name,
-            file=_copy(new, sha256) if new.copy else _named_file(new),
+            file=_copy(new, sha256) if new.copy else _named_file(new) if new.download is None else None,
             url=new.url,
+            member=new.download.member if new.download is not None else None,
             sha256=sha256,
+            sha256_from=new.download.sha256_from if new.download is not None else None,
+            adapter=card.origins.get("weights", "").removeprefix("adapter ") or None,
             checkpoint_key=settings.checkpoint_key,
             arch=settings.arch,
             num_heads=settings.num_heads,

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.core.files import read_memo, sha256_of, stat_signature, write_memo
 from massl_bench.models.card import ModelCard
-from massl_bench.models.fetch import CHECKPOINT_SUFFIXES
+from massl_bench.models.fetch import CHECKPOINT_SUFFIXES, unknown_weights
 from massl_bench.models.source import ModelOptions, Opening, Reference
 from massl_bench.models.sources import sources, usages
 from massl_bench.specs import plugins
@@ -68,7 +68,11 @@ def _open(text: str, registry: Registry, options: ModelOptions) -> Opening:
     forms = ", ".join(usages())
     if Path(text).suffix in CHECKPOINT_SUFFIXES or "/" in text:
         raise RequestError(f"model {text}: no such file; expected a checkpoint, {forms}")
-    raise unknown_name("model", text, ["pixels", *registry.manifests], f"or a checkpoint file, {forms}")
+    published = unknown_weights(text, registry)
+    if published is not None:
+        raise published
+    names = ["pixels", *registry.manifests, *registry.checkpoints]
+    raise unknown_name("model", text, names, f"or a checkpoint file, {forms}")
 
 
 def _remembered(opening: Opening, options: ModelOptions) -> Model:

@@ -21,7 +21,13 @@ class ManifestSpec(StrictModel):
     file: str | None = None
     """Relative to the manifest, or absolute."""
     url: str | None = None
+    member: str | None = None
+    """Of a zip archive at the address, the file that is meant."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256_from: str | None = None
+    """Who says that this is the file: its authors, or nobody but the first download."""
+    adapter: str | None = None
+    """What the file was taken by when the manifest was written, for people."""
     checkpoint_key: str | None = None
     """Where the backbone's tensors lie inside the file, where there is more than one place."""
     arch: str | None = None

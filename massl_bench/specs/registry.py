@@ -12,6 +12,7 @@ from massl_bench.specs.dataset import DatasetSpec
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.plugins import registry_roots
 from massl_bench.specs.published import PublishedSpec
+from massl_bench.specs.published_weights import PublishedCheckpoint, PublishedWeights
 from massl_bench.specs.suite import SuiteSpec
 from massl_bench.specs.task import TaskSpec
 from massl_bench.specs.toml import Spec, read_toml
@@ -86,6 +87,20 @@ class Registry:
     def published(self) -> dict[str, Path]:
         """The files of published values, by name."""
         return self._files("tasks/published")
+
+    @cached_property
+    def checkpoints(self) -> dict[str, tuple[PublishedWeights, PublishedCheckpoint]]:
+        """What others publish, by the name that `weights fetch` takes; raises `SpecError` for a malformed file."""
+        first = self._weights_dir / "published" if self._weights_dir is not None else None
+        found: dict[str, tuple[PublishedWeights, PublishedCheckpoint]] = {}
+        where: dict[str, Path] = {}
+        for path in self._files("weights/published", first).values():
+            source = read_toml(path, PublishedWeights)
+            for name, checkpoint in source.checkpoints.items():
+                if name in where:
+                    raise SpecError(f"{path}: checkpoints.{name}: the name is taken by {where[name]}; rename one")
+                found[name], where[name] = (source, checkpoint), path
+        return dict(sorted(found.items()))
 
     @cached_property
     def manifests(self) -> dict[str, Path]:

@@ -98,7 +98,7 @@ def test_a_server_that_says_nothing(
     tmp_path: Path, run_cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
-    monkeypatch.setattr("massl_bench.datasets.fetch._TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("massl_bench.core.download._TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/tiny.tar.gz"
         tiny_registry(tmp_path, archives=f'[{{ url = "{url}", md5 = "{"0" * 32}" }}]')
