@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.files import open_regular, what_it_is
+from massl_bench.core.wording import option
 
 _TIMEOUT_SECONDS = 20.0
 """Without an answer, or a byte, from a server."""
@@ -87,7 +88,7 @@ def _from_drive(url: str, file: Path) -> Digests:
     except ImportError:
         raise RequestError(
             f"{url}: Google Drive asks questions in place of sending a file: pip install 'massl-bench[drive]', or "
-            "download it in a browser, and then: massl-bench weights add FILE --name NAME"
+            f"download it in a browser, and then: massl-bench weights add FILE {option('name', 'NAME')}"
         ) from None
     try:
         found = gdown.download(id=_drive_id(url), output=str(file), quiet=True, use_cookies=False)

@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 from massl_bench.core.download import Digests, download
 from massl_bench.core.errors import CellError, MissingDataError, RequestError, one_line
 from massl_bench.core.files import file_safe, scratch_directory, sha256_file
-from massl_bench.core.wording import asked
+from massl_bench.core.wording import asked, option
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.published_weights import PublishedCheckpoint, PublishedWeights
 from massl_bench.specs.registry import Registry
@@ -118,9 +118,9 @@ def fetch_published(
     if checkpoint.refused is not None:
         raise RequestError(f"{where}: is not fetched: {checkpoint.refused}")
     if checkpoint.url is None:
+        named = f"{option('name', name)} {option('licence', repr(source.licence))}"
         raise RequestError(
-            f"{where}: {checkpoint.because}: {checkpoint.page}; then: massl-bench weights add FILE --name {name} "
-            f'--licence "{source.licence}"'
+            f"{where}: {checkpoint.because}: {checkpoint.page}; then: massl-bench weights add FILE {named}"
         )
     if not may_download:
         raise MissingDataError(f"{where}: downloading is not allowed ({asked('offline')}): {checkpoint.url}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from massl_bench.core.errors import CellError, MissingDataError, RequestError, unknown_name
+from massl_bench.core.wording import option
 from massl_bench.models.fetch import fetch_published, fetch_weights, weights_file
 from massl_bench.models.source import ModelOptions
 from massl_bench.specs.registry import Registry
@@ -40,7 +41,9 @@ def check_fetchable(name: str, registry: Registry) -> None:
     """Raises `RequestError` where nobody knows the name."""
     prefix, _, rest = name.partition(":")
     if not (prefix in _LIBRARIES and rest) and name not in registry.manifests and name not in registry.checkpoints:
-        raise unknown_name("model", name, [*registry.manifests, *registry.checkpoints], "weights list --remote has all")
+        raise unknown_name(
+            "model", name, [*registry.manifests, *registry.checkpoints], f"weights list {option('remote')} has all"
+        )
 
 
 def fetch_known(name: str, registry: Registry, weights_dir: Path, cache_dir: Path, *, may_download: bool) -> Fetched:
