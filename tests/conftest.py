@@ -95,6 +95,9 @@ class Answer:
         return lines[0]
 
 
+Cli = Callable[..., Answer]
+
+
 @pytest.fixture
 def run_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """Runs the command line in this process: run_cli("list", "tasks")."""

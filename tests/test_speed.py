@@ -111,7 +111,7 @@ def test_extraction_against_its_parts(model: str, tmp_path: Path) -> None:
             apply_preprocessing(decode_rgb(encoded), preprocessing)
 
     def extraction() -> None:
-        extract(encoder, split, preprocessing, ExtractionOptions(), writer=Discard())  # type: ignore[arg-type]
+        extract(encoder, split, preprocessing, ExtractionOptions(), writer=Discard())
 
     forward()
     network, decoding, whole = best_of(3, forward, decode, extraction)

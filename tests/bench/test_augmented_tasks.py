@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,12 +24,12 @@ FEW = ("--set", "low-shot-inat.shots=1,4", "--set", "low-shot-inat.num_draws=2")
 DIGITS = ("--dataset", "digits", "--model", "pixels")
 
 
-def record_of(folder: str) -> dict:
+def record_of(folder: str) -> dict[str, Any]:
     (path,) = Path("results").glob(f"*/{folder}/*.json")
     return json.loads(path.read_text())
 
 
-def banks() -> list[dict]:
+def banks() -> list[dict[str, Any]]:
     metas = Path(os.environ["MASSL_BENCH_CACHE"]).glob("features/*/*/meta.json")
     return [json.loads(path.read_text()) for path in metas]
 
@@ -147,7 +148,7 @@ def test_features_cannot_be_augmented(run_cli: Cli, tmp_path: Path) -> None:
     arrays = {"train": (20, 4), "test": (8, 4)}
     labels = {f"{name}_labels": np.arange(shape[0]) % 2 for name, shape in arrays.items()}
     features = {f"{name}_features": np.ones(shape, dtype=np.float32) for name, shape in arrays.items()}
-    np.savez(tmp_path / "mine.npz", **labels, **features)
+    np.savez(tmp_path / "mine.npz", **labels, **features)  # type: ignore[arg-type]
     answer = run_cli("run", "--task", "linear-augmented", "--features", tmp_path / "mine.npz", "--name", "mine")
     assert answer.code == 2
     assert (

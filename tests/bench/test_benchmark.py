@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def encoder(name: str = "mine") -> mb.Encoder:
 
 
 def test_an_encoder_is_measured_recorded_and_found_again(tmp_path: Path) -> None:
-    places = {"results_dir": tmp_path / "results", "cache_dir": tmp_path / "cache", "progress": False}
+    places: dict[str, Any] = {"results_dir": tmp_path / "results", "cache_dir": tmp_path / "cache", "progress": False}
     found = mb.benchmark([encoder(), "pixels"], tasks=["knn", "spectrum"], datasets="digits", **places)
     assert [outcome.status for outcome in found] == ["done"] * 4
     frame = found.to_frame()
@@ -53,7 +54,11 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(tmp_path: Path) -> None
     suites.mkdir(parents=True)
     cells = '{ task = "knn", dataset = "cifar10" }, { task = "knn", dataset = "digits" }'
     (suites / "mine.toml").write_text(f'name = "mine"\nsummary = "s"\ncells = [{cells}]\n')
-    places = {"results_dir": tmp_path / "results", "cache_dir": tmp_path / "cache", "include_path": [tmp_path / "own"]}
+    places: dict[str, Any] = {
+        "results_dir": tmp_path / "results",
+        "cache_dir": tmp_path / "cache",
+        "include_path": [tmp_path / "own"],
+    }
     found = mb.benchmark("pixels", "mine", offline=True, limit=LIMIT, progress=False, **places)
     assert [outcome.status for outcome in found] == ["failed", "done"]
     frame = found.to_frame()
@@ -72,7 +77,7 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(tmp_path: Path) -> None
         ({"suite": "quik"}, "did you mean quick"),
     ],
 )
-def test_requests_that_cannot_be(arguments: dict, message: str, tmp_path: Path) -> None:
+def test_requests_that_cannot_be(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(mb.RequestError, match=message):
         mb.benchmark("pixels", **arguments, results_dir=tmp_path / "results", progress=False)
     assert not (tmp_path / "results").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def tensors_of(file: Path) -> str:
 
 
 @pytest.fixture
-def training() -> dict:
+def training() -> dict[str, Any]:
     manifest = Registry().manifest(DEFAULT_MODEL)
     assert manifest.sha256 == sha256_file(FILE)
     return manifest.training
@@ -43,13 +44,13 @@ def test_small(run_cli: Cli) -> None:
     assert card["licence"] == "Apache-2.0"
 
 
-def test_the_configuration_is_the_presets(training) -> None:
+def test_the_configuration_is_the_presets(training: Any) -> None:
     preset = load_config("small-cifar10", [f"epochs={training['config']['epochs']}"])
     expected = preset.model_dump(mode="json", exclude_none=True)
     assert {**training["config"], "run": None} == {**expected, "run": None}
 
 
-def test_the_log_is_of_this_training(training) -> None:
+def test_the_log_is_of_this_training(training: Any) -> None:
     lines = [json.loads(line) for line in (ROOT / "weights" / f"{DEFAULT_MODEL}.log.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] + 1 == training["steps"]
     knn = [line["knn"] for line in lines if "knn" in line]

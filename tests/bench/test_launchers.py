@@ -48,7 +48,7 @@ def numbers(folder: Path) -> dict[str, tuple[str, dict[str, float]]]:
     return found
 
 
-def test_one_file_outside_the_package_adds_a_launcher(run_cli: Cli, install) -> None:
+def test_one_file_outside_the_package_adds_a_launcher(run_cli: Cli, install: Callable[[dict[str, str]], Path]) -> None:
     install({"pyproject.toml": PROJECT, "other_bench/__init__.py": "", "other_bench/shout.py": PLUGIN})
     run = ["run", "--task", "knn", "--dataset", "digits", "--model", "pixels", "--limit", "20"]
     answer = run_cli(*run, "--set", "knn.k=10", "--set", "knn.headline=top1@10", "--launcher", "shout")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import datasets as hub
 import numpy as np
@@ -52,7 +54,7 @@ def test_knn_by_hand() -> None:
 
 def test_every_protocol_of_features_takes_arrays() -> None:
     rng = np.random.default_rng(0)
-    pair = {"train": TRAIN, "test": TEST}
+    pair: dict[str, Any] = {"train": TRAIN, "test": TEST}
     assert mb.evaluate("linear", **pair).headline.value > 0.9
     assert mb.evaluate("kmeans", **pair)["accuracy"].value > 0.9
     assert mb.evaluate("few-shot", **pair, shots=[1, 2])["top1@s2"].value > 0.6
@@ -60,11 +62,11 @@ def test_every_protocol_of_features_takes_arrays() -> None:
     assert mb.evaluate("spectrum", features=TEST[0])["rankme"].value > 1
     several = np.stack([TRAIN[1] == each for each in range(3)], axis=1).astype(int)
     several_test = np.stack([TEST[1] == each for each in range(3)], axis=1).astype(int)
-    multi = {"train": (TRAIN[0], several), "test": (TEST[0], several_test)}
+    multi: dict[str, Any] = {"train": (TRAIN[0], several), "test": (TEST[0], several_test)}
     assert mb.evaluate("linear", **multi).headline_name == "map"
     assert mb.evaluate("few-shot-svm", **multi, shots=[2], full=False)["map@k2"].value > 0.6
     database = rng.standard_normal((20, 8))
-    truth = [{"easy": [3], "hard": [], "junk": [7]}, {"easy": [4, 5]}]
+    truth: Any = [{"easy": [3], "hard": [], "junk": [7]}, {"easy": [4, 5]}]
     found = mb.evaluate("retrieval", database=database, queries=database[[3, 4]], ground_truth=truth)
     assert found["map_easy"].value > 0.5
     copies = mb.evaluate("copy-detection", originals=database, queries=database + 0.01, ground_truth=range(20))
@@ -97,7 +99,7 @@ def test_every_protocol_of_features_takes_arrays() -> None:
         ({"train": (TRAIN[0] * np.nan, TRAIN[1]), "test": TEST}, "train: features: expected finite numbers"),
     ],
 )
-def test_errors_speak_python(arguments: dict, message: str) -> None:
+def test_errors_speak_python(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(mb.RequestError) as error:
         mb.evaluate("knn", **arguments)
     assert message in str(error.value)
@@ -171,7 +173,7 @@ def test_what_is_no_image_is_refused() -> None:
         mb.extract(encoder, columns, progress=False)
 
 
-def test_a_named_dataset_without_the_cache(tmp_path) -> None:
+def test_a_named_dataset_without_the_cache(tmp_path: Path) -> None:
     encoder = mb.load_encoder("pixels", cache_dir=tmp_path)
     kept = mb.extract(encoder, "digits", cache=False, cache_dir=tmp_path, limit=10, progress=False)
     assert not list(tmp_path.glob("features/*"))

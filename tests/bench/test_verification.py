@@ -75,8 +75,8 @@ def test_what_the_user_said_of_model_and_data_is_said_again(
     (own / "tasks").mkdir(parents=True)
     text = (Path(__file__).parents[2] / "tasks" / "knn.toml").read_text().replace('name = "knn"', 'name = "knn-mine"')
     (own / "tasks" / "knn-mine.toml").write_text(text)
-    task = ("run", "--include-path", own, "--task", "knn-mine", "--set", "knn-mine.k=3")
-    task = (*task, "--set", "knn-mine.headline=top1@3")
+    asked = ("--set", "knn-mine.k=3", "--set", "knn-mine.headline=top1@3")
+    task = ("run", "--include-path", own, "--task", "knn-mine", *asked)
     columns = ("--image-column", "picture", "--label-column", "kind")
     for arguments in (
         ("--dataset", "hf:org/pets", "--model", "pixels", *columns, "--split", "train=learn,test=held"),

@@ -205,7 +205,7 @@ def test_bad_features_files(run_cli: Cli, tmp_path: Path, changes: dict[str, np.
         "train_features": np.eye(9, 4), "train_labels": np.arange(9) % 3, "test_features": np.eye(3, 4),
         "test_labels": np.arange(3), **changes,
     }  # fmt: skip
-    np.savez(tmp_path / "f.npz", **{name: array for name, array in arrays.items() if array is not None})
+    np.savez(tmp_path / "f.npz", **{name: array for name, array in arrays.items() if array is not None})  # type: ignore[arg-type]
     answer = run_cli("run", "--task", "knn", "--features", tmp_path / "f.npz", "--name", "x")
     assert answer.code == 2
     assert message in answer.error

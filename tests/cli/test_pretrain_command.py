@@ -1,5 +1,7 @@
 """`massl-bench pretrain` from the command line to the leaderboard's rows."""
 
+from __future__ import annotations
+
 import json
 import multiprocessing
 import os
@@ -8,6 +10,7 @@ import socket
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -22,7 +25,7 @@ from massl_bench.pretrain.loop.log import read_log
 from massl_bench.records.record import read_record
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.toml import read_toml
-from tests.conftest import write_image
+from tests.conftest import Cli, write_image
 
 SHORT = [
     "batch_size=128",
@@ -43,7 +46,7 @@ def arguments(*settings: str, dataset: str = "digits", name: str = "mine") -> li
     ]
 
 
-def test_trains_exports_and_benchmarks(run_cli):
+def test_trains_exports_and_benchmarks(run_cli: Cli) -> None:
     answer = run_cli(*arguments(), "--bench", "quick")
     assert answer.code == 0, answer.err
     rows = [line for line in answer.out.splitlines() if line.startswith("| mine")]
@@ -89,14 +92,14 @@ def test_trains_exports_and_benchmarks(run_cli):
         ([*arguments(), "--bench", "quik"], "unknown suite 'quik'; did you mean quick?"),
     ],
 )
-def test_requests_that_cannot_be_carried_out(run_cli, changes, message):
+def test_requests_that_cannot_be_carried_out(run_cli: Cli, changes: Any, message: str) -> None:
     answer = run_cli(*changes)
     assert answer.code == 2
     assert message in answer.error
     assert not Path("weights").exists()
 
 
-def test_json(run_cli):
+def test_json(run_cli: Cli) -> None:
     answer = run_cli(*arguments(), "--bench", "quick", "--json")
     assert answer.code == 0, answer.err
     told = json.loads(answer.out)
@@ -113,7 +116,9 @@ def test_json(run_cli):
         ("cuda:3", "--device cuda:3: "),
     ],
 )
-def test_a_device_that_is_not_there_under_torchrun(run_cli, monkeypatch, device, message):
+def test_a_device_that_is_not_there_under_torchrun(
+    run_cli: Cli, monkeypatch: pytest.MonkeyPatch, device: str, message: str
+) -> None:
     """Each rank says so at once, and none waits for the others."""
     monkeypatch.setattr("massl_bench.core.devices.num_gpus", lambda: 0)
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
@@ -133,7 +138,7 @@ def test_a_device_that_is_not_there_under_torchrun(run_cli, monkeypatch, device,
         ("own", ["--bench", "quick", "--resume"], "weights/own-untrained.toml is there already"),
     ],
 )
-def test_the_weights_of_others_are_not_replaced(run_cli, name, more, message):
+def test_the_weights_of_others_are_not_replaced(run_cli: Cli, name: str, more: Any, message: str) -> None:
     for folder in ("own", "own-untrained"):
         path = Path("weights") / folder / "checkpoint-00000001.pth"
         path.parent.mkdir(parents=True)
@@ -146,7 +151,7 @@ def test_the_weights_of_others_are_not_replaced(run_cli, name, more, message):
     assert Path("weights/taken.toml").read_text() == ""
 
 
-def test_too_few_images_for_the_online_evaluation(run_cli, tmp_path):
+def test_too_few_images_for_the_online_evaluation(run_cli: Cli, tmp_path: Path) -> None:
     for number in range(4):
         write_image(tmp_path / "train" / "ab"[number % 2] / f"{number}.png", number)
         write_image(tmp_path / "test" / "ab"[number % 2] / f"{number}.png", number + 4)
@@ -156,7 +161,7 @@ def test_too_few_images_for_the_online_evaluation(run_cli, tmp_path):
     assert not Path("weights").exists()
 
 
-def test_datasets_that_cannot_be_used(run_cli, tmp_path):
+def test_datasets_that_cannot_be_used(run_cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     answer = run_cli(*arguments(dataset=f"folder:{tmp_path / 'empty'}"))
     assert (answer.code, "no image in it" in answer.error) == (2, True)
@@ -169,10 +174,10 @@ def test_datasets_that_cannot_be_used(run_cli, tmp_path):
     assert not Path("weights").exists()
 
 
-def test_sigterm_writes_a_checkpoint_and_resume_goes_on(run_cli, monkeypatch):
+def test_sigterm_writes_a_checkpoint_and_resume_goes_on(run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     update, calls = trainer.update_teacher, []
 
-    def terminated_in_step_6(*given):
+    def terminated_in_step_6(*given: Any) -> None:
         calls.append(1)
         if len(calls) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -194,15 +199,15 @@ def test_sigterm_writes_a_checkpoint_and_resume_goes_on(run_cli, monkeypatch):
     assert content["training"]["config"]["views"]["global_1"]["scale"] == [0.5, 1.0]
 
 
-def stop(number):
+def stop(number: int) -> NoReturn:
     os.kill(os.getpid(), number)
     raise AssertionError("the signal came late")
 
 
-def test_ctrl_c_says_what_is_kept(run_cli, monkeypatch):
+def test_ctrl_c_says_what_is_kept(run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     update, calls = trainer.update_teacher, []
 
-    def interrupted_in_step_3(*given):
+    def interrupted_in_step_3(*given: Any) -> None:
         calls.append(1)
         if len(calls) == 4:
             stop(signal.SIGINT)
@@ -218,7 +223,7 @@ def test_ctrl_c_says_what_is_kept(run_cli, monkeypatch):
 
 
 @pytest.mark.parametrize("moment", ["pretraining.open_dataset", "runner.run_request"])
-def test_sigterm_before_and_after_the_training(run_cli, monkeypatch, moment):
+def test_sigterm_before_and_after_the_training(run_cli: Cli, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     with monkeypatch.context() as context:
         context.setattr(f"massl_bench.bench.{moment}", lambda *_, **__: stop(signal.SIGTERM))
         answer = run_cli(*arguments(), "--bench", "quick")
@@ -227,7 +232,7 @@ def test_sigterm_before_and_after_the_training(run_cli, monkeypatch, moment):
     assert run_cli(*arguments(), "--bench", "quick", "--resume").code == 0
 
 
-def test_sigterm_stops_the_demo(run_cli, monkeypatch):
+def test_sigterm_stops_the_demo(run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "update_teacher", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     answer = run_cli("demo")
     assert answer.code == 75
@@ -235,7 +240,7 @@ def test_sigterm_stops_the_demo(run_cli, monkeypatch):
     assert not Path("massl-bench-demo/results").exists()
 
 
-def test_two_ranks_as_torchrun_starts_them(tmp_path):
+def test_two_ranks_as_torchrun_starts_them(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -259,7 +264,7 @@ def run_as_rank(rank: int, port: int, folder: Path) -> None:
     cli.main()
 
 
-def test_tiny_digits_learns(run_cli):
+def test_tiny_digits_learns(run_cli: Cli) -> None:
     answer = run_cli(
         *("pretrain", "--dataset", "digits", "--method", "massl", "--preset", "tiny-digits", "--name", "tiny"),
         *("--device", "cpu", "--set", "epochs=10", "--bench", "quick"),

@@ -60,7 +60,7 @@ def test_a_killed_rank_restarts_all_from_the_last_checkpoint(tmp_path: Path) -> 
 
 
 def test_sigterm_to_torchrun_leaves_a_checkpoint(tmp_path: Path) -> None:
-    process = torchrun(tmp_path / "stopped", **{SLOW: "1"})
+    process = torchrun(tmp_path / "stopped", **{SLOW: "1"})  # type: ignore[arg-type]
     limit = time.monotonic() + 600
     while not read_log(tmp_path / "stopped" / "weights" / "mine"):
         assert process.poll() is None, process.communicate()[1]
@@ -89,7 +89,7 @@ def main() -> None:
             time.sleep(2)
         update(*arguments)  # type: ignore[arg-type]
 
-    trainer.update_teacher = disturbed
+    trainer.update_teacher = disturbed  # type: ignore[assignment]
     torch.set_num_threads(1)
     cli.main()
 

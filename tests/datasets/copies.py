@@ -33,7 +33,8 @@ def picture(root: Path, name: str, mode: str = "RGB") -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (8, 8), colour_of(name)).convert(mode)
-    image.save(path, **({"quality": 100, "subsampling": 0} if path.suffix in {".jpg", ".JPEG"} else {}))
+    whole: dict[str, Any] = {"quality": 100, "subsampling": 0} if path.suffix in {".jpg", ".JPEG"} else {}
+    image.save(path, **whole)
 
 
 def text(root: Path, name: str, *lines: str) -> None:

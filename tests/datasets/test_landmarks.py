@@ -57,13 +57,13 @@ def test_the_ground_truth_is_a_part_of_the_fingerprint(tmp_path: Path) -> None:
     root = tmp_path / "data" / "roxford5k"
     write_landmarks(root, "roxford5k")
     before = opened(tmp_path).fingerprint
-    moved = [{**LANDMARK_QUERIES[0], "bbx": [11, 5, 70, 45]}, LANDMARK_QUERIES[1]]
+    moved = [{**LANDMARK_QUERIES[0], "bbx": [11, 5, 70, 45]}, LANDMARK_QUERIES[1]]  # type: ignore[dict-item]
     write_landmarks(root, "roxford5k", gnd=moved)
     assert opened(tmp_path).fingerprint != before
 
 
 def changed(**changes: Any) -> list[dict[str, Any]]:
-    return [{**LANDMARK_QUERIES[0], **changes}, LANDMARK_QUERIES[1]]
+    return [{**LANDMARK_QUERIES[0], **changes}, LANDMARK_QUERIES[1]]  # type: ignore[dict-item, list-item]
 
 
 @pytest.mark.parametrize(

@@ -400,7 +400,7 @@ def test_workers_where_shared_memory_is_small(monkeypatch: pytest.MonkeyPatch) -
     from massl_bench.core import devices
     from massl_bench.features.extraction import _batches_ahead
 
-    monkeypatch.setattr(devices.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(64 << 20, 0, 64 << 20))  # type: ignore[attr-defined]
+    monkeypatch.setattr(devices.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(64 << 20, 0, 64 << 20))
     monkeypatch.setattr(devices, "SHARED_MEMORY", Path("/"))
     assert [_batches_ahead(2, size << 20) for size in (1, 6, 8, 16)] == [4, 4, 2, 1]
     with pytest.raises(RequestError, match=r"2 loader processes need about 80 MB .*--shm-size=2g.* num_workers=0"):

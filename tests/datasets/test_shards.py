@@ -34,7 +34,7 @@ def picture(number: int, suffix: str = "png") -> bytes:
 def pattern(tmp_path: Path) -> str:
     """Four shards of ten numbered images, with classes and more beside them."""
     for shard in range(4):
-        members = {}
+        members: dict[str, bytes] = {}
         for number in range(10 * shard, 10 * shard + 10):
             members |= {
                 f"{number:04}.png": picture(number),
@@ -109,7 +109,7 @@ def test_workers_and_their_parent_read_at_the_same_time(pattern: str, tmp_path: 
     """A forked process shares the places of its parent's open files: each must have files of its own."""
     split = read(pattern, tmp_path)
     assert values(split, [39]) == [39]
-    loader = DataLoader(
+    loader = DataLoader(  # type: ignore[var-annotated]
         range(40),  # type: ignore[arg-type]
         batch_size=4,
         num_workers=2,
@@ -148,7 +148,7 @@ def test_listings_are_remembered_while_a_shard_stays(
 ) -> None:
     listed = []
     original = shards_module.list_tar
-    monkeypatch.setattr(shards_module, "list_tar", lambda shard: listed.append(shard.name) or original(shard))
+    monkeypatch.setattr(shards_module, "list_tar", lambda shard: listed.append(shard.name) or original(shard))  # type: ignore[func-returns-value]
     for _ in range(2):
         read(pattern, tmp_path / "memo")
     assert sorted(listed) == [f"train-{shard:02}.tar" for shard in range(4)]

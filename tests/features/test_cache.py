@@ -106,7 +106,7 @@ def load(cache: FeatureCache, said: list[str]) -> Any:
 def test_a_bank_is_made_once_however_many_want_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:
-    cache, said = FeatureCache(tmp_path), []
+    cache, said = FeatureCache(tmp_path), list[str]()
     if damaged:
         write(cache, key())
         (cache.path(key()) / "features.npy").write_bytes(b"nothing")
@@ -126,7 +126,7 @@ def test_a_bank_is_made_once_however_many_want_it(
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, said = FeatureCache(tmp_path), []
+    cache, said = FeatureCache(tmp_path), list[str]()
     lock = cache.lock_path(key().digest)
     lock.parent.mkdir(parents=True)
     code = (

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_the_default_chain_is_the_published_one(size: tuple[int, int], interpola
                 reference.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             ]
         )(image)
-        preprocessing = PreprocessingOverride(interpolation=interpolation).apply(DEFAULT_PREPROCESSING)
+        preprocessing = PreprocessingOverride(interpolation=interpolation).apply(DEFAULT_PREPROCESSING)  # type: ignore[arg-type]
         pixels = apply_preprocessing(image, preprocessing)
     card = pixels_card().model_copy(update={"preprocessing": preprocessing})
     found = Encoder(torch.nn.Identity(), card).normalise(torch.from_numpy(pixels)[None])[0]
@@ -102,8 +103,8 @@ def test_every_image_once_in_order(image_folder: Path) -> None:
         np.testing.assert_allclose(features, expected, atol=1e-7)
 
 
-def key(**changes: object) -> BankKey:
-    fields = {
+def key(**changes: Any) -> BankKey:
+    fields: dict[str, Any] = {
         "weights_sha256": "w", "network_sha256": "a", "pooling": "p", "preprocessing": DEFAULT_PREPROCESSING,
         "dataset_fingerprint": "d", "split": "train", "limit": None, "precision": "fp32",
     }  # fmt: skip
@@ -111,7 +112,7 @@ def key(**changes: object) -> BankKey:
 
 
 def test_the_key_covers_all_that_can_change_a_feature() -> None:
-    changes: list[dict[str, object]] = [
+    changes: list[dict[str, Any]] = [
         {},
         {"weights_sha256": "other"},
         {"network_sha256": "other"},
@@ -132,7 +133,7 @@ def test_the_key_covers_all_that_can_change_a_feature() -> None:
 
 
 @pytest.mark.parametrize("change", [{}, {"scales": (1.0,), "query_box": False}])
-def test_keys_outlive_new_settings(change: dict[str, object]) -> None:
+def test_keys_outlive_new_settings(change: dict[str, Any]) -> None:
     """The digests are as if there were neither scales nor boxes."""
     squashed = PreprocessingOverride(resize=320, resize_mode="squash", crop=320, **change).apply(DEFAULT_PREPROCESSING)
     assert key().digest == "25685b7d34d45d6aa5be592efc000958afbf687c2e90efaec6f9abde31c27cc7"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,15 +35,13 @@ def noise_split(count: int = 11, side: int = 40) -> ArraySplit:
     return ArraySplit("noise", pixels, np.arange(count) % 3, None)
 
 
-def plan_of(**changes: object) -> ViewPlan:
+def plan_of(**changes: Any) -> ViewPlan:
     plan = ViewPlan(rows=np.arange(11), num_epochs=2, batch_size=4, augmentation=AUGMENTATION, seed=5)
     return replace(plan, **changes)
 
 
-def views_of(
-    options: ExtractionOptions | None = None, encoder: Encoder | None = None, **changes: object
-) -> EncodedViews:
-    arguments = {"label": "noise", "limit": None, "reporting": Reporting(), **changes}
+def views_of(options: ExtractionOptions | None = None, encoder: Encoder | None = None, **changes: Any) -> EncodedViews:
+    arguments: dict[str, Any] = {"label": "noise", "limit": None, "reporting": Reporting(), **changes}
     encoder = encoder or pixels_encoder()
     return EncodedViews(encoder, noise_split(), PREPROCESSING, options or ExtractionOptions(), **arguments)
 
@@ -94,7 +94,7 @@ def test_a_view_is_torchvisions_resized_crop(mirrored: bool, interpolation: str)
     expected = reference.functional.resized_crop(image, 5, 9, 30, 41, [24, 24], mode)
     if mirrored:
         expected = reference.functional.hflip(expected)
-    found = cut_view(image, (9, 5, 41, 30), 24, interpolation, mirrored=mirrored)
+    found = cut_view(image, (9, 5, 41, 30), 24, interpolation, mirrored=mirrored)  # type: ignore[arg-type]
     assert (found == np.asarray(expected).transpose(2, 0, 1)).all()
 
 
@@ -114,7 +114,7 @@ def test_a_limit_and_progress() -> None:
     done: list[int] = []
 
     class Bar:
-        def __enter__(self):
+        def __enter__(self) -> Callable[[int], None]:
             return done.append
 
         def __exit__(self, *_: object) -> None:
@@ -134,11 +134,11 @@ def test_a_limit_and_progress() -> None:
 
 def test_damaged_images_and_features_end_the_cell() -> None:
     class Damaged(ArraySplit):
-        def encoded(self, indices):
+        def encoded(self, indices: Any) -> Any:
             return [b"no image" if index == 7 else super(Damaged, self).encoded([index])[0] for index in indices]
 
     split = noise_split()
-    damaged = Damaged("noise", split._pixels, split.labels, None)
+    damaged = Damaged("noise", split._pixels, split.labels, None)  # type: ignore[arg-type]
     views = EncodedViews(
         pixels_encoder(),
         damaged,
@@ -152,7 +152,7 @@ def test_damaged_images_and_features_end_the_cell() -> None:
         everything(views, plan_of())
 
     class Broken(torch.nn.Flatten):
-        def forward(self, images):
+        def forward(self, images: Any) -> Any:
             return super().forward(images) / 0
 
     with pytest.raises(CellError, match="a feature of an augmented view is not finite"):

@@ -1,7 +1,12 @@
 """Average precision of rankings that are short enough to work out."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from massl_bench.metrics.multilabel import (
     eleven_point_average_precision,
@@ -15,7 +20,7 @@ SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
 PRESENT = np.array([False, True, False, True, True])
 
 
-def test_interpolated_by_hand():
+def test_interpolated_by_hand() -> None:
     # Precision at the positives: 1/2, 2/4, 3/5; the largest at or behind each: 3/5, 3/5, 3/5.
     assert interpolated_average_precision(SCORES, PRESENT) == pytest.approx(3 / 5)
     # 1, 2/3 and 3/5: nothing behind is larger.
@@ -24,13 +29,13 @@ def test_interpolated_by_hand():
     )
 
 
-def test_eleven_points_by_hand():
+def test_eleven_points_by_hand() -> None:
     # Recalls 0 to .3 are reached with the first positive, .4 to .6 with the second, .7 to 1 with the third.
     value = eleven_point_average_precision(SCORES, np.array([1, 0, 1, 0, 1], dtype=bool))
     assert value == pytest.approx((4 * 1 + 3 * 2 / 3 + 4 * 3 / 5) / 11)
 
 
-def test_difficult_items_are_negative_or_left_out():
+def test_difficult_items_are_negative_or_left_out() -> None:
     scores, labels = SCORES[:, None], np.array([0, 1, -1, 1, 1], dtype=np.int8)[:, None]
     as_negative, _, _ = mean_average_precision(scores, labels, difficult_is_negative=True)
     left_out, _, _ = mean_average_precision(scores, labels, difficult_is_negative=False)
@@ -38,7 +43,7 @@ def test_difficult_items_are_negative_or_left_out():
     assert left_out == pytest.approx((1 + 3 / 4 + 3 / 4) / 3)  # 1/1, then 2/3 and 3/4: 3/4 lies behind 2/3
 
 
-def test_a_class_without_positives_leaves_the_mean_and_is_counted():
+def test_a_class_without_positives_leaves_the_mean_and_is_counted() -> None:
     scores = np.stack([SCORES, SCORES], axis=1)
     labels = np.stack([np.where(PRESENT, 1, -1), np.full(5, -1)], axis=1).astype(np.int8)
     score, _ = scored(scores, labels, difficult_is_negative=False, resamples=50, rng=np.random.default_rng(0))
@@ -47,7 +52,7 @@ def test_a_class_without_positives_leaves_the_mean_and_is_counted():
 
 
 @pytest.mark.parametrize("difficult_is_negative", [False, True])
-def test_a_class_without_negatives_leaves_the_mean_and_its_resamples(difficult_is_negative):
+def test_a_class_without_negatives_leaves_the_mean_and_its_resamples(difficult_is_negative: bool) -> None:
     scores = np.stack([SCORES, SCORES], axis=1)
     everywhere = [1, 1, 1, 1, 1] if difficult_is_negative else [1, 0, 1, 1, 0]
     labels = np.stack([np.where(PRESENT, 1, -1), everywhere], axis=1).astype(np.int8)
@@ -64,7 +69,7 @@ def test_a_class_without_negatives_leaves_the_mean_and_its_resamples(difficult_i
     }
 
 
-def test_perfect_scores_give_one_and_their_order_is_all_that_counts():
+def test_perfect_scores_give_one_and_their_order_is_all_that_counts() -> None:
     rng = np.random.default_rng(0)
     labels = np.where(rng.random((200, 3)) < 0.3, 1, -1).astype(np.int8)
     assert mean_average_precision(labels.astype(float), labels, difficult_is_negative=True)[:2] == (1.0, 1.0)
@@ -76,10 +81,10 @@ def test_perfect_scores_give_one_and_their_order_is_all_that_counts():
 
 
 @pytest.mark.parametrize("signal", [0.0, 1.5])  # scores that know nothing, and scores that know something
-def test_intervals_hold_the_mean_of_fresh_data(signal):
+def test_intervals_hold_the_mean_of_fresh_data(signal: float) -> None:
     rng = np.random.default_rng(0)
 
-    def sample():
+    def sample() -> tuple[NDArray[Any], NDArray[Any]]:
         labels = np.where(rng.random((400, 10)) < 0.1, 1, -1).astype(np.int8)
         return signal * labels / 2 + rng.standard_normal(labels.shape), labels
 

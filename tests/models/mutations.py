@@ -180,7 +180,7 @@ def _index(path: Path, rng: random.Random) -> None:
 
 def write_series(folder: Path) -> Path:
     """Writes two safetensors files and their index."""
-    tensors, names = small_vit(), {}
+    tensors, names = small_vit(), dict[str, str]()
     for number in (1, 2):
         file = f"model-0000{number}-of-00002.safetensors"
         part = dict(list(tensors.items())[number - 1 :: 2])

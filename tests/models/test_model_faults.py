@@ -26,8 +26,19 @@ Cli = Callable[..., Answer]
 
 FAULTS = Path(__file__).parents[1] / "faults" / "models"
 PAIR, TWO_HEADS = FAULTS / "dino_pair.pth", FAULTS / "vit_w64_2heads.pth"
-SMALL = ("run", "--task", "knn", "--dataset", "digits", "--limit", "train=60,test=30", "--set", "knn.k=5")
-SMALL = (*SMALL, "--set", "knn.headline=top1@5")
+SMALL = (
+    "run",
+    "--task",
+    "knn",
+    "--dataset",
+    "digits",
+    "--limit",
+    "train=60,test=30",
+    "--set",
+    "knn.k=5",
+    "--set",
+    "knn.headline=top1@5",
+)
 
 
 def features(model: Path, **settings: Any) -> torch.Tensor:

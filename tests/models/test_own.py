@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 import massl_bench as mb
 from massl_bench.models.transforms import preprocessing_of
+from tests.conftest import Cli
 
 
 class Net(nn.Module):
@@ -143,7 +144,7 @@ def number():
 """
 
 
-def test_a_function_in_a_file_is_a_model(run_cli, tmp_path: Path) -> None:
+def test_a_function_in_a_file_is_a_model(run_cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(FILE.format(dims=16))
     answer = run_cli("run", "--task", "knn", "--dataset", "digits", "--model", f"{file}:build", "--json")
@@ -165,7 +166,7 @@ def test_a_function_in_a_file_is_a_model(run_cli, tmp_path: Path) -> None:
         ("number", "expected number() to return massl_bench.Encoder, or (module, transform); found int"),
     ],
 )
-def test_functions_that_make_no_model(run_cli, tmp_path: Path, function: str, message: str) -> None:
+def test_functions_that_make_no_model(run_cli: Cli, tmp_path: Path, function: str, message: str) -> None:
     file = tmp_path / "mine.py"
     file.write_text(FILE.format(dims=16))
     answer = run_cli("run", "--task", "knn", "--dataset", "digits", "--model", f"{file}:{function}")

@@ -48,7 +48,7 @@ def test_narrow_vits_give_the_class_tokens_of_the_last_four_blocks(depth: int, c
     pooled = model.build().pooled(POOLING)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        tokens = block_outputs(model.build().network, images)
+        tokens = block_outputs(model.build().network, images)  # type: ignore[arg-type]
     found = pooled(images)
     torch.testing.assert_close(found, torch.cat([each[:, 0] for each in tokens[-count:]], dim=1))
     assert pooled.card.embed_dim == found.shape[1] == count * 128
@@ -62,7 +62,7 @@ def test_wide_vits_give_the_class_token_and_the_mean_patch_token() -> None:
     pooled = model.build().pooled(POOLING)
     images = torch.randn(2, 3, 32, 48)
     with torch.no_grad():
-        last = block_outputs(model.build().network, images)[-1]
+        last = block_outputs(model.build().network, images)[-1]  # type: ignore[arg-type]
     found = pooled(images)
     torch.testing.assert_close(found, torch.cat([last[:, 0], last[:, 1:].mean(1)], dim=1))
     assert pooled.card.embed_dim == 2 * 768
@@ -82,6 +82,6 @@ def test_a_vit_is_known_from_its_card_alone(tmp_path: Path, golden: Path) -> Non
     options = ModelOptions(cache_dir=tmp_path, download=False)
     vit = open_model(str(golden / "official_format_checkpoint.pth"), Registry(), options)
     again = open_model(str(golden / "official_format_checkpoint.pth"), Registry(), options)
-    assert again.card.num_blocks == vit.card.num_blocks == len(vit.build().network.blocks)
+    assert again.card.num_blocks == vit.card.num_blocks == len(vit.build().network.blocks)  # type: ignore[arg-type]
     timm = open_model("random:vit_tiny_patch16_224", Registry(), options)
     assert timm.card.num_blocks == 12

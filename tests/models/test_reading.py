@@ -270,13 +270,13 @@ class Net(torch.nn.Module):
         self.scale = torch.nn.Parameter(torch.rand(2))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.visual(images)  # type: ignore[no-any-return]
+        return self.visual(images)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_tensors_of_torchscript(tmp_path: Path) -> None:
     network = Net().eval().half()
-    torch.jit.script(network).save(tmp_path / "script.pt")  # type: ignore[no-untyped-call]
+    torch.jit.script(network).save(tmp_path / "script.pt")
     checkpoint = open_checkpoint(tmp_path / "script.pt")
     assert checkpoint.container == "torchscript"
     loaded = load(state_dict(checkpoint.content, "x") or {}, "x")
@@ -366,7 +366,7 @@ def test_time_and_memory_of_a_large_file(tmp_path: Path) -> None:
     }
     for name, content in files.items():
         torch.save(content, tmp_path / f"{name}.pth")
-        found = {}
+        found: dict[str, tuple[float, float]] = {}
         for reader in ("torch", "ours", "torch", "ours"):
             command = [sys.executable, "-c", textwrap.dedent(code), reader, str(tmp_path / f"{name}.pth")]
             seconds, peak = map(

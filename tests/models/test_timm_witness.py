@@ -107,11 +107,11 @@ def test_timm_gives_the_same_features(number: int, tmp_path: Path) -> None:
     tiny = {"num_classes": 0, "embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8, **changed}
     network = filled(timm.create_model(arch, **tiny), seed=number)
     if "dinov3" in arch and write is vit_layouts.dinov3:  # which stores the periods, and rounds them
-        network.rope.periods.copy_(network.rope.periods.bfloat16())
+        network.rope.periods.copy_(network.rope.periods.bfloat16())  # type: ignore[arg-type]
     if tiny["num_classes"]:
-        torch.nn.init.zeros_(network.head.bias)  # type: ignore[union-attr,arg-type]
+        torch.nn.init.zeros_(network.head.bias)  # type: ignore[arg-type]
     path = vit_layouts.write_content(tmp_path, write(from_timm(network)))
-    heads = {} if path.is_dir() or "clip" in arch or "dinov3" in arch else {"num_heads": 2}
+    heads: dict[str, Any] = {} if path.is_dir() or "clip" in arch or "dinov3" in arch else {"num_heads": 2}
     encoder = build_checkpoint(path, "x", ModelSettings(**heads, **settings))
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(number))
     with torch.no_grad():

@@ -43,7 +43,7 @@ def test_a_checkpoint(golden: Path, size: int) -> None:
     hook = network.blocks[-1].register_forward_hook(lambda _module, _inputs, output: captured.append(output))
     encoder(images)
     hook.remove()
-    patches = torch.nn.functional.layer_norm(captured[0], (64,), network.norm.weight, network.norm.bias, 1e-6)[:, 1:]
+    patches = torch.nn.functional.layer_norm(captured[0], (64,), network.norm.weight, network.norm.bias, 1e-6)[:, 1:]  # type: ignore[arg-type]
     assert patches.shape[1] == (size // 16) ** 2
     expected = (patches.clamp(min=1e-6) ** 4).mean(dim=1) ** 0.25
     torch.testing.assert_close(features[:, 64:], expected)
@@ -74,7 +74,7 @@ def test_registers_are_in_neither_part() -> None:
     ids=str,
 )
 def test_which_networks_have_tokens(name: str, options: dict[str, object], width: int | None) -> None:
-    assert token_dim(timm.create_model(name, num_classes=0, **options)) == width
+    assert token_dim(timm.create_model(name, num_classes=0, **options)) == width  # type: ignore[arg-type]
 
 
 def test_a_vit_of_one_size_takes_the_tasks_own() -> None:

@@ -1,23 +1,30 @@
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from massl_bench.pretrain import carp_objective
 
 
 @pytest.fixture
-def logits():
+def logits() -> Callable[..., list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
 
-    def make(views=4, images=3, num_prototypes=12, dtype=torch.float32):
+    def make(
+        views: int = 4, images: int = 3, num_prototypes: int = 12, dtype: torch.dtype = torch.float32
+    ) -> list[Tensor]:
         rows = [torch.randn(n * images, num_prototypes, generator=generator, dtype=dtype) for n in (views, 2)]
         return [*rows, torch.randperm(num_prototypes, generator=generator)]
 
     return make
 
 
-def plain_carp_objective(student, teacher, permutation, *, block_size):
+def plain_carp_objective(student: Tensor, teacher: Tensor, permutation: Tensor, *, block_size: int) -> Any:
     """The definition, term by term, one row of one block at a time."""
     num_images, num_views = len(teacher) // 2, 2 * len(student) // len(teacher)
     consistencies, entropies = [], []
@@ -33,7 +40,7 @@ def plain_carp_objective(student, teacher, permutation, *, block_size):
     return torch.stack(consistencies).mean(), torch.stack(entropies).mean()
 
 
-def test_golden(golden):
+def test_golden(golden: Callable[[str], dict[str, Any]]) -> None:
     arrays = golden("carp_objective.npz")
     student = arrays["student_logits"].requires_grad_()
     consistency, entropy = carp_objective(
@@ -46,7 +53,9 @@ def test_golden(golden):
 
 
 @pytest.mark.parametrize(("views", "images", "block_size"), [(2, 1, 12), (2, 3, 4), (7, 5, 3)])
-def test_equals_the_plain_formulation(logits, views, images, block_size):
+def test_equals_the_plain_formulation(
+    logits: Callable[..., list[Tensor]], views: int, images: int, block_size: int
+) -> None:
     student, teacher, permutation = logits(views, images, dtype=torch.float64)
     gradients, values = [], []
     for objective in (carp_objective, plain_carp_objective):
@@ -59,14 +68,14 @@ def test_equals_the_plain_formulation(logits, views, images, block_size):
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     """Equal logits: every assignment is 1/4 in blocks of 4, so <p, q> = 4/16 and the mean has the full entropy."""
     consistency, entropy = carp_objective(torch.zeros(6, 8), torch.zeros(4, 8), torch.arange(8), block_size=4)
     assert consistency.item() == pytest.approx(math.log(4), rel=1e-6)
     assert entropy.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_assignments_without_overlap_are_clamped():
+def test_assignments_without_overlap_are_clamped() -> None:
     """Student always the first prototype, teacher always the second: inner product 0, means (1/2, 1/2)."""
     student, teacher = torch.tensor([[1e4, 0.0]]).repeat(2, 1), torch.tensor([[0.0, 1e4]]).repeat(2, 1)
     consistency, entropy = carp_objective(student, teacher, torch.arange(2), block_size=2)
@@ -74,7 +83,7 @@ def test_assignments_without_overlap_are_clamped():
     assert entropy.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_teacher_has_no_gradient_and_half_precision_is_computed_in_float32(logits):
+def test_teacher_has_no_gradient_and_half_precision_is_computed_in_float32(logits: Callable[..., list[Tensor]]) -> None:
     student, teacher, permutation = logits()
     student, teacher = student.bfloat16().requires_grad_(), teacher.bfloat16().requires_grad_()
     rounded = student.detach().float().requires_grad_()
@@ -104,7 +113,7 @@ def test_teacher_has_no_gradient_and_half_precision_is_computed_in_float32(logit
         ),
     ],
 )
-def test_errors(logits, changes, message):
+def test_errors(logits: Callable[..., list[Tensor]], changes: Any, message: str) -> None:
     arguments = dict(zip(("student_logits", "teacher_logits", "permutation"), logits(), strict=True))
     with pytest.raises(ValueError) as error:  # noqa: PT011
         carp_objective(**(arguments | {"block_size": 4} | changes))

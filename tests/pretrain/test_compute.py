@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
 from massl_bench.pretrain.loop.state import initial_network
@@ -24,7 +26,7 @@ from tests.pretrain.runs import A_HUNDRED_STEPS, WHOLE_IMAGES, carp_of, falls, l
 STEPS = 12
 
 
-def config_of(method: str, *settings: str):
+def config_of(method: str, *settings: str) -> PretrainConfig:
     config = load_config("tiny-digits", [*WHOLE_IMAGES, *settings])
     return config if method == "massl" else carp_of(config)
 
@@ -38,19 +40,19 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     return found
 
 
-def test_accumulation(plain, tmp_path):
+def test_accumulation(plain: Any, tmp_path: Path) -> None:
     """The loss is a mean over images, and so is its gradient: sums in another order, in float32."""
     run(tmp_path, load_config("tiny-digits", [*WHOLE_IMAGES, "compute.accumulation=4"]), STEPS)
     assert losses(tmp_path) == pytest.approx(plain, rel=1e-5)
 
 
-def test_channels_last(plain, tmp_path):
+def test_channels_last(plain: Any, tmp_path: Path) -> None:
     """The same convolution in another order of memory."""
     run(tmp_path, load_config("tiny-digits", [*WHOLE_IMAGES, "compute.channels_last=true"]), STEPS)
     assert losses(tmp_path) == pytest.approx(plain, rel=1e-5)
 
 
-def test_gradient_checkpointing(tmp_path):
+def test_gradient_checkpointing(tmp_path: Path) -> None:
     """The blocks are computed twice with the same draws of stochastic depth: not a bit differs."""
     settings = [*WHOLE_IMAGES, "backbone.drop_path=0.3"]
     for name in ("false", "true"):
@@ -59,7 +61,7 @@ def test_gradient_checkpointing(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU: none found")
-def test_compile(tmp_path):
+def test_compile(tmp_path: Path) -> None:
     """Fused kernels round in other places; two sizes of views, and both with and without gradients."""
     settings = [*WHOLE_IMAGES, "backbone.depth=1", "views.num_local=1"]
     for name in ("false", "true"):
@@ -67,13 +69,13 @@ def test_compile(tmp_path):
     assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-4)
 
 
-def scaled_by(monkeypatch, factor: float) -> None:
+def scaled_by(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """Lets the scaler of fp16 start at another factor than 65,536, at which the first gradients overflow."""
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=factor))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision(plain, tmp_path, monkeypatch, precision):
+def test_half_precision(plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     """bf16 keeps 8 bits and fp16 11; logits are divided by 0.07, so that the loss moves by some thousandths."""
     scaled_by(monkeypatch, 256.0)
     run(tmp_path, load_config("tiny-digits", [*WHOLE_IMAGES, f"compute.precision={precision}"]), STEPS)
@@ -82,7 +84,7 @@ def test_half_precision(plain, tmp_path, monkeypatch, precision):
     assert bool(CheckpointFolder(tmp_path, 1).load(STEPS)["scaler"]) == (precision == "fp16")
 
 
-def test_gradients_that_overflow_in_fp16_change_nothing(tmp_path, monkeypatch):
+def test_gradients_that_overflow_in_fp16_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scaled_by(monkeypatch, 2.0**40)
     config = load_config("tiny-digits", [*WHOLE_IMAGES, "compute.precision=fp16"])
     run(tmp_path, config, 1)
@@ -92,14 +94,14 @@ def test_gradients_that_overflow_in_fp16_change_nothing(tmp_path, monkeypatch):
     assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint["student"].items())
 
 
-def test_a_hundred_steps_in_bf16(tmp_path, monkeypatch):
+def test_a_hundred_steps_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     original = massl.massl_objective
 
-    def objective(student, teacher, memory, *rest, **settings):
+    def objective(student: Tensor, teacher: Tensor, memory: Tensor, *rest: Any, **settings: Any) -> Tensor:
         seen.append((student.dtype, teacher.dtype, memory.dtype, type(settings["teacher_temp"])))
         loss = original(student, teacher, memory, *rest, **settings)
-        seen.append(loss.dtype)
+        seen.append(loss.dtype)  # type: ignore[arg-type]
         return loss
 
     monkeypatch.setattr(massl, "massl_objective", objective)
@@ -124,7 +126,7 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("method", ["massl", "carp"])
-def test_a_step_waits_for_no_parameter(tmp_path, monkeypatch, method):
+def test_a_step_waits_for_no_parameter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """A deeper network has more parameters, and a step of it reads as few values."""
     adamw = torch.optim.AdamW  # fused, as on a GPU; on the CPU the other one reads each parameter's own step
     monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **rest: adamw(groups, **{**rest, "fused": True}))
@@ -141,7 +143,7 @@ def test_a_step_waits_for_no_parameter(tmp_path, monkeypatch, method):
 
 
 @pytest.mark.parametrize("method", ["massl", "carp"])
-def test_two_ranks_are_one_process(tmp_path, method):
+def test_two_ranks_are_one_process(tmp_path: Path, method: str) -> None:
     """The same global batches: each step's loss, and so its gradients, memory and mean assignments.
 
     Without BatchNorm: on the CPU each rank normalises over its own images.

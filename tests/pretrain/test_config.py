@@ -1,5 +1,9 @@
 """Presets carry the published numbers; changes are checked before anything starts."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 
 from massl_bench.core.errors import RequestError
@@ -10,7 +14,7 @@ from massl_bench.pretrain.presets import PRESETS
 NAMES = [path.stem for path in sorted(PRESETS.glob("*.toml"))]
 
 
-def test_the_presets():
+def test_the_presets() -> None:
     assert NAMES == [
         "carp-rn50-100ep",
         "carp-rn50-200ep",
@@ -25,7 +29,7 @@ def test_the_presets():
         load_config(name, ["batch_size=256"])
 
 
-def test_massl_small_has_the_published_numbers():
+def test_massl_small_has_the_published_numbers() -> None:
     config = load_config("massl-vits16-800ep")
     assert (config.epochs, config.batch_size, config.ema_momentum) == (800, 128, 0.992)
     optimiser = config.optimiser
@@ -41,7 +45,7 @@ def test_massl_small_has_the_published_numbers():
     assert (config.head.hidden_dim, config.head.out_dim, config.head.batch_norm) == (2048, 256, False)
 
 
-def test_massl_base_differs_where_the_table_says():
+def test_massl_base_differs_where_the_table_says() -> None:
     found = differences(
         load_config("massl-vits16-800ep").model_dump(mode="json"),
         load_config("massl-vitb16-400ep").model_dump(mode="json"),
@@ -57,7 +61,7 @@ def test_massl_base_differs_where_the_table_says():
     ]
 
 
-def test_carp_has_the_published_numbers_and_asks_for_its_batch():
+def test_carp_has_the_published_numbers_and_asks_for_its_batch() -> None:
     with pytest.raises(RequestError, match=r"batch_size: is missing: .*batch_size': N"):
         load_config("carp-rn50-100ep")
     config = load_config("carp-rn50-400ep", ["batch_size=1024"], method="carp")
@@ -71,7 +75,7 @@ def test_carp_has_the_published_numbers_and_asks_for_its_batch():
     assert (config.views.global_1.scale, config.views.local.scale) == ((0.2, 1.0), (0.05, 0.2))
 
 
-def test_changes():
+def test_changes() -> None:
     settings = [
         "optimiser.lr=1",
         "optimiser.clip=none",
@@ -103,21 +107,21 @@ def test_changes():
         (["method=carp"], "carp: is missing, and the method needs it"),
     ],
 )
-def test_what_does_not_fit_together(settings, message):
+def test_what_does_not_fit_together(settings: Any, message: str) -> None:
     with pytest.raises(RequestError) as caught:
         load_config("tiny-digits", settings)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_preset_and_wrong_method():
+def test_unknown_preset_and_wrong_method() -> None:
     with pytest.raises(RequestError, match="did you mean tiny-digits"):
         load_config("tiny-digit")
     with pytest.raises(RequestError, match="preset tiny-digits is of the method massl"):
         load_config("tiny-digits", method="carp")
 
 
-def test_differences_leave_out_what_moves_no_number():
+def test_differences_leave_out_what_moves_no_number() -> None:
     before, now = (
         load_config("tiny-digits", [setting]).model_dump(mode="json") for setting in ("run.workers=3", "epochs=40")
     )

@@ -1,5 +1,7 @@
 """Two gloo processes against one, at the same global batch. Run as a script, this file is one of the two processes."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -7,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,16 +24,16 @@ from massl_bench.pretrain.distributed import after_first_rank, store_of_this_sta
 IMAGES, VIEWS, FEATURES, STEPS = 8, 4, 6, 3
 
 
-def train(ranks: int, rank: int) -> dict:
+def train(ranks: int, rank: int) -> dict[str, Any]:
     """Train both methods for a few steps on this rank's share of the images of every view."""
     share = slice(rank * IMAGES // ranks, (rank + 1) * IMAGES // ranks)
-    record = {"massl": [], "carp": [], "permutations": []}
+    record: dict[str, Any] = {"massl": [], "carp": [], "permutations": []}
     torch.manual_seed(0)
     student = Projector(FEATURES, hidden_dim=16, out_dim=8, batch_norm=False, unit_norm=True)
     prototypes = nn.Sequential(nn.Linear(FEATURES, 8), Prototypes(8, 24))
     teachers = [student, prototypes]
     if ranks > 1:
-        student, prototypes = DistributedDataParallel(student), DistributedDataParallel(prototypes)
+        student, prototypes = DistributedDataParallel(student), DistributedDataParallel(prototypes)  # type: ignore[assignment]
     optimizers = [torch.optim.SGD(model.parameters(), lr=1.0) for model in (student, prototypes)]
     generator = torch.Generator().manual_seed(7)
     bank = MemoryBank(4 * IMAGES, 8, generator=generator)
@@ -69,7 +72,7 @@ def generators_that_differ(rank: int) -> str:
     return ""
 
 
-def turns(rank: int, folder: Path) -> dict:
+def turns(rank: int, folder: Path) -> dict[str, Any]:
     """What a function saw that all ranks call, the first before the others, and how its failures end."""
     log = folder / "turns.txt"
 
@@ -106,7 +109,7 @@ def main(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     processes = [
@@ -122,41 +125,41 @@ def ranks(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def single():
+def single() -> Any:
     return train(1, 0)
 
 
-def test_loss_of_the_global_batch(ranks, single):
+def test_loss_of_the_global_batch(ranks: Any, single: Any) -> None:
     massl = torch.tensor([rank["massl"] for rank in ranks]).mean(0)
     assert massl.tolist() == pytest.approx(single["massl"], rel=1e-5)
     assert abs(ranks[0]["massl"][0] - ranks[1]["massl"][0]) > 1e-3
 
 
-def test_carp_mean_assignment_is_over_all_ranks(ranks, single):
+def test_carp_mean_assignment_is_over_all_ranks(ranks: Any, single: Any) -> None:
     carp = torch.tensor([rank["carp"] for rank in ranks])
     torch.testing.assert_close(carp.mean(0), torch.tensor(single["carp"]), rtol=1e-5, atol=1e-6)
     assert torch.equal(carp[0, :, 1], carp[1, :, 1])
 
 
-def test_gradients_are_those_of_the_global_batch(ranks, single):
+def test_gradients_are_those_of_the_global_batch(ranks: Any, single: Any) -> None:
     """Parameters after steps of plain gradient descent at rate 1."""
     for rank in ranks:
         torch.testing.assert_close(rank["parameters"], single["parameters"], rtol=1e-4, atol=1e-6)
 
 
-def test_memory_and_permutations_are_identical(ranks, single):
+def test_memory_and_permutations_are_identical(ranks: Any, single: Any) -> None:
     for name in ("initial_memory", "permutations", "memory"):
         first, second, alone = (torch.cat(list(record[name])) for record in (*ranks, single))
         assert torch.equal(first, second)
         torch.testing.assert_close(first, alone, rtol=0, atol=1e-6 if name == "memory" else 0)
 
 
-def test_memory_generators_that_differ_are_an_error(ranks):
+def test_memory_generators_that_differ_are_an_error(ranks: Any) -> None:
     for rank in ranks:
         assert rank["error"] == "memory generator: differs from rank 0 on ranks [1]; seed it alike on every rank"
 
 
-def test_the_first_rank_goes_first_and_fails_for_all(ranks):
+def test_the_first_rank_goes_first_and_fails_for_all(ranks: Any) -> None:
     assert [rank["turns"] for rank in ranks] == ["0", "01"]
     assert ranks[0]["failures"] == ["MissingDataError: not there", "ZeroDivisionError: a defect"]
     assert ranks[1]["failures"] == [
@@ -166,7 +169,7 @@ def test_the_first_rank_goes_first_and_fails_for_all(ranks):
     assert after_first_rank(lambda: 3) == 3
 
 
-def test_a_start_does_not_see_what_an_earlier_one_wrote():
+def test_a_start_does_not_see_what_an_earlier_one_wrote() -> None:
     # As under torchrun, which serves one store over its restarts.
     server = dist.TCPStore("localhost", 0, is_master=True, timeout=timedelta(seconds=60))
     for _ in range(3):
@@ -179,7 +182,7 @@ def test_a_start_does_not_see_what_an_earlier_one_wrote():
         assert [other.get("address") for other in others] == [b"of rank 0"] * 2
 
 
-def test_a_rank_that_does_not_come_is_an_error():
+def test_a_rank_that_does_not_come_is_an_error() -> None:
     store = dist.TCPStore("localhost", 0, is_master=True)
     with pytest.raises(CellError, match="1 of 2 ranks did not come"):
         store_of_this_start(store, 0, 2, wait=timedelta(seconds=0.2))

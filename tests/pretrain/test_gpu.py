@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def on_gpu(arrays: dict[str, Any]) -> dict[str, Any]:
     return {name: value.cuda() if torch.is_tensor(value) else value for name, value in arrays.items()}
 
 
-def test_golden_massl_objective(golden) -> None:
+def test_golden_massl_objective(golden: Callable[[str], dict[str, Any]]) -> None:
     arrays = on_gpu(golden("massl_objective.npz"))
     student = arrays["student"].requires_grad_()
     loss = massl_objective(
@@ -55,7 +56,7 @@ def test_golden_massl_objective(golden) -> None:
     assert (student.grad - arrays["grad_student"]).norm() <= 1e-5 * arrays["grad_student"].norm()
 
 
-def test_golden_carp_objective(golden) -> None:
+def test_golden_carp_objective(golden: Callable[[str], dict[str, Any]]) -> None:
     arrays = on_gpu(golden("carp_objective.npz"))
     student = arrays["student_logits"].requires_grad_()
     consistency, entropy = carp_objective(

@@ -81,8 +81,8 @@ def test_checkpoints_of_the_first_format_resume(trained: Path, tmp_path: Path) -
     assert run(tmp_path, load_config("tiny-digits", SMALL), 2, resume=True).step == 2
     resumed, whole = (CheckpointFolder(folder, 1).load(2) for folder in (tmp_path, trained))
     for part in ("student", "teacher", "method"):
-        for name, value in whole[part].items():  # type: ignore[literal-required]
-            assert torch.equal(torch.as_tensor(resumed[part][name]), torch.as_tensor(value))  # type: ignore[literal-required]
+        for name, value in whole[part].items():
+            assert torch.equal(torch.as_tensor(resumed[part][name]), torch.as_tensor(value))
     content = bytearray(old.read_bytes())
     content[len(content) // 2] ^= 1  # inside a tensor
     old.write_bytes(content)

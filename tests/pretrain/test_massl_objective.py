@@ -1,7 +1,12 @@
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.massl_objective import make_inputs, matrix_products, ours
@@ -10,7 +15,16 @@ from massl_bench.pretrain import massl_objective
 from massl_bench.pretrain.losses import massl as objectives
 
 
-def plain_massl_objective(student, teacher, memory, permutation, *, block_size, student_temp, teacher_temp):
+def plain_massl_objective(
+    student: Tensor,
+    teacher: Tensor,
+    memory: Tensor,
+    permutation: Tensor,
+    *,
+    block_size: int,
+    student_temp: float,
+    teacher_temp: float,
+) -> Any:
     """The definition, term by term: one cross-entropy for each block and each pair of views."""
     num_images = len(teacher) // 2
     terms = []
@@ -23,7 +37,9 @@ def plain_massl_objective(student, teacher, memory, permutation, *, block_size, 
     return torch.stack(terms).mean()
 
 
-def loss_and_gradient(objective, student, *args, **kwargs):
+def loss_and_gradient(
+    objective: Callable[..., Tensor], student: Tensor, *args: Any, **kwargs: Any
+) -> tuple[float, Any]:
     student = student.detach().requires_grad_()
     loss = objective(student, *args, **kwargs)
     loss.backward()
@@ -31,8 +47,10 @@ def loss_and_gradient(objective, student, *args, **kwargs):
 
 
 @pytest.fixture
-def inputs(unit_rows):
-    def make(views=3, images=4, dim=8, size=24, dtype=torch.float32):
+def inputs(unit_rows: Callable[..., Tensor]) -> Callable[..., list[Tensor]]:
+    def make(
+        views: int = 3, images: int = 4, dim: int = 8, size: int = 24, dtype: torch.dtype = torch.float32
+    ) -> list[Tensor]:
         permutation = torch.randperm(size, generator=torch.Generator().manual_seed(3))
         rows = [unit_rows(n * images, dim, seed=n, dtype=dtype) for n in (views, 2)]
         return [*rows, unit_rows(size, dim, seed=99, dtype=dtype), permutation]
@@ -40,7 +58,7 @@ def inputs(unit_rows):
     return make
 
 
-def test_golden(golden):
+def test_golden(golden: Callable[[str], dict[str, Any]]) -> None:
     arrays = golden("massl_objective.npz")
     loss, gradient = loss_and_gradient(
         massl_objective,
@@ -63,9 +81,15 @@ def test_golden(golden):
         ((5, 3, 8, 1400), 700, (0.005, 0.002)),
     ],
 )
-def test_equals_the_plain_formulation(inputs, monkeypatch, shape, block_size, temperatures):
+def test_equals_the_plain_formulation(
+    inputs: Callable[..., list[Tensor]], monkeypatch: pytest.MonkeyPatch, shape: Any, block_size: int, temperatures: Any
+) -> None:
     monkeypatch.setattr(objectives, "_TILE_BYTES", 4000)
-    settings = {"block_size": block_size, "student_temp": temperatures[0], "teacher_temp": temperatures[1]}
+    settings: dict[str, Any] = {
+        "block_size": block_size,
+        "student_temp": temperatures[0],
+        "teacher_temp": temperatures[1],
+    }
     student, teacher, memory, permutation = inputs(*shape)
     loss, gradient = loss_and_gradient(massl_objective, student, teacher, memory, permutation, **settings)
     doubles = [student.double(), teacher.double(), memory.double(), permutation]
@@ -74,7 +98,7 @@ def test_equals_the_plain_formulation(inputs, monkeypatch, shape, block_size, te
     assert (gradient - plain_gradient).norm() <= 1e-5 * plain_gradient.norm()
 
 
-def test_gradient_by_finite_differences(inputs):
+def test_gradient_by_finite_differences(inputs: Callable[..., list[Tensor]]) -> None:
     student, *others = inputs(dtype=torch.float64)
     assert torch.autograd.gradcheck(
         lambda rows: massl_objective(rows, *others, block_size=8, student_temp=0.3, teacher_temp=0.2),
@@ -82,7 +106,7 @@ def test_gradient_by_finite_differences(inputs):
     )
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     """Two memory rows, both views at the first: logits (10, 0) for the student, (5, 0) for the teacher."""
     row, memory = torch.tensor([[1.0, 0.0]]), torch.eye(2)
     loss = massl_objective(
@@ -92,7 +116,7 @@ def test_by_hand():
     assert loss.item() == pytest.approx(math.log(math.exp(10) + 1) - first * 10, rel=1e-5)
 
 
-def test_blocks_of_one_row_say_nothing(inputs):
+def test_blocks_of_one_row_say_nothing(inputs: Callable[..., list[Tensor]]) -> None:
     student, *others = inputs()
     loss, gradient = loss_and_gradient(
         massl_objective, student, *others, block_size=1, student_temp=0.1, teacher_temp=0.07
@@ -101,8 +125,8 @@ def test_blocks_of_one_row_say_nothing(inputs):
     assert gradient.abs().max() < 1e-6
 
 
-def test_order_inside_a_block_and_order_of_blocks_do_not_matter(inputs):
-    settings = {"block_size": 8, "student_temp": 0.1, "teacher_temp": 0.07}
+def test_order_inside_a_block_and_order_of_blocks_do_not_matter(inputs: Callable[..., list[Tensor]]) -> None:
+    settings: dict[str, Any] = {"block_size": 8, "student_temp": 0.1, "teacher_temp": 0.07}
     student, teacher, memory, permutation = inputs()
     shuffled = permutation.view(3, 8)[[2, 0, 1]].flip(1).reshape(-1)
     loss = massl_objective(student, teacher, memory, permutation, **settings)
@@ -113,8 +137,8 @@ def test_order_inside_a_block_and_order_of_blocks_do_not_matter(inputs):
     assert abs(other_blocks.item() - loss.item()) > 1e-3
 
 
-def test_only_the_student_has_a_gradient_and_it_scales_with_the_loss(inputs):
-    settings = {"block_size": 8, "student_temp": 0.1, "teacher_temp": 0.07}
+def test_only_the_student_has_a_gradient_and_it_scales_with_the_loss(inputs: Callable[..., list[Tensor]]) -> None:
+    settings: dict[str, Any] = {"block_size": 8, "student_temp": 0.1, "teacher_temp": 0.07}
     student, teacher, memory, permutation = inputs()
     for tensor in (student, teacher, memory):
         tensor.requires_grad_()
@@ -127,8 +151,8 @@ def test_only_the_student_has_a_gradient_and_it_scales_with_the_loss(inputs):
     torch.testing.assert_close(student.grad, 3 * once)
 
 
-def test_float32_under_autocast_and_for_half_precision_rows(inputs):
-    settings = {"block_size": 8, "student_temp": 0.1, "teacher_temp": 0.07}
+def test_float32_under_autocast_and_for_half_precision_rows(inputs: Callable[..., list[Tensor]]) -> None:
+    settings: dict[str, Any] = {"block_size": 8, "student_temp": 0.1, "teacher_temp": 0.07}
     student, teacher, memory, permutation = inputs()
     loss, gradient = loss_and_gradient(massl_objective, student, teacher, memory, permutation, **settings)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -147,7 +171,9 @@ def test_float32_under_autocast_and_for_half_precision_rows(inputs):
     assert torch.equal(half_gradient, rounded_gradient.bfloat16())
 
 
-def test_no_tensor_as_large_as_the_logits(inputs, operator_log, monkeypatch):
+def test_no_tensor_as_large_as_the_logits(
+    inputs: Callable[..., list[Tensor]], operator_log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(objectives, "_TILE_BYTES", 2**20)
     student, teacher, memory, permutation = inputs(views=12, images=32, dim=4, size=16_384)
     with operator_log() as log:
@@ -158,8 +184,8 @@ def test_no_tensor_as_large_as_the_logits(inputs, operator_log, monkeypatch):
     assert student.shape[0] * memory.shape[0] * 4 == 24 * 2**20
 
 
-def test_memory_layout_of_the_inputs_does_not_matter(inputs):
-    settings = {"block_size": 8, "student_temp": 0.1, "teacher_temp": 0.07}
+def test_memory_layout_of_the_inputs_does_not_matter(inputs: Callable[..., list[Tensor]]) -> None:
+    settings: dict[str, Any] = {"block_size": 8, "student_temp": 0.1, "teacher_temp": 0.07}
     contiguous = inputs()
     strided = [tensor.T.contiguous().T for tensor in contiguous[:3]]
     strided.append(contiguous[3].repeat_interleave(2)[::2])
@@ -170,7 +196,7 @@ def test_memory_layout_of_the_inputs_does_not_matter(inputs):
     torch.testing.assert_close(strided_gradient, gradient)
 
 
-def test_not_a_number_reaches_the_loss(inputs):
+def test_not_a_number_reaches_the_loss(inputs: Callable[..., list[Tensor]]) -> None:
     student, *others = inputs()
     student[0, 0] = torch.nan
     assert massl_objective(student, *others, block_size=8, student_temp=0.1, teacher_temp=0.07).isnan()
@@ -209,16 +235,16 @@ def test_not_a_number_reaches_the_loss(inputs):
         ),
     ],
 )
-def test_errors(inputs, changes, message):
+def test_errors(inputs: Callable[..., list[Tensor]], changes: Any, message: str) -> None:
     arguments = dict(zip(("student", "teacher", "memory", "permutation"), inputs(), strict=True))
-    settings = {"block_size": 8, "student_temp": 0.1, "teacher_temp": 0.07}
+    settings: dict[str, Any] = {"block_size": 8, "student_temp": 0.1, "teacher_temp": 0.07}
     with pytest.raises(ValueError) as error:  # noqa: PT011
         massl_objective(**(arguments | settings | changes))
     assert str(error.value) == message
 
 
 @pytest.mark.speed
-def test_time_and_memory_at_the_published_size():
+def test_time_and_memory_at_the_published_size() -> None:
     """At most 1.5 times the plain matrix products measured in the same run, and 400 MB over the inputs."""
     inputs = make_inputs(images=64, memory_size=131_072, block_size=16_384)
     calls = {"products": matrix_products(inputs), "ours": lambda: ours(inputs)}

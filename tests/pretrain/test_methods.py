@@ -111,9 +111,9 @@ def test_the_example_trains_and_resumes_bit_for_bit(dino: Any, tmp_path: Path) -
     assert run(tmp_path / "cut", config, 4, resume=True).step == 8
     resumed = cut.load(8)
     for part in ("student", "teacher", "method"):
-        assert resumed[part].keys() == last[part].keys()  # type: ignore[literal-required]
-        for name, tensor in last[part].items():  # type: ignore[literal-required]
-            assert torch.equal(resumed[part][name], tensor), name  # type: ignore[literal-required]
+        assert resumed[part].keys() == last[part].keys()
+        for name, tensor in last[part].items():
+            assert torch.equal(resumed[part][name], tensor), name
     # The last layer stands still for an epoch of four steps, and moves then; the center moves from the first step on.
     name = "head.last.weight_v"
     start, four = whole.load(2)["student"][name], whole.load(4)["student"][name]

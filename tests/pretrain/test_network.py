@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn
@@ -5,12 +7,12 @@ from torch import nn
 from massl_bench.pretrain import MultiCropNetwork, Projector, Prototypes
 
 
-def projector(*, batch_norm=False, unit_norm=True):
+def projector(*, batch_norm: bool = False, unit_norm: bool = True) -> Projector:
     torch.manual_seed(0)
     return Projector(6, hidden_dim=8, out_dim=4, batch_norm=batch_norm, unit_norm=unit_norm)
 
 
-def test_names_are_the_official_ones():
+def test_names_are_the_official_ones() -> None:
     linear = {f"mlp.{n}.{kind}" for n in (0, 2, 4) for kind in ("weight", "bias")}
     assert projector().state_dict().keys() == linear
     shapes = {name: tuple(tensor.shape) for name, tensor in projector(batch_norm=True).state_dict().items()}
@@ -22,7 +24,7 @@ def test_names_are_the_official_ones():
     assert shapes["mlp.1.running_mean"] == shapes["mlp.4.running_var"] == (8,)
 
 
-def test_projection_by_its_layers():
+def test_projection_by_its_layers() -> None:
     features = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
     head = projector(unit_norm=False)
     hidden = nn.functional.gelu(head.mlp[2](nn.functional.gelu(head.mlp[0](features))))
@@ -31,13 +33,13 @@ def test_projection_by_its_layers():
     torch.testing.assert_close(unit, nn.functional.normalize(head(features), dim=1))
 
 
-def test_initial_weights():
+def test_initial_weights() -> None:
     weight = Projector(64, hidden_dim=512, out_dim=8, batch_norm=False, unit_norm=True).mlp[2].weight
     assert weight.std().item() == pytest.approx(0.02, rel=0.01)
     assert all(layer.bias.abs().max() == 0 for layer in projector().mlp if isinstance(layer, nn.Linear))
 
 
-def test_unit_norm_is_float32_under_autocast():
+def test_unit_norm_is_float32_under_autocast() -> None:
     features = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rows = projector()(features)
@@ -45,22 +47,22 @@ def test_unit_norm_is_float32_under_autocast():
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(5), rtol=0, atol=1e-6)
 
 
-def test_prototype_logits_do_not_depend_on_prototype_lengths():
+def test_prototype_logits_do_not_depend_on_prototype_lengths() -> None:
     torch.manual_seed(0)
     prototypes = Prototypes(4, 10)
     projections = torch.randn(3, 4)
     logits = prototypes(projections)
     with torch.no_grad():
-        prototypes.weight_v *= torch.arange(1.0, 11.0)[:, None]
+        prototypes.weight_v *= torch.arange(1.0, 11.0)[:, None]  # type: ignore[misc]
     torch.testing.assert_close(prototypes(projections), logits)
     torch.testing.assert_close(logits, projections @ nn.functional.normalize(prototypes.weight_v, dim=1).T)
 
 
-def test_views_of_several_sizes_come_out_view_major():
+def test_views_of_several_sizes_come_out_view_major() -> None:
     passes = []
 
     class MeanColour(nn.Module):
-        def forward(self, images):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
             passes.append(tuple(images.shape))
             return images.mean((2, 3))
 

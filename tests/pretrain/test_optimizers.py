@@ -1,3 +1,8 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 from torch import nn
@@ -11,14 +16,14 @@ from massl_bench.pretrain.loop.optimizers import (
 )
 
 
-def small_network(seed=0):
+def small_network(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
 
 
-def test_groups():
+def test_groups() -> None:
     class WithTokens(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.token = nn.Parameter(torch.zeros(1, 1, 4))
             self.bias = nn.Parameter(torch.zeros(2, 2))
@@ -36,12 +41,12 @@ def test_groups():
         "layers.1.bias",
         "layers.3.bias",
     ]
-    optimizer = torch.optim.AdamW([decaying, others], lr=1.0)
+    optimizer = torch.optim.AdamW([decaying, others], lr=1.0)  # type: ignore[arg-type]
     set_hyperparameters(optimizer, lr=0.25, weight_decay=0.5)
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.25, 0.5), (0.25, 0.0)]
 
 
-def test_each_gradient_is_clipped_by_itself(without_device_wait):
+def test_each_gradient_is_clipped_by_itself(without_device_wait: Callable[[], AbstractContextManager[None]]) -> None:
     parameters = [nn.Parameter(torch.zeros(2)) for _ in range(4)]
     for parameter, gradient in zip(parameters, ([3.0, 4.0], [0.3, 0.4], [0.0, 0.0]), strict=False):
         parameter.grad = torch.tensor(gradient)
@@ -55,14 +60,16 @@ def test_each_gradient_is_clipped_by_itself(without_device_wait):
     assert clip_each_gradient(parameters[3:], max_norm=1.0).tolist() == []
 
 
-def test_clipping_shows_a_gradient_that_is_not_finite():
+def test_clipping_shows_a_gradient_that_is_not_finite() -> None:
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([torch.inf, 1.0])
     assert clip_each_gradient([parameter], max_norm=1.0).tolist() == [torch.inf]
     assert parameter.grad[0].isnan()
 
 
-def test_teacher_is_a_moving_average_of_parameters_only(without_device_wait):
+def test_teacher_is_a_moving_average_of_parameters_only(
+    without_device_wait: Callable[[], AbstractContextManager[None]],
+) -> None:
     teacher, student = small_network(0), small_network(1)
     student[1].running_mean.fill_(9.0)
     expected = [0.75 * t + 0.25 * s for t, s in zip(teacher.parameters(), student.parameters(), strict=True)]
@@ -78,9 +85,9 @@ def test_teacher_is_a_moving_average_of_parameters_only(without_device_wait):
         update_teacher(teacher, student[:3], 0.75)
 
 
-def test_lars_by_its_formula(without_device_wait):
+def test_lars_by_its_formula(without_device_wait: Callable[[], AbstractContextManager[None]]) -> None:
     network = small_network()
-    nn.init.zeros_(network[3].weight)  # no ratio where a norm is zero
+    nn.init.zeros_(network[3].weight)  # type: ignore[arg-type]  # no ratio where a norm is zero
     optimizer = LARS(parameter_groups(network, weight_decay=0.1), lr=0.5, weight_decay=0.1)
     expected = [parameter.detach().clone() for parameter in network.parameters()]
     velocities = [torch.zeros_like(parameter) for parameter in expected]
@@ -101,7 +108,7 @@ def test_lars_by_its_formula(without_device_wait):
     assert network[3].weight.abs().max() > 0
 
 
-def test_lars_ignores_decay_of_one_dimensional_tensors_and_parameters_without_gradient():
+def test_lars_ignores_decay_of_one_dimensional_tensors_and_parameters_without_gradient() -> None:
     bias, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))
     optimizer = LARS([bias, unused], lr=1.0, weight_decay=10.0)
     bias.grad = torch.full((3,), 0.5)
@@ -110,8 +117,8 @@ def test_lars_ignores_decay_of_one_dimensional_tensors_and_parameters_without_gr
     assert unused.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
-def test_lars_resumes_exactly():
-    def advance(network, optimizer, steps):
+def test_lars_resumes_exactly() -> None:
+    def advance(network: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterable[int]) -> None:
         for step in steps:
             torch.manual_seed(step)
             for parameter in network.parameters():

@@ -1,10 +1,14 @@
 """A run that is killed and resumed is the uninterrupted one, bit for bit."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +21,7 @@ from massl_bench.datasets.splits import ArraySplit
 from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.loop import checkpoint as checkpoint_module
 from massl_bench.pretrain.loop.log import read_log
-from massl_bench.pretrain.loop.trainer import TrainingJob, train
+from massl_bench.pretrain.loop.trainer import Trained, TrainingJob, train
 
 STEPS, BATCH = 42, 16  # one epoch
 SETTINGS = [
@@ -36,11 +40,11 @@ SETTINGS = [
 ]
 
 
-def run(folder: Path, *settings: str, resume: bool = True, **changes):
+def run(folder: Path, *settings: str, resume: bool = True, **changes: Any) -> Trained:
     config = load_config("tiny-digits", [*SETTINGS, *settings])
     digits = READERS["digits"].read(Path(), "train")
-    pixels = np.stack(digits.encoded(range(STEPS * BATCH)))
-    split = ArraySplit("digits", pixels, digits.labels[: len(pixels)], None)
+    pixels = np.stack(digits.encoded(range(STEPS * BATCH)))  # type: ignore[arg-type]
+    split = ArraySplit("digits", pixels, digits.labels[: len(pixels)], None)  # type: ignore[arg-type]
     job = TrainingJob(
         config=config, split=split, data={"reference": "digits"}, folder=folder, device="cpu", resume=resume, **changes
     )
@@ -57,7 +61,7 @@ def kill_during_write(number: int) -> None:
         if count == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    files.os = type("os", (), {**vars(os), "fsync": staticmethod(fsync)})
+    files.os = type("os", (), {**vars(os), "fsync": staticmethod(fsync)})  # type: ignore[assignment]
 
 
 def work(folder: Path, writes: int, workers: int) -> None:
@@ -70,7 +74,7 @@ def work(folder: Path, writes: int, workers: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def start():
+def start() -> Callable[..., Any]:
     """Starts runs as processes of their own, from a server that has imported everything once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -83,12 +87,12 @@ def start():
     return start
 
 
-def ended(process) -> int:
+def ended(process: Any) -> int:
     process.join(timeout=240)
     return process.exitcode
 
 
-def wait_for(process, folder: Path, step: int) -> None:
+def wait_for(process: Any, folder: Path, step: int) -> None:
     limit = time.monotonic() + 120
     while not any(line["step"] >= step for line in read_log(folder)):
         assert time.monotonic() < limit
@@ -96,29 +100,29 @@ def wait_for(process, folder: Path, step: int) -> None:
         time.sleep(0.01)
 
 
-def kill_at(process, folder: Path, step: int) -> None:
+def kill_at(process: Any, folder: Path, step: int) -> None:
     """Kills a run some time after a step was logged: in the middle of whatever it does then."""
     wait_for(process, folder, step)
     process.kill()
     assert ended(process) == -signal.SIGKILL
 
 
-def content(folder: Path, step: int):
+def content(folder: Path, step: int) -> Any:
     return checkpoint_module.CheckpointFolder(folder, 1).load(step)
 
 
-def losses(folder: Path):
+def losses(folder: Path) -> list[tuple[int, float, float]]:
     return [(line["step"], line["loss"], line["rankme"]) for line in read_log(folder)]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(start, tmp_path_factory):
+def uninterrupted(start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     assert ended(start(folder)) == 0
     return folder
 
 
-def assert_same(a, b, where="checkpoint"):
+def assert_same(a: Any, b: Any, where: str = "checkpoint") -> None:
     assert type(a) is type(b), where
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b), where
@@ -134,7 +138,7 @@ def assert_same(a, b, where="checkpoint"):
         assert a == b, where
 
 
-def test_killed_at_several_moments(start, uninterrupted, tmp_path):
+def test_killed_at_several_moments(start: Any, uninterrupted: Path, tmp_path: Path) -> None:
     """Killed before or after the first checkpoint, between two, while one is written, and later; once with workers."""
     folder = tmp_path / "killed"
     kill_at(start(folder), folder, 1)
@@ -156,7 +160,9 @@ def test_killed_at_several_moments(start, uninterrupted, tmp_path):
     assert not list(folder.glob(".*.tmp"))
 
 
-def test_two_of_one_name_at_once(start, uninterrupted, tmp_path, monkeypatch):
+def test_two_of_one_name_at_once(
+    start: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checkpoint_module, "_LEFT_OVER_S", 0.0)
     folder = tmp_path / "mine"
     process = start(folder)
@@ -167,8 +173,8 @@ def test_two_of_one_name_at_once(start, uninterrupted, tmp_path, monkeypatch):
     assert losses(folder) == losses(uninterrupted)
 
 
-def test_finished_run_resumes_to_nothing(uninterrupted):
+def test_finished_run_resumes_to_nothing(uninterrupted: Path) -> None:
     trained = run(uninterrupted)
     assert (trained.step, trained.finished) == (STEPS, True)
     expected = content(uninterrupted, STEPS)["teacher"]["backbone.cls_token"]
-    assert torch.equal(trained.backbone.cls_token, expected)
+    assert torch.equal(trained.backbone.cls_token, expected)  # type: ignore[arg-type]

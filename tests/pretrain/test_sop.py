@@ -82,7 +82,7 @@ def test_the_objective_is_the_authors(golden: Any, dtype: torch.dtype) -> None:
     suffix, tolerance = ("_float64", 1e-10) if dtype == torch.float64 else ("", 1e-5)
     assert of_class.item() == pytest.approx(arrays[f"class_loss{suffix}"], rel=tolerance)
     assert of_patches.item() == pytest.approx(arrays[f"patch_loss{suffix}"], rel=tolerance)
-    (of_class + of_patches).backward()  # type: ignore[no-untyped-call]
+    (of_class + of_patches).backward()
     for leaf, name in ((student, "grad_student_class"), (tokens, "grad_student_patches")):
         assert leaf.grad is not None
         assert (leaf.grad - arrays[name]).norm() <= 1e-5 * arrays[name].norm()
@@ -118,7 +118,7 @@ def test_three_steps_of_the_authors_trainer(golden: Any, official_checkpoint: di
     teacher = deepcopy(student).requires_grad_(False)
     memories = {kind: trace[f"{kind}_memory_before"].clone() for kind in ("class", "patch")}
     pointers = {"class": 0, "patch": 0}
-    optimizer = torch.optim.AdamW(parameter_groups(student, weight_decay=0.0))
+    optimizer = torch.optim.AdamW(parameter_groups(student, weight_decay=0.0))  # type: ignore[arg-type]
     for step in range(3):
         set_hyperparameters(optimizer, lr=trace["lr"][step].item(), weight_decay=trace["weight_decay"][step].item())
         masks = trace["masks"][step].flatten(0, 1)
@@ -188,8 +188,8 @@ def test_trains_and_resumes_bit_for_bit(tmp_path: Path) -> None:
         cut.path(step).unlink()
     run(tmp_path / "cut", config, 4, resume=True)
     for part in ("student", "teacher"):
-        for name, tensor in whole.load(8)[part].items():  # type: ignore[literal-required]
-            assert torch.equal(cut.load(8)[part][name], tensor), name  # type: ignore[literal-required]
+        for name, tensor in whole.load(8)[part].items():
+            assert torch.equal(cut.load(8)[part][name], tensor), name
     resumed, expected = cut.load(8)["method"], whole.load(8)["method"]
     for kind, pointer in (("class", 0), ("patch", 0)):
         assert torch.equal(resumed[kind]["memory"], expected[kind]["memory"])

@@ -16,6 +16,7 @@ from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.loop import trackers
 from massl_bench.pretrain.loop.log import TrainingLog, read_log
+from tests.conftest import Cli
 
 needs_tensorboard = pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None,
@@ -81,7 +82,7 @@ def test_wandb_gets_every_step_once_in_one_run(tmp_path: Path, monkeypatch: pyte
     wandb = StandIn()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     with pytest.raises(KeyboardInterrupt):
-        write_steps(tmp_path / "mine", 0, 7, "run.wandb=digits", error=KeyboardInterrupt)
+        write_steps(tmp_path / "mine", 0, 7, "run.wandb=digits", error=KeyboardInterrupt)  # type: ignore[arg-type]
     write_steps(tmp_path / "mine", 4, 10, "run.wandb=digits")
     first, second = wandb.runs
     assert (first["project"], first["name"], first["resume"]) == ("digits", "mine", "allow")
@@ -121,7 +122,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(file.stat().st_size > 0 for file in kept)
 
 
-def test_wandb_that_is_not_installed(run_cli, monkeypatch) -> None:
+def test_wandb_that_is_not_installed(run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         trackers.importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else find_spec(name, *rest)

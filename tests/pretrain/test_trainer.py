@@ -1,5 +1,7 @@
 """The loop: its order of updates, what stops it, what it writes, and two ranks against one."""
 
+from __future__ import annotations
+
 import dataclasses
 import errno
 import io
@@ -9,6 +11,7 @@ import multiprocessing
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from massl_bench.datasets.published import READERS
 from massl_bench.datasets.shards import find_shards
 from massl_bench.datasets.splits import ArraySplit
 from massl_bench.models.checkpoints import build_checkpoint, read_checkpoint
+from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.configure import checked_config, load_config
 from massl_bench.pretrain.data.loading import StepRequests, check_images, divide
 from massl_bench.pretrain.indicators import assignment_entropies, rankme
@@ -32,6 +36,7 @@ from massl_bench.pretrain.loop.log import read_log
 from massl_bench.pretrain.loop.state import initial_state, rates_at
 from massl_bench.pretrain.loop.trainer import TrainingJob, train
 from massl_bench.pretrain.methods import Step, massl
+from tests.conftest import Cli
 from tests.datasets.copies import write_tar
 
 SMALL = [
@@ -51,10 +56,12 @@ SMALL = [
 
 def digits(count: int) -> ArraySplit:
     split = READERS["digits"].read(Path(), "train")
-    return ArraySplit("digits", np.stack(split.encoded(range(count))), split.labels[:count], None)
+    return ArraySplit("digits", np.stack(split.encoded(range(count))), split.labels[:count], None)  # type: ignore[arg-type]
 
 
-def job(folder: Path, *settings: str, images: int = 128, config=None, **changes) -> TrainingJob:
+def job(
+    folder: Path, *settings: str, images: int = 128, config: PretrainConfig | None = None, **changes: Any
+) -> TrainingJob:
     return TrainingJob(
         config=config or load_config("tiny-digits", [*SMALL, *settings]),
         split=digits(images),
@@ -65,7 +72,7 @@ def job(folder: Path, *settings: str, images: int = 128, config=None, **changes)
     )
 
 
-def carp_config(*settings: str):
+def carp_config(*settings: str) -> PretrainConfig:
     """CARP on a small ViT: the preset's sections around the tiny one's backbone and views."""
     tiny = load_config("tiny-digits", SMALL).model_dump(mode="json", exclude_none=True)
     carp = load_config("carp-rn50-100ep", ["batch_size=32"]).model_dump(mode="json", exclude_none=True)
@@ -78,12 +85,12 @@ def carp_config(*settings: str):
     return checked_config(content, "test")
 
 
-def checkpoints(folder: Path):
+def checkpoints(folder: Path) -> list[Any]:
     reader = CheckpointFolder(folder, 1)
     return [reader.load(step) for step in reader.steps()]
 
 
-def test_massl_moves_the_teacher_after_the_step_and_stores_the_second_view(tmp_path):
+def test_massl_moves_the_teacher_after_the_step_and_stores_the_second_view(tmp_path: Path) -> None:
     config = load_config("tiny-digits", [*SMALL, "run.keep_checkpoints=9"])
     train(job(tmp_path, config=config))
     states = checkpoints(tmp_path)
@@ -103,7 +110,7 @@ def test_massl_moves_the_teacher_after_the_step_and_stores_the_second_view(tmp_p
         assert torch.equal(before[: 32 * done], after[: 32 * done])
 
 
-def test_carp_moves_the_teacher_before_the_step(tmp_path):
+def test_carp_moves_the_teacher_before_the_step(tmp_path: Path) -> None:
     config = carp_config()
     config = config.model_copy(update={"run": config.run.model_copy(update={"keep_checkpoints": 9})})
     train(job(tmp_path, config=config))
@@ -124,7 +131,7 @@ def test_carp_moves_the_teacher_before_the_step(tmp_path):
     assert "teacher_temp" not in line
 
 
-def test_accumulation_is_the_whole_batch(tmp_path):
+def test_accumulation_is_the_whole_batch(tmp_path: Path) -> None:
     """MaSSL's loss is a mean over images: pieces of 8 views each see their own crops, so steps differ only in those."""
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     train(job(whole))
@@ -135,7 +142,7 @@ def test_accumulation_is_the_whole_batch(tmp_path):
     assert read_log(pieces)[0]["loss"] == pytest.approx(read_log(whole)[0]["loss"], rel=0.05)
 
 
-def test_gradients_of_pieces_are_those_of_the_whole(monkeypatch):
+def test_gradients_of_pieces_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config("tiny-digits", SMALL)
     views = [torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(view)) for view in range(2)]
     gradients = []
@@ -146,16 +153,16 @@ def test_gradients_of_pieces_are_those_of_the_whole(monkeypatch):
         divided = config.model_copy(update={"compute": config.compute.model_copy(update={"accumulation": count})})
         step = Step(number=0, seed=0, numbers=rates_at(0, config, 4).of_method)
         state.method.begin(step)
-        computed = trainer._forward_backward(divided, state, state.student, iter(batches), step)
+        computed = trainer._forward_backward(divided, state, state.student, iter(batches), step)  # type: ignore[arg-type]
         gradients.append([parameter.grad for parameter in state.student.parameters()])
         assert computed.kept["second_view"].shape == (32, config.head.out_dim)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objective, calls = massl.massl_objective, []
 
-    def breaks_at_the_third_step(*arguments, **settings):
+    def breaks_at_the_third_step(*arguments: Any, **settings: Any) -> Any:
         calls.append(1)
         loss = objective(*arguments, **settings)
         return loss * math.nan if len(calls) == 3 else loss
@@ -174,10 +181,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("clip", ["3.0", "none"])
-def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path, monkeypatch, clip):
+def test_gradients_that_are_not_finite_stop_before_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: str
+) -> None:
     objective, calls = massl.massl_objective, []
 
-    def breaks_at_the_third_step(student, *arguments, **settings):
+    def breaks_at_the_third_step(student: Any, *arguments: Any, **settings: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             student.register_hook(lambda gradient: gradient * math.inf)
@@ -194,8 +203,8 @@ def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path, monkeypatc
     assert saved["not_finite"]
 
 
-def test_a_full_disk_hides_no_loss_that_is_not_finite(tmp_path, monkeypatch):
-    def full(path, _):
+def test_a_full_disk_hides_no_loss_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, _: Any) -> None:
         raise CellError(f"{path}: could not be written: no space")
 
     monkeypatch.setattr(massl, "massl_objective", lambda student, *_, **__: student.sum() * math.nan)
@@ -204,13 +213,13 @@ def test_a_full_disk_hides_no_loss_that_is_not_finite(tmp_path, monkeypatch):
         train(job(tmp_path))
 
 
-def test_a_place_that_is_no_folder(tmp_path):
+def test_a_place_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CellError, match=r"cannot be written to: .*Not a directory.*; make it writable"):
         train(job(tmp_path / "file" / "run"))
 
 
-def test_resume_with_another_configuration(tmp_path):
+def test_resume_with_another_configuration(tmp_path: Path) -> None:
     train(job(tmp_path))
     with pytest.raises(RequestError, match="an earlier run of this name; go on with resume=True, or choose another"):
         train(job(tmp_path))
@@ -223,13 +232,13 @@ def test_resume_with_another_configuration(tmp_path):
         train(job(tmp_path, "epochs=2", "massl.memory_size=256", resume=True, force=True))
 
 
-def test_resume_of_the_same_images_at_another_place(tmp_path):
+def test_resume_of_the_same_images_at_another_place(tmp_path: Path) -> None:
     train(job(tmp_path))
     moved = {"reference": "folder:/elsewhere", "images": 128}
     assert train(dataclasses.replace(job(tmp_path, resume=True), data=moved)).step == 4
 
 
-def test_resume_with_damaged_files(tmp_path):
+def test_resume_with_damaged_files(tmp_path: Path) -> None:
     train(job(tmp_path, "run.keep_checkpoints=2"))
     log = tmp_path / "log.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
@@ -248,20 +257,20 @@ def test_resume_with_damaged_files(tmp_path):
         train(job(tmp_path, resume=True))
 
 
-def test_resume_with_fewer_epochs_is_no_stop_by_a_signal(tmp_path):
+def test_resume_with_fewer_epochs_is_no_stop_by_a_signal(tmp_path: Path) -> None:
     train(job(tmp_path, "epochs=2"))
     with pytest.raises(RequestError, match=r"00000008\.pth: 8 steps are done, and 1 epochs are 4; give more epochs"):
         train(job(tmp_path, resume=True, force=True))
 
 
-def test_resume_with_another_optimiser(tmp_path):
+def test_resume_with_another_optimiser(tmp_path: Path) -> None:
     train(job(tmp_path))
     sgd = ["optimiser.name=sgd", "optimiser.betas=none", "optimiser.momentum=0.9"]
     with pytest.raises(RequestError, match=r"optimiser.name: adamw, now sgd, which cannot go on .*; keep adamw, or"):
         train(job(tmp_path, "epochs=2", *sgd, resume=True, force=True))
 
 
-def test_resume_with_other_settings_of_the_optimiser(tmp_path):
+def test_resume_with_other_settings_of_the_optimiser(tmp_path: Path) -> None:
     train(job(tmp_path))
     train(job(tmp_path, "epochs=2", "optimiser.betas=0.5,0.6", resume=True, force=True))
     last = checkpoints(tmp_path)[-1]
@@ -270,7 +279,7 @@ def test_resume_with_other_settings_of_the_optimiser(tmp_path):
     assert last["optimiser"]["state"][0]["step"] == 8
 
 
-def test_no_space_left_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
+def test_no_space_left_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(job(tmp_path))
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.pth")}
 
@@ -279,12 +288,12 @@ def test_no_space_left_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CellError, match=r"could not be written: .*No space left on device; earlier checkpoints"):
-        CheckpointFolder(tmp_path, 1).save({**checkpoints(tmp_path)[-1], "step": 9})
+        CheckpointFolder(tmp_path, 1).save({**checkpoints(tmp_path)[-1], "step": 9})  # type: ignore[typeddict-item]
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.pth")} == before
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def test_a_write_that_the_system_cuts_off(tmp_path):
+def test_a_write_that_the_system_cuts_off(tmp_path: Path) -> None:
     """A real limit on the size of files, in a process of its own."""
     process = multiprocessing.get_context("forkserver").Process(target=write_beyond_a_limit, args=(tmp_path,))
     process.start()
@@ -303,7 +312,7 @@ def write_beyond_a_limit(folder: Path) -> None:
         write_whole(folder / "c.pth", {"large": torch.zeros(1_000_000)})
 
 
-def test_a_disk_that_fills_up_between_two_checkpoints(tmp_path):
+def test_a_disk_that_fills_up_between_two_checkpoints(tmp_path: Path) -> None:
     """What is on the disk is enough to go on, once there is space."""
     process = multiprocessing.get_context("forkserver").Process(target=train_with_a_limit, args=(tmp_path,))
     process.start()
@@ -326,17 +335,17 @@ def train_with_a_limit(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_only_the_last_checkpoints_are_kept(tmp_path):
+def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     train(job(tmp_path, "run.keep_checkpoints=2"))
     assert CheckpointFolder(tmp_path, 1).steps() == [3, 4]
 
 
-def test_shards_train_as_the_same_images_in_memory(tmp_path):
+def test_shards_train_as_the_same_images_in_memory(tmp_path: Path) -> None:
     given = job(tmp_path / "arrays")
     members = {}
     for number, image in enumerate(given.split.encoded(range(128))):
         buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, format="png")
+        Image.fromarray(image).save(buffer, format="png")  # type: ignore[arg-type]
         members[f"{number:03}.png"] = buffer.getvalue()
     for shard in range(2):
         half = {name: content for name, content in members.items() if int(name[:3]) // 64 == shard}
@@ -348,7 +357,7 @@ def test_shards_train_as_the_same_images_in_memory(tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_official_layout(tmp_path, run_cli, official_checkpoint):
+def test_official_layout(tmp_path: Path, run_cli: Cli, official_checkpoint: dict[str, Any]) -> None:
     train(job(tmp_path))
     checkpoint = checkpoints(tmp_path)[-1]
     ours, file = CheckpointFolder(tmp_path, 1).path(4), tmp_path / "official.pth"
@@ -375,7 +384,7 @@ def test_official_layout(tmp_path, run_cli, official_checkpoint):
     assert "training cannot go on" not in card
 
 
-def test_the_student_alone_is_exported_as_weights(tmp_path, run_cli):
+def test_the_student_alone_is_exported_as_weights(tmp_path: Path, run_cli: Cli) -> None:
     train(job(tmp_path))
     ours, file = CheckpointFolder(tmp_path, 1).path(4), tmp_path / "student.pth"
     assert run_cli("weights", "add", ours, "--name", "student", "--checkpoint-key", "student").code == 0
@@ -383,17 +392,17 @@ def test_the_student_alone_is_exported_as_weights(tmp_path, run_cli):
     assert read_checkpoint(file).keys() == {"student", "teacher", "massl_bench"}
 
 
-def test_fp16_s_scaler_in_the_official_layout(tmp_path):
+def test_fp16_s_scaler_in_the_official_layout(tmp_path: Path) -> None:
     train(job(tmp_path, "compute.precision=fp16"))
     checkpoint = checkpoints(tmp_path)[-1]
     assert in_the_official_layout(checkpoint)["fp16_scaler"] == checkpoint["scaler"]
     assert checkpoint["scaler"]["scale"] > 0
 
 
-def test_online_evaluation_changes_nothing(tmp_path):
+def test_online_evaluation_changes_nothing(tmp_path: Path) -> None:
     calls = []
 
-    def evaluate(backbone):
+    def evaluate(backbone: Any) -> float:
         assert not backbone.training
         torch.rand(3)  # a guest that draws from torch's generator
         calls.append(1)
@@ -410,7 +419,7 @@ def test_online_evaluation_changes_nothing(tmp_path):
     assert [line.get("knn") for line in read_log(tmp_path / "with")] == [None, None, 0.25, 0.25]
 
 
-def test_every_epoch_takes_every_image_once_on_all_ranks_together():
+def test_every_epoch_takes_every_image_once_on_all_ranks_together() -> None:
     config = load_config(
         "tiny-digits", [*SMALL, "epochs=2", "compute.accumulation=2", "massl.teacher_temp_warmup_epochs=1"]
     )
@@ -427,7 +436,7 @@ def test_every_epoch_takes_every_image_once_on_all_ranks_together():
     assert later == ranks[1][8:]
 
 
-def test_batches_that_cannot_be_divided():
+def test_batches_that_cannot_be_divided() -> None:
     config = load_config("tiny-digits", SMALL)
     with pytest.raises(RequestError, match="32 is not a multiple of 3 ranks"):
         divide(config, 100, 3)
@@ -435,7 +444,7 @@ def test_batches_that_cannot_be_divided():
         divide(config, 20, 1)
 
 
-def test_koleo_needs_two_images_a_piece():
+def test_koleo_needs_two_images_a_piece() -> None:
     with pytest.raises(RequestError, match="32 pieces of 1 images on each of 1 ranks, in which KoLeo finds no"):
         divide(load_config("tiny-digits", [*SMALL, "compute.accumulation=32", "massl.koleo_weight=0.1"]), 100, 1)
     with pytest.raises(RequestError, match="16 pieces of 1 images on each of 2 ranks"):
@@ -443,7 +452,7 @@ def test_koleo_needs_two_images_a_piece():
     assert divide(load_config("tiny-digits", [*SMALL, "compute.accumulation=32"]), 100, 1).pieces == 32
 
 
-def test_images_that_cannot_be_used():
+def test_images_that_cannot_be_used() -> None:
     config = load_config("tiny-digits", SMALL)
     labels = np.zeros(1, np.int64)
     with pytest.raises(RequestError, match="small: small, row 0: 1 × 3 pixels, smaller than a patch of 4"):
@@ -455,7 +464,7 @@ def test_images_that_cannot_be_used():
         check_images(ArraySplit("none", np.zeros((0, 3, 1, 3), np.uint8), labels[:0], None), config, "none")
 
 
-def test_rankme_and_entropies():
+def test_rankme_and_entropies() -> None:
     eye = torch.eye(6)
     assert rankme(eye) == pytest.approx(6, rel=1e-4)
     assert rankme(torch.ones(5, 4)) == pytest.approx(1, rel=1e-3)
@@ -467,7 +476,7 @@ def test_rankme_and_entropies():
     assert tuple(alike.values()) == pytest.approx((0.0, 0.0), abs=1e-6)
 
 
-def test_two_ranks_are_one(tmp_path):
+def test_two_ranks_are_one(tmp_path: Path) -> None:
     """The global batch and the memory are the same; a rank's crops are its own, so only the first store is compared."""
     context = multiprocessing.get_context("forkserver")
     ranks = [context.Process(target=train_as_rank, args=(rank, tmp_path)) for rank in range(2)]
@@ -492,12 +501,12 @@ def train_as_rank(rank: int, folder: Path) -> None:
     memories = []
     original = trainer.initial_state
 
-    def remembered(*arguments):
+    def remembered(*arguments: Any) -> Any:
         state = original(*arguments)
         memories.append(state.method.memory)
         return state
 
-    trainer.initial_state = remembered
+    trainer.initial_state = remembered  # type: ignore[assignment]
     trained = train(job(folder / "run"))
     sums = [float(tensor.double().abs().sum()) for tensor in trained.backbone.state_dict().values()]
     values = {"step": trained.step, "teacher": sums, "memory": memories[0].memory.double().sum(1).tolist()}

@@ -1,7 +1,12 @@
 """Four steps of the official trainer, replayed from its checkpoint with the package's pieces."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +22,7 @@ from massl_bench.pretrain.loop.optimizers import (
 
 
 @pytest.fixture
-def network(official_checkpoint):
+def network(official_checkpoint: dict[str, Any]) -> MultiCropNetwork:
     backbone = MasslVisionTransformer(img_size=224, patch_size=16, embed_dim=64, depth=2, num_heads=1)
     head = Projector(64, hidden_dim=256, out_dim=32, batch_norm=False, unit_norm=True)
     network = MultiCropNetwork(backbone, head)
@@ -32,7 +37,7 @@ GPU = pytest.param(
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
-def test_training_trace(network, golden, golden_dir, device):
+def test_training_trace(network: Any, golden: Callable[[str], dict[str, Any]], golden_dir: Path, device: Any) -> None:
     trace = golden("training_trace.npz")
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     views = [
@@ -42,7 +47,7 @@ def test_training_trace(network, golden, golden_dir, device):
     student, teacher = network.to(device), deepcopy(network).to(device).requires_grad_(False)
     bank = MemoryBank(64, 32, generator=torch.Generator(), device=device)
     bank.load_state_dict({"memory": trace["memory_before"], "pointer": 0})
-    optimizer = torch.optim.AdamW(parameter_groups(student, weight_decay=0.0))
+    optimizer = torch.optim.AdamW(parameter_groups(student, weight_decay=0.0))  # type: ignore[arg-type]
 
     losses = []
     for step, permutation in enumerate(trace["permutations"]):

@@ -1,10 +1,14 @@
 """Views against torchvision and PIL, image by image and in distribution."""
 
+from __future__ import annotations
+
 import io
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torchvision import transforms
 from torchvision.transforms import functional as reference
@@ -20,14 +24,14 @@ PLAIN = VIEWS.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
-def picture():
+def picture() -> NDArray[Any]:
     """A smooth coloured picture, 120 × 90, uint8."""
     y, x = np.mgrid[0:90, 0:120] / 30
     channels = [np.sin(x + 2 * y), np.cos(2 * x - y), np.sin(3 * x) * np.cos(y)]
     return np.stack([(channel + 1) * 127 for channel in channels], -1).astype(np.uint8)
 
 
-def nothing(count):
+def nothing(count: int) -> Photometric:
     """Photometric parameters that change nothing."""
     no = torch.zeros(count, dtype=torch.bool)
     return Photometric(
@@ -41,20 +45,20 @@ def nothing(count):
     )
 
 
-def changed(**changes):
+def changed(**changes: Any) -> Photometric:
     parameters = nothing(1)
     for name, value in changes.items():
         setattr(parameters, name, torch.as_tensor(value)[None])
     return parameters
 
 
-def as_tensor(image):
+def as_tensor(image: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 @pytest.mark.parametrize("scale", [(0.32, 1.0), (0.05, 0.32)])
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (60, 200)])
-def test_crop_boxes_have_torchvisions_distribution(scale, width, height):
+def test_crop_boxes_have_torchvisions_distribution(scale: Any, width: int, height: int) -> None:
     count = 4000
     image = torch.empty(3, height, width)
     torch.manual_seed(0)
@@ -83,13 +87,13 @@ def test_crop_boxes_have_torchvisions_distribution(scale, width, height):
         assert np.abs(distribution[0] - distribution[1]).max() < 1.95 * np.sqrt(2 / count)
 
 
-def test_a_box_that_never_fits_is_the_largest_centred_one():
+def test_a_box_that_never_fits_is_the_largest_centred_one() -> None:
     """1,000 × 10 pixels at ratio 3/4 to 4/3: torchvision falls back to the height and 4/3 of it."""
     box = crop_boxes(1000, 10, np.array([[0.9, 1.0]]), (3 / 4, 4 / 3), np.random.default_rng(0).random((1, 22)))
     assert box.tolist() == [[(1000 - 13) // 2, 0, 13, 10]]
 
 
-def test_crops_are_pils_but_for_rounding(picture):
+def test_crops_are_pils_but_for_rounding(picture: NDArray[Any]) -> None:
     images = MultiCropImages(ArraySplit("p", picture[None], np.zeros(1, np.int64), None), VIEWS, seed=3, rank=0)
     batch = images[BatchRequest(0, 0, [0])]
     assert [list(group.pixels.shape) for group in batch.groups] == [[2, 3, 224, 224], [10, 3, 96, 96]]
@@ -100,22 +104,22 @@ def test_crops_are_pils_but_for_rounding(picture):
     for crop, (left, top, width, height) in zip(crops, boxes.tolist(), strict=True):
         side = crop.shape[-1]
         expected = Image.fromarray(picture).crop((left, top, left + width, top + height))
-        expected = as_tensor(expected.resize((side, side), Image.Resampling.BICUBIC))
+        expected = as_tensor(expected.resize((side, side), Image.Resampling.BICUBIC))  # type: ignore[assignment]
         difference = (crop.float() - expected.float()).abs()
         assert difference.max() <= 2
         assert difference.mean() < 0.02
 
 
-def test_a_large_jpeg_is_decoded_small_and_cut_alike(picture):
+def test_a_large_jpeg_is_decoded_small_and_cut_alike(picture: NDArray[Any]) -> None:
     """At 1,920 × 1,440 all crops of 8 pixels are far larger than their views: an eighth is decoded."""
     buffer = io.BytesIO()
     Image.fromarray(picture).resize((1920, 1440), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
 
     class OneFile(ArraySplit):
-        def __init__(self, content):
+        def __init__(self, content: Any) -> None:
             self.content = content
 
-        def encoded(self, indices):
+        def encoded(self, indices: Any) -> list[Any]:
             return [self.content] * len(indices)
 
     views = load_config("tiny-digits").views
@@ -130,10 +134,10 @@ def test_a_large_jpeg_is_decoded_small_and_cut_alike(picture):
         assert difference.max() < 12
 
 
-def test_batches_depend_on_seed_rank_step_and_piece_only(picture):
+def test_batches_depend_on_seed_rank_step_and_piece_only(picture: NDArray[Any]) -> None:
     split = ArraySplit("p", np.stack([picture, picture[::-1]]), np.zeros(2, np.int64), None)
 
-    def crops(seed, rank, step, piece):
+    def crops(seed: int, rank: int, step: int, piece: int) -> torch.Tensor:
         batch = MultiCropImages(split, VIEWS, seed=seed, rank=rank)[BatchRequest(step, piece, [1, 0])]
         return torch.cat([group.pixels.flatten() for group in batch.groups])
 
@@ -145,7 +149,7 @@ def test_batches_depend_on_seed_rank_step_and_piece_only(picture):
 
 @pytest.mark.parametrize("side", [8, 16, 96, 224])
 @pytest.mark.parametrize("radius", [0.1, 0.7, 1.0, 1.6, 2.0])
-def test_blur_is_pils(side, radius):
+def test_blur_is_pils(side: int, radius: float) -> None:
     """PIL rounds to 8 bits after each of six passes: at most three levels, and two on average nowhere near."""
     noise = np.random.default_rng(side).integers(0, 256, (side, side, 3)).astype(np.uint8)
     expected = as_tensor(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(radius))).float()
@@ -154,7 +158,7 @@ def test_blur_is_pils(side, radius):
     assert (blurred - expected).abs().mean() < 1.1
 
 
-def test_blur_keeps_a_flat_image_and_each_image_has_its_own_radius():
+def test_blur_keeps_a_flat_image_and_each_image_has_its_own_radius() -> None:
     images = torch.cat([torch.full((1, 3, 40, 40), 0.25), torch.zeros(1, 3, 40, 40)])
     images[1, :, 20, 20] = 1.0
     blurred = gaussian_blur(images, torch.tensor([2.0, 1.0]))
@@ -166,7 +170,7 @@ def test_blur_keeps_a_flat_image_and_each_image_has_its_own_radius():
 
 
 @pytest.mark.parametrize("shift", [-0.1, 0.0, 0.03, 0.1, 0.5])
-def test_hue_is_torchvisions(shift):
+def test_hue_is_torchvisions(shift: float) -> None:
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     images[1] = images[1, :1]  # grey
     expected = reference.adjust_hue(images, shift)
@@ -174,7 +178,7 @@ def test_hue_is_torchvisions(shift):
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
-def test_colour_jitter_is_torchvisions(picture, order):
+def test_colour_jitter_is_torchvisions(picture: NDArray[Any], order: Any) -> None:
     factors = [1.3, 0.7, 0.85, -0.08]
     image = as_tensor(picture[:64, :64])
     changes = [
@@ -192,7 +196,7 @@ def test_colour_jitter_is_torchvisions(picture, order):
     torch.testing.assert_close(ours, expected, rtol=0, atol=5e-4)
 
 
-def test_flip_grey_and_solarisation_are_pils(picture):
+def test_flip_grey_and_solarisation_are_pils(picture: NDArray[Any]) -> None:
     crop = picture[:32, :32]
     for parameters, expected in (
         (changed(flip=True), as_tensor(crop[:, ::-1].copy())),
@@ -203,7 +207,7 @@ def test_flip_grey_and_solarisation_are_pils(picture):
         assert (ours - expected).abs().max() <= 0.51
 
 
-def test_parameters_have_their_probabilities():
+def test_parameters_have_their_probabilities() -> None:
     count, generator = 20_000, torch.Generator().manual_seed(0)
     drawn = draw_photometric(VIEWS, VIEWS.global_2, count, generator)
     for values, probability in (
@@ -227,14 +231,14 @@ def test_parameters_have_their_probabilities():
     assert orders.float().std() / orders.float().mean() < 0.08
 
 
-def test_colour_statistics_equal_the_per_image_pipeline(picture):
+def test_colour_statistics_equal_the_per_image_pipeline(picture: NDArray[Any]) -> None:
     """Mean and spread of every channel, over many draws on one crop."""
     count = 1500
     crop = picture[20:52, 30:62]
     torch.manual_seed(0)
     np_rng = np.random.default_rng(0)
 
-    def blurred(image):
+    def blurred(image: Any) -> Any:
         if np_rng.random() >= 0.1:
             return image
         return image.filter(ImageFilter.GaussianBlur(np_rng.uniform(0.1, 2)))
@@ -264,7 +268,7 @@ def test_colour_statistics_equal_the_per_image_pipeline(picture):
         torch.testing.assert_close(a.std(0), b.std(0), rtol=0.1, atol=2e-3)
 
 
-def test_all_views_together_equal_one_after_the_other(picture):
+def test_all_views_together_equal_one_after_the_other(picture: NDArray[Any]) -> None:
     """Which images share a batch, and how a CPU cuts it into pieces, changes no image."""
     pixels = as_tensor(picture[:64, :64])[None].repeat(12, 1, 1, 1)
     drawn = draw_photometric(VIEWS, VIEWS.global_2, 12, torch.Generator().manual_seed(4))

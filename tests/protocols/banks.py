@@ -1,11 +1,15 @@
 """Evaluation data of plain arrays."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from massl_bench.core.values import EvaluationData, FeatureBank
 
 
-def bank(features, labels=None):
+def bank(features: Any, labels: Any = None) -> FeatureBank:
     return FeatureBank(
         features=np.asarray(features, dtype=np.float32),
         labels=labels,
@@ -13,12 +17,12 @@ def bank(features, labels=None):
     )
 
 
-def evaluation(num_classes=None, **splits):
+def evaluation(num_classes: int | None = None, **splits: Any) -> EvaluationData:
     banks = {role: bank(*arrays) for role, arrays in splits.items()}
     return EvaluationData(banks=banks, num_classes=num_classes)
 
 
-def params_of(protocol, task):
+def params_of(protocol: Any, task: str) -> Any:
     """The parameters of a task of the registry."""
     from massl_bench.specs.registry import Registry
 

@@ -1,13 +1,18 @@
 """Few-shot: the official SVM's numbers, sampling, and errors."""
 
+from __future__ import annotations
+
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch  # noqa: F401  # before faiss
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.values import EvaluationData
 from massl_bench.protocols import few_shot, few_shot_svm
 from massl_bench.protocols.shared.draws import draw_up_to
 from tests.conftest import GOLDEN
@@ -18,12 +23,12 @@ PARAMS = params_of(few_shot, "few-shot")
 
 
 @pytest.fixture(scope="module")
-def multi():
+def multi() -> dict[str, NDArray[Any]]:
     with np.load(GOLDEN / "features_multi_label.npz") as arrays:
         return dict(arrays)
 
 
-def multi_data(multi, *, with_draws=True):
+def multi_data(multi: dict[str, NDArray[Any]], *, with_draws: bool = True) -> EvaluationData:
     data = evaluation(
         6,
         train=(multi["train_features"], multi["train_labels"].astype(np.int8)),
@@ -33,7 +38,7 @@ def multi_data(multi, *, with_draws=True):
     return replace(data, draws=draws) if with_draws else data
 
 
-def test_svm_golden(multi, expected, rng):
+def test_svm_golden(multi: dict[str, NDArray[Any]], expected: Any, rng: np.random.Generator) -> None:
     scores = few_shot_svm.run(multi_data(multi), SVM, rng)
     for k, golden in expected["few_shot_svm_C0.5"].items():
         score = scores[f"map@k{k}"]
@@ -43,7 +48,9 @@ def test_svm_golden(multi, expected, rng):
         assert score.details["draws"] == "handed in"
 
 
-def test_svm_samples_when_no_draws_are_given(multi, expected, rng):
+def test_svm_samples_when_no_draws_are_given(
+    multi: dict[str, NDArray[Any]], expected: Any, rng: np.random.Generator
+) -> None:
     scores = few_shot_svm.run(multi_data(multi, with_draws=False), SVM, rng)
     assert scores["map@k1"].details["draws"] == "sampled"
     values = [scores[name].value for name in few_shot_svm.metric_names(SVM)]
@@ -52,7 +59,7 @@ def test_svm_samples_when_no_draws_are_given(multi, expected, rng):
         assert 100 * scores[f"map@k{k}"].value == pytest.approx(golden["mean_map"], abs=4 * golden["std_map"])
 
 
-def test_svm_draws_k_positives_of_each_class_with_repeats(rng):
+def test_svm_draws_k_positives_of_each_class_with_repeats(rng: np.random.Generator) -> None:
     present = rng.random((50, 4)) < 0.3
     rows, _ = few_shot_svm._draw(present, 3, rng)
     assert rows.shape == (12,)
@@ -61,7 +68,7 @@ def test_svm_draws_k_positives_of_each_class_with_repeats(rng):
         assert len(set(chosen)) == 3
 
 
-def test_svm_redraws_what_leaves_a_class_without_a_negative(rng):
+def test_svm_redraws_what_leaves_a_class_without_a_negative(rng: np.random.Generator) -> None:
     # Class 0 is in rows 0 and 1; class 1 only in rows 1 and 2: of the four draws only (0, 2) leaves both a negative.
     present = np.array([[1, 0], [1, 1], [0, 1]], dtype=bool)
     drawn = [few_shot_svm._draw(present, 1, rng) for _ in range(100)]
@@ -69,7 +76,9 @@ def test_svm_redraws_what_leaves_a_class_without_a_negative(rng):
     assert np.mean([again for _, again in drawn]) == pytest.approx(3, abs=1.5)  # 1/4 of the draws are good
 
 
-def test_logistic_regression_on_given_draws_is_scikit_learns(single_label, rng):
+def test_logistic_regression_on_given_draws_is_scikit_learns(
+    single_label: dict[str, NDArray[Any]], rng: np.random.Generator
+) -> None:
     params = PARAMS.model_copy(update={"shots": (4,), "num_draws": 2})
     labels = single_label["train_labels"]
     draws = {(4, run): draw_up_to(labels, 4, rng) for run in range(2)}
@@ -92,7 +101,7 @@ def test_logistic_regression_on_given_draws_is_scikit_learns(single_label, rng):
     assert score.details == {"draws": "handed in"}
 
 
-def test_rises_with_k_and_repeats_with_the_seed(single_label):
+def test_rises_with_k_and_repeats_with_the_seed(single_label: dict[str, NDArray[Any]]) -> None:
     data = evaluation(
         12,
         train=(single_label["train_features"], single_label["train_labels"]),
@@ -104,7 +113,7 @@ def test_rises_with_k_and_repeats_with_the_seed(single_label):
     assert values == sorted(values)
 
 
-def test_perfect_features_give_one_and_random_ones_chance(rng):
+def test_perfect_features_give_one_and_random_ones_chance(rng: np.random.Generator) -> None:
     labels = np.tile(np.arange(5), 60)
     perfect = np.eye(5)[labels]
     scores = few_shot.run(evaluation(5, train=(perfect, labels), test=(perfect, labels)), PARAMS, rng)
@@ -114,7 +123,7 @@ def test_perfect_features_give_one_and_random_ones_chance(rng):
     assert score.value == pytest.approx(0.2, abs=0.07)
 
 
-def test_bad_input(multi, rng):
+def test_bad_input(multi: dict[str, NDArray[Any]], rng: np.random.Generator) -> None:
     labels = np.repeat([0, 1, 2], [20, 20, 5])
     features = rng.standard_normal((45, 4))
     with pytest.raises(CellError, match=r"16 images of each class asked, but class 2 has 5 .*shots=\[1, 2, 4\]"):

@@ -1,7 +1,12 @@
 """Every golden number through `massl-bench run --features`, and files that are wrong."""
 
+from __future__ import annotations
+
 import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +20,10 @@ from tests.conftest import FAULTS, GOLDEN
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Runs the command line; returns the metrics of its one record, or the exit code and the error."""
 
-    def call(file, task, *options):
+    def call(file: Path, task: str, *options: str) -> Any:
         arguments = ["run", "--features", str(file), "--task", task, "--name", "golden", "--device", "cpu", *options]
         arguments += ["--results-dir", str(tmp_path / "results"), "--cache-dir", str(tmp_path / "cache"), "--json"]
         monkeypatch.setattr(sys, "argv", ["massl-bench", *arguments])
@@ -32,7 +37,7 @@ def run(tmp_path, monkeypatch, capsys):
     return call
 
 
-def test_knn_and_kmeans(run, expected):
+def test_knn_and_kmeans(run: Callable[..., Any], expected: Any) -> None:
     file = GOLDEN / "features_single_label.npz"
     knn = run(file, "knn")["metrics"]
     for k, (top1, top5) in expected["knn_top1_top5_by_k_T0.07"].items():
@@ -44,14 +49,14 @@ def test_knn_and_kmeans(run, expected):
         assert kmeans[name]["value"] == pytest.approx(value, abs=1e-3)
 
 
-def test_few_shot_svm_takes_the_draws_of_the_file_and_says_so(run, expected):
+def test_few_shot_svm_takes_the_draws_of_the_file_and_says_so(run: Callable[..., Any], expected: Any) -> None:
     metrics = run(GOLDEN / "features_multi_label.npz", "few-shot-svm")["metrics"]
     for k, golden in expected["few_shot_svm_C0.5"].items():
         np.testing.assert_allclose(100 * np.array(metrics[f"map@k{k}"]["per_seed"]), golden["runs"], atol=0.3)
         assert metrics[f"map@k{k}"]["details"]["draws"] == "handed in"
 
 
-def test_retrieval(run, expected):
+def test_retrieval(run: Callable[..., Any], expected: Any) -> None:
     truth = GOLDEN / "retrieval_ground_truth.json"
     metrics = run(GOLDEN / "features_retrieval.npz", "retrieval", "--ground-truth", str(truth))["metrics"]
     for setting, golden in expected["retrieval"].items():
@@ -61,7 +66,7 @@ def test_retrieval(run, expected):
             assert metrics[f"mp@{k}_{setting}"]["value"] == pytest.approx(value, abs=1e-6)
 
 
-def test_copy_detection(run, expected, tmp_path):
+def test_copy_detection(run: Callable[..., Any], expected: Any, tmp_path: Path) -> None:
     file = GOLDEN / "features_copy_detection.npz"
     plain = run(file, "copy-detection-top20")["metrics"]
     assert plain["map_strong"]["value"] == pytest.approx(expected["copy_detection"]["map"], abs=1e-6)
@@ -71,7 +76,9 @@ def test_copy_detection(run, expected, tmp_path):
     assert whitened["map_strong"]["value"] == pytest.approx(expected["copy_detection_whitened"]["map"], abs=1e-6)
 
 
-def test_a_headline_without_anything_to_find_is_known_before_work_starts(run, tmp_path):
+def test_a_headline_without_anything_to_find_is_known_before_work_starts(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
     with np.load(GOLDEN / "features_copy_detection.npz") as arrays:
         blocks = np.full(len(arrays["queries"]), "crops/10")
         np.savez(tmp_path / "crops.npz", **arrays, query_block=blocks)
@@ -98,7 +105,7 @@ def test_a_headline_without_anything_to_find_is_known_before_work_starts(run, tm
     assert "nothing else can be measured either" in error
 
 
-def test_the_headline_and_the_selection_fit_the_kind(run):
+def test_the_headline_and_the_selection_fit_the_kind(run: Callable[..., Any]) -> None:
     record = run(GOLDEN / "features_multi_label.npz", "linear", "--set", "linear.num_c=5")
     assert record["identity"]["task"]["headline"] == "map"
     again = run(GOLDEN / "features_multi_label.npz", "linear", "--set", "linear.headline=map_11pt")
@@ -106,7 +113,7 @@ def test_the_headline_and_the_selection_fit_the_kind(run):
     assert record["selection_split"] == "40 of 400 train, at random"
 
 
-def test_a_task_of_another_kind_is_refused_with_those_that_apply(run):
+def test_a_task_of_another_kind_is_refused_with_those_that_apply(run: Callable[..., Any]) -> None:
     code, error = run(GOLDEN / "features_multi_label.npz", "knn")
     assert code == 2
     assert "tasks that apply: few-shot-svm, linear, spectrum" in error
@@ -115,7 +122,7 @@ def test_a_task_of_another_kind_is_refused_with_those_that_apply(run):
     assert "need --ground-truth FILE.json" in error
 
 
-def test_python_says_which_coding_a_bank_has():
+def test_python_says_which_coding_a_bank_has() -> None:
     features, labels = np.eye(12, dtype=np.float32), np.tile([[0, 1], [1, 0], [1, 1]], (4, 1))
     banks = {role: mb.FeatureBank.from_arrays(features, labels) for role in ("train", "test")}
     with pytest.raises(mb.RequestError, match=r"no -1 \(absent\).*label_coding='0/1'"):
@@ -126,7 +133,7 @@ def test_python_says_which_coding_a_bank_has():
         mb.FeatureBank.from_arrays(features, 2 * labels - 1, label_coding="0/1")
 
 
-def test_python_names_the_tasks_that_apply_to_banks():
+def test_python_names_the_tasks_that_apply_to_banks() -> None:
     features = np.eye(4, dtype=np.float32)
     one = {role: mb.FeatureBank.from_arrays(features, np.array([0, 1, 0, 1])) for role in ("train", "test")}
     with pytest.raises(mb.RequestError, match=r"few-shot-svm: needs multi-label banks.* are single-label; .*\bknn\b"):
@@ -136,14 +143,14 @@ def test_python_names_the_tasks_that_apply_to_banks():
         mb.evaluate("knn", several)
 
 
-def multi_label_file(path, train_labels, test_labels, **others):
+def multi_label_file(path: Path, train_labels: Any, test_labels: Any, **others: Any) -> Any:
     train, test = (np.ones((len(labels), 2), dtype=np.float32) for labels in (train_labels, test_labels))
     arrays = {"train_features": train, "test_features": test, **others}
     np.savez(path, **arrays, train_labels=train_labels, test_labels=test_labels)
     return read_features_file(path)
 
 
-def test_multi_label_without_minus_one_is_absent_and_present(tmp_path):
+def test_multi_label_without_minus_one_is_absent_and_present(tmp_path: Path) -> None:
     labels = np.array([[1, 0], [0, 1], [1, 1]])
     handed = multi_label_file(tmp_path / "f.npz", labels, labels)
     assert handed.kind == "multi-label"
@@ -152,7 +159,7 @@ def test_multi_label_without_minus_one_is_absent_and_present(tmp_path):
 
 
 @pytest.mark.parametrize(("zero_one", "other"), [("train", "test"), ("test", "train")])
-def test_two_codings_in_one_file_are_refused(tmp_path, zero_one, other):
+def test_two_codings_in_one_file_are_refused(tmp_path: Path, zero_one: str, other: str) -> None:
     labels = np.array([[1, 0], [0, 1], [1, 1]])
     splits = {f"{zero_one}_labels": labels, f"{other}_labels": 2 * labels - 1}
     with pytest.raises(RequestError, match=rf"{zero_one}_labels holds 0 2 times .*2 in {other}_labels.*alike"):
@@ -165,7 +172,7 @@ def test_two_codings_in_one_file_are_refused(tmp_path, zero_one, other):
 
 
 @pytest.mark.parametrize("values", [(0, 1), (-1, 1), (-1, 0, 1)])
-def test_one_coding_is_found_for_all_splits_alike(tmp_path, rng, values):
+def test_one_coding_is_found_for_all_splits_alike(tmp_path: Path, rng: np.random.Generator, values: Any) -> None:
     shares = [1 / len(values)] * len(values) if len(values) == 2 else [0.7, 0.1, 0.2]
     splits = [rng.choice(values, size=(count, 5), p=shares) for count in (40, 12)]
     handed = multi_label_file(tmp_path / "f.npz", *splits)
@@ -175,7 +182,7 @@ def test_one_coding_is_found_for_all_splits_alike(tmp_path, rng, values):
         assert ((bank.labels == -1) == (labels == absent)).all()
 
 
-def test_the_coding_can_be_declared(tmp_path):
+def test_the_coding_can_be_declared(tmp_path: Path) -> None:
     mostly_difficult = np.array([[1, 0], [0, 0], [-1, 1]])
     handed = multi_label_file(tmp_path / "f.npz", mostly_difficult, mostly_difficult, label_coding=np.array("-1/0/1"))
     assert handed.banks["test"].labels.tolist() == mostly_difficult.tolist()
@@ -186,7 +193,7 @@ def test_the_coding_can_be_declared(tmp_path):
         multi_label_file(tmp_path / "f.npz", mostly_difficult, mostly_difficult, label_coding=np.array("1/2"))
 
 
-def test_random_features_under_two_codings_have_no_map(run):
+def test_random_features_under_two_codings_have_no_map(run: Callable[..., Any]) -> None:
     """They had a mAP of 100.0 [100, 100]: every 0 of the test split was left out as difficult."""
     code, error = run(FAULTS / "ml_m1_train_01_test.npz", "linear")
     assert code == 2
@@ -194,7 +201,7 @@ def test_random_features_under_two_codings_have_no_map(run):
 
 
 @pytest.mark.parametrize("task", ["linear", "few-shot-svm"])
-def test_random_features_under_one_coding(run, tmp_path, task):
+def test_random_features_under_one_coding(run: Callable[..., Any], tmp_path: Path, task: str) -> None:
     with np.load(FAULTS / "ml_m1_train_01_test.npz") as arrays:
         np.savez(tmp_path / "f.npz", **{**arrays, "test_labels": 2 * arrays["test_labels"] - 1})
         share = arrays["test_labels"].mean()
@@ -204,11 +211,13 @@ def test_random_features_under_one_coding(run, tmp_path, task):
     assert metric["ci95"][1] < 0.8
 
 
-def test_classes_that_cannot_be_scored_are_named_and_counted(run, tmp_path, rng):
+def test_classes_that_cannot_be_scored_are_named_and_counted(
+    run: Callable[..., Any], tmp_path: Path, rng: np.random.Generator
+) -> None:
     labels = {role: rng.choice((-1, 1), size=(60, 5)) for role in ("train", "test")}
     labels["test"][:, 1], labels["test"][:, 3] = 1, -1
     arrays = {f"{role}_features": rng.standard_normal((60, 4)).astype(np.float32) for role in labels}
-    np.savez(tmp_path / "f.npz", **arrays, **{f"{role}_labels": each for role, each in labels.items()})
+    np.savez(tmp_path / "f.npz", **arrays, **{f"{role}_labels": each for role, each in labels.items()})  # type: ignore[arg-type]
     for task, metric in (("linear", "map"), ("few-shot-svm", "map@full")):
         record = run(tmp_path / "f.npz", task, "--set", f"{task}.bootstrap_resamples=20")
         assert record["metrics"][metric]["details"]["classes_left_out"] == 2
@@ -218,14 +227,14 @@ def test_classes_that_cannot_be_scored_are_named_and_counted(run, tmp_path, rng)
             "left out of the mean, without a negative test image: class 1",
         ]
     labels["test"][:, [0, 2, 4]] = 1
-    np.savez(tmp_path / "f.npz", **arrays, **{f"{role}_labels": each for role, each in labels.items()})
+    np.savez(tmp_path / "f.npz", **arrays, **{f"{role}_labels": each for role, each in labels.items()})  # type: ignore[arg-type]
     code, error = run(tmp_path / "f.npz", "linear")
     assert code == 1
     assert "no class has a positive and a negative test image" in error
     assert "found 1 of 5 without a positive, 4 of 5 without a negative" in error
 
 
-def test_neighbours_that_are_not_there_are_dropped(run, tmp_path):
+def test_neighbours_that_are_not_there_are_dropped(run: Callable[..., Any], tmp_path: Path) -> None:
     record = run(FAULTS / "longtail.npz", "knn")
     dropped = "k = 100, 200 dropped, too large for train 86, test 60"
     assert record["departures"] == [dropped]
@@ -247,7 +256,7 @@ def test_neighbours_that_are_not_there_are_dropped(run, tmp_path):
     assert "top1@7" in run(tmp_path / "fewer.npz", "knn", *advice)["metrics"]
 
 
-def test_few_held_out_images_do_not_choose_the_smallest_strength(run):
+def test_few_held_out_images_do_not_choose_the_smallest_strength(run: Callable[..., Any]) -> None:
     """8 held-out images were all right from C = 0.01 on, and the smallest C gave 36.7."""
     record = run(FAULTS / "longtail.npz", "linear")
     top1 = record["metrics"]["top1"]
@@ -268,11 +277,11 @@ def test_few_held_out_images_do_not_choose_the_smallest_strength(run):
         ({"test_labels": None}, "test_labels missing; found train_features"),
     ],
 )
-def test_wrong_files(tmp_path, change, text):
+def test_wrong_files(tmp_path: Path, change: Any, text: str) -> None:
     features = np.ones((2, 3), dtype=np.float32)
     arrays = {"train_features": features, "test_features": features}
     arrays |= {"train_labels": np.array([0, 1]), "test_labels": np.array([0, 1]), **change}
-    np.savez(tmp_path / "f.npz", **{name: array for name, array in arrays.items() if array is not None})
+    np.savez(tmp_path / "f.npz", **{name: array for name, array in arrays.items() if array is not None})  # type: ignore[arg-type]
     with pytest.raises(RequestError, match=text) as error:
         read_features_file(tmp_path / "f.npz")
     assert "\n" not in str(error.value)
@@ -290,7 +299,7 @@ def test_wrong_files(tmp_path, change, text):
         (json.dumps([{"easy": [], "hard": []}] * 14), "query 0: expected the keys easy, hard and junk"),
     ],
 )
-def test_wrong_ground_truth(tmp_path, content, text):
+def test_wrong_ground_truth(tmp_path: Path, content: Any, text: str) -> None:
     (tmp_path / "truth.json").write_text(content)
     with pytest.raises(RequestError, match=text):
         read_features_file(GOLDEN / "features_retrieval.npz", tmp_path / "truth.json")

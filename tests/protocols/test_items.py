@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from massl_bench.core.values import CopyTruth, EvaluationData, QueryTruth, Score
 from massl_bench.specs.registry import Registry
 from tests.protocols.banks import evaluation
 
-QUICK = {
+QUICK: dict[str, dict[str, Any]] = {
     "linear": {"num_c": 3, "log10_c_min": -2.0, "log10_c_max": 2.0},
     "low-shot": {"num_c": 3, "log10_c_min": -2.0, "log10_c_max": 2.0},
     "few-shot": {"shots": [1, 4]},

@@ -1,7 +1,12 @@
 """k-means: the official script's numbers, and clusters with known answers."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import normalized_mutual_info_score
 
 from massl_bench.core.errors import CellError, RequestError
@@ -12,7 +17,7 @@ from tests.protocols.banks import evaluation, params_of
 
 
 @pytest.mark.parametrize("task", ["kmeans", "kmeans-carp"])  # 256 × 12 > 3,000 points: the same here
-def test_golden(task, single_label, expected, rng):
+def test_golden(task: str, single_label: dict[str, NDArray[Any]], expected: Any, rng: np.random.Generator) -> None:
     data = evaluation(
         12,
         train=(single_label["train_features"], single_label["train_labels"]),
@@ -26,10 +31,12 @@ def test_golden(task, single_label, expected, rng):
 
 
 @pytest.mark.parametrize(("count", "classes", "noise"), [(1880, 47, 0.7), (450, 10, 0.3), (600, 60, 1.0)])
-def test_the_interval_of_nmi_holds_the_mean_of_fresh_data(count, classes, noise, rng):
+def test_the_interval_of_nmi_holds_the_mean_of_fresh_data(
+    count: int, classes: int, noise: float, rng: np.random.Generator
+) -> None:
     """Resampling raises the mutual information, the more so the fewer items a class has."""
 
-    def sample():
+    def sample() -> tuple[NDArray[Any], NDArray[Any]]:
         labels = rng.integers(classes, size=count)
         return np.where(rng.random(count) < noise, rng.integers(classes, size=count), labels), labels
 
@@ -43,15 +50,15 @@ def test_the_interval_of_nmi_holds_the_mean_of_fresh_data(count, classes, noise,
     assert held >= 16
 
 
-def test_all_points_train_unless_the_task_limits_them(rng):
+def test_all_points_train_unless_the_task_limits_them(rng: np.random.Generator) -> None:
     seen = {}
 
     class Spy:
-        def __init__(self, dims, k, **settings):
+        def __init__(self, dims: int, k: int, **settings: Any) -> None:
             seen[settings["max_points_per_centroid"]] = settings
             self.centroids = np.eye(k, dims, dtype=np.float32)
 
-        def train(self, rows):
+        def train(self, rows: Any) -> None:
             pass
 
     original = faiss_backend.import_faiss().Kmeans
@@ -68,7 +75,7 @@ def test_all_points_train_unless_the_task_limits_them(rng):
     assert seen[334]["seed"] == 1234
 
 
-def test_hand_made_agreement(rng):
+def test_hand_made_agreement(rng: np.random.Generator) -> None:
     # Clusters 0, 1, 2 against classes: {0: aab, 1: bb, 2: a}. Best matching: 0 → a (2 right), 1 → b (2 right); 4 of 6.
     clusters = np.array([0, 0, 0, 1, 1, 2])
     labels = np.array([0, 0, 1, 1, 1, 0])
@@ -80,7 +87,7 @@ def test_hand_made_agreement(rng):
 
 
 @pytest.mark.parametrize("change", ["permute test", "scale", "relabel"])
-def test_metamorphic(change, single_label):
+def test_metamorphic(change: str, single_label: dict[str, NDArray[Any]]) -> None:
     train = (single_label["train_features"], single_label["train_labels"])
     test = (single_label["test_features"], single_label["test_labels"])
     params = params_of(kmeans, "kmeans").model_copy(update={"restarts": 1, "iterations": 10})
@@ -99,7 +106,7 @@ def test_metamorphic(change, single_label):
         assert changed[name].value == pytest.approx(score.value, abs=1e-12), name
 
 
-def test_perfect_features_give_one(rng):
+def test_perfect_features_give_one(rng: np.random.Generator) -> None:
     labels = np.tile(np.arange(4), 50)
     features = np.eye(4)[labels] + 1e-3 * rng.standard_normal((200, 4))
     data = evaluation(4, train=(features, labels), test=(features, labels))
@@ -108,7 +115,7 @@ def test_perfect_features_give_one(rng):
     } == dict.fromkeys(kmeans.NAMES, 1.0)
 
 
-def test_bad_input(rng):
+def test_bad_input(rng: np.random.Generator) -> None:
     params = params_of(kmeans, "kmeans")
     features, labels = rng.standard_normal((6, 3)), np.arange(6) % 3
     with pytest.raises(RequestError, match="9 clusters asked of 6 training images"):

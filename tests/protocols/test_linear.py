@@ -1,10 +1,14 @@
 """`linear` against scikit-learn on the same input, and on data with known answers."""
 
+from __future__ import annotations
+
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
@@ -28,7 +32,9 @@ PARAMS = linear.Params(
 )
 
 
-def correlated(rng, *, count=1500, dims=30, classes=5, noise=2.5):
+def correlated(
+    rng: np.random.Generator, *, count: int = 1500, dims: int = 30, classes: int = 5, noise: float = 2.5
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Gaussian classes in a badly conditioned basis, as real features are."""
     mixing = rng.standard_normal((dims, dims)) * np.geomspace(1, 0.01, dims)
     labels = rng.integers(classes, size=count)
@@ -37,12 +43,12 @@ def correlated(rng, *, count=1500, dims=30, classes=5, noise=2.5):
     return features.astype(np.float32), labels
 
 
-def standardised(train, *others):
+def standardised(train: NDArray[Any], *others: NDArray[Any]) -> list[NDArray[Any]]:
     mean, std = train.mean(0), train.std(0)
     return [((each - mean) / std).astype(np.float32) for each in (train, *others)]
 
 
-def test_every_strength_agrees_with_scikit_learn(single_label):
+def test_every_strength_agrees_with_scikit_learn(single_label: dict[str, NDArray[Any]]) -> None:
     train, labels = single_label["train_features"], single_label["train_labels"]
     test, truth = single_label["test_features"], single_label["test_labels"]
     strengths = 10 ** np.linspace(-6, 5, 12)
@@ -55,7 +61,7 @@ def test_every_strength_agrees_with_scikit_learn(single_label):
         assert accuracy == pytest.approx(theirs.score(scaled_test, truth), abs=0.005), strength
 
 
-def test_solution_equals_the_tightly_converged_one_of_scikit_learn(rng):
+def test_solution_equals_the_tightly_converged_one_of_scikit_learn(rng: np.random.Generator) -> None:
     features, labels = correlated(rng)
     tight = fit(features, labels, 5, np.array([1e-3, 1.0, 100.0]), Stopping(tolerance=1e-4, max_iterations=1000))
     (scaled,) = standardised(features)
@@ -69,7 +75,7 @@ def test_solution_equals_the_tightly_converged_one_of_scikit_learn(rng):
 
 
 @pytest.mark.parametrize("strength", [1.0, 100.0, 1e4])
-def test_weak_directions_are_solved_too(strength):
+def test_weak_directions_are_solved_too(strength: float) -> None:
     """Newton's method in float64 is the truth; scikit-learn's L-BFGS in float32 stops before the weak directions."""
     rng = np.random.default_rng(0)
     features, labels = correlated(rng, count=2000, dims=40, classes=6, noise=4)
@@ -85,7 +91,7 @@ def test_weak_directions_are_solved_too(strength):
     )
 
 
-def test_one_vs_rest_equals_binary_problems_without_their_difficult_items(rng):
+def test_one_vs_rest_equals_binary_problems_without_their_difficult_items(rng: np.random.Generator) -> None:
     features, classes = correlated(rng, count=600, dims=12, classes=3)
     labels = np.where(classes[:, None] == np.arange(3), 1, -1).astype(np.int8)
     labels[rng.random(labels.shape) < 0.1] = 0
@@ -99,7 +105,7 @@ def test_one_vs_rest_equals_binary_problems_without_their_difficult_items(rng):
         np.testing.assert_allclose(ours.scores(features)[:, index], theirs.decision_function(scaled), atol=5e-3)
 
 
-def test_fewer_items_than_dimensions_has_the_same_solution(rng):
+def test_fewer_items_than_dimensions_has_the_same_solution(rng: np.random.Generator) -> None:
     features, labels = correlated(rng, count=40, dims=100, classes=3)
     ours = fit(features, labels, 3, np.array([1.0]), Stopping(tolerance=1e-4, max_iterations=500))
     (scaled,) = standardised(features)
@@ -109,7 +115,7 @@ def test_fewer_items_than_dimensions_has_the_same_solution(rng):
     )
 
 
-def test_constant_dimensions_change_nothing(rng):
+def test_constant_dimensions_change_nothing(rng: np.random.Generator) -> None:
     features, labels = correlated(rng, count=300, dims=8, classes=3)
     padded = np.concatenate([features, np.full((300, 2), 1e6, dtype=np.float32)], axis=1)
     one, other = (fit(each, labels, 3, np.array([1.0]), STOPPING).scores(each) for each in (features, padded))
@@ -117,7 +123,7 @@ def test_constant_dimensions_change_nothing(rng):
     assert (principal_axes(Rows(padded)).inverse_std_D[-2:] == 0).all()
 
 
-def test_selection_takes_the_strength_that_scikit_learn_would(single_label):
+def test_selection_takes_the_strength_that_scikit_learn_would(single_label: dict[str, NDArray[Any]]) -> None:
     data = evaluation(
         12,
         train=(single_label["train_features"], single_label["train_labels"]),
@@ -142,7 +148,7 @@ def test_selection_takes_the_strength_that_scikit_learn_would(single_label):
     assert scores["top1"].value == pytest.approx(best.score(scaled_test, single_label["test_labels"]), abs=0.003)
 
 
-def test_official_validation_split_selects_and_joins_the_refit(rng):
+def test_official_validation_split_selects_and_joins_the_refit(rng: np.random.Generator) -> None:
     features, labels = correlated(rng, count=900)
     data = evaluation(
         5,
@@ -156,7 +162,7 @@ def test_official_validation_split_selects_and_joins_the_refit(rng):
     assert score.value == (refit.scores(features[600:]).argmax(1) == labels[600:]).mean()
 
 
-def test_the_validation_part_of_the_training_split_selects(rng):
+def test_the_validation_part_of_the_training_split_selects(rng: np.random.Generator) -> None:
     features, labels = correlated(rng, count=900)
     data = evaluation(5, train=(features[:600], labels[:600]), test=(features[600:], labels[600:]))
     joined = replace(data, banks={**data.banks, "train": replace(data.banks["train"], validation_from=350)})
@@ -175,7 +181,7 @@ def test_the_validation_part_of_the_training_split_selects(rng):
     ]
 
 
-def test_several_labels_of_which_no_held_out_image_shows_one(rng):
+def test_several_labels_of_which_no_held_out_image_shows_one(rng: np.random.Generator) -> None:
     labels = np.tile([[1, -1], [-1, 1], [1, 1], [-1, -1]], (10, 1)).astype(np.int8)
     features = rng.standard_normal((40, 3))
     data = evaluation(2, train=(features, labels), test=(features, labels))
@@ -186,14 +192,14 @@ def test_several_labels_of_which_no_held_out_image_shows_one(rng):
         linear.run(replace(data, banks={**data.banks, "train": bank}), PARAMS, rng)
 
 
-def test_held_out_share_is_taken_from_each_class(rng):
+def test_held_out_share_is_taken_from_each_class(rng: np.random.Generator) -> None:
     labels = np.repeat([0, 1, 2], [1000, 200, 50])
     held_out = hold_out(labels, 0.1, rng)
     np.testing.assert_allclose(np.bincount(labels[held_out]), [100, 20, 5], atol=1)
     assert len(np.unique(held_out)) == len(held_out)
 
 
-def test_perfect_features_give_one_and_random_ones_chance(rng):
+def test_perfect_features_give_one_and_random_ones_chance(rng: np.random.Generator) -> None:
     labels = np.tile(np.arange(4), 100)
     perfect = np.eye(4)[labels]
     data = evaluation(4, train=(perfect, labels), test=(perfect, labels))
@@ -205,7 +211,7 @@ def test_perfect_features_give_one_and_random_ones_chance(rng):
 
 
 @pytest.mark.parametrize("change", ["permute test", "scale", "relabel"])
-def test_metamorphic(change):
+def test_metamorphic(change: str) -> None:
     rng = np.random.default_rng(3)
     features, labels = correlated(rng, count=900)
     train, test = (features[:600], labels[:600]), (features[600:], labels[600:])
@@ -227,7 +233,7 @@ def test_metamorphic(change):
         assert changed["top1"].details == base["top1"].details
 
 
-def test_multi_label_map(rng):
+def test_multi_label_map(rng: np.random.Generator) -> None:
     features, classes = correlated(rng, count=800, dims=12, classes=4)
     labels = np.where(classes[:, None] == np.arange(4), 1, -1).astype(np.int8)
     data = evaluation(4, train=(features[:500], labels[:500]), test=(features[500:], labels[500:]))
@@ -240,7 +246,7 @@ def test_multi_label_map(rng):
     assert low < scores["map"].value < high
 
 
-def test_bad_input(rng):
+def test_bad_input(rng: np.random.Generator) -> None:
     features, labels = rng.standard_normal((60, 4)), np.arange(60) % 3
     with pytest.raises(CellError, match=r"1 of 4 classes have no training image \(class 3\)"):
         linear.run(evaluation(4, train=(features, labels), test=(features, labels)), PARAMS, rng)

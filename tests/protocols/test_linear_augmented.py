@@ -1,8 +1,14 @@
 """The layers that are trained on augmented views, against plain loops of torch."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from massl_bench.core.errors import CellError, RequestError, SpecError
@@ -17,11 +23,11 @@ from tests.protocols.banks import bank, params_of
 class FixedViews:
     """Views that never change: what an augmentation that does nothing gives, in a seeded order."""
 
-    def __init__(self, features, labels):
+    def __init__(self, features: NDArray[Any], labels: NDArray[Any]) -> None:
         self.features, self.labels, self.class_names = features.astype(np.float32), labels, None
-        self.plans = []
+        self.plans: list[Any] = []
 
-    def epochs(self, plan):
+    def epochs(self, plan: Any) -> Iterator[Any]:
         self.plans.append(plan)
         for epoch in range(plan.num_epochs):
             order = np.random.default_rng([plan.seed, epoch]).permutation(plan.rows)
@@ -30,24 +36,26 @@ class FixedViews:
             yield (ViewBatch(features=self.features[rows], rows=rows) for rows in batches)
 
 
-def gaussian_classes(count=300, dims=10, classes=4, noise=1.0):
+def gaussian_classes(
+    count: int = 300, dims: int = 10, classes: int = 4, noise: float = 1.0
+) -> tuple[NDArray[Any], NDArray[Any]]:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((classes, dims))
     labels = np.arange(count) % classes
     return (centres[labels] + noise * rng.standard_normal((count, dims))).astype(np.float32), labels
 
 
-def data_of(features, labels, num_train, num_classes=4):
+def data_of(features: NDArray[Any], labels: NDArray[Any], num_train: int, num_classes: int = 4) -> EvaluationData:
     views = FixedViews(features[:num_train], labels[:num_train])
     test = bank(features[num_train:], labels[num_train:])
     return EvaluationData(banks={"test": test}, num_classes=num_classes, views=views)
 
 
-def changed(task, protocol, **changes):
+def changed(task: str, protocol: Any, **changes: Any) -> Any:
     return params_of(protocol, task).model_copy(update=changes)
 
 
-def plain_loop(data, layer, optimizer, scheduler, num_epochs):
+def plain_loop(data: EvaluationData, layer: nn.Module, optimizer: Any, scheduler: Any, num_epochs: int) -> Any:
     """What the published scripts do, on the batches of the last plan; returns the test logits of every epoch."""
     plan = data.views.plans[-1]
     features, labels = torch.from_numpy(data.views.features), torch.from_numpy(data.views.labels)
@@ -64,7 +72,7 @@ def plain_loop(data, layer, optimizer, scheduler, num_epochs):
     return logits
 
 
-def initial_layer(dims, num_classes, seed, std):
+def initial_layer(dims: int, num_classes: int, seed: int, std: float) -> nn.Linear:
     layer = nn.Linear(dims, num_classes)
     with torch.no_grad():
         layer.weight.normal_(std=std, generator=torch.Generator().manual_seed(seed))
@@ -72,7 +80,7 @@ def initial_layer(dims, num_classes, seed, std):
     return layer
 
 
-def test_without_augmentation_it_is_a_plain_loop_of_torch():
+def test_without_augmentation_it_is_a_plain_loop_of_torch() -> None:
     features, labels = gaussian_classes(noise=2.0)
     data = data_of(features, labels, 200)
     params = changed("linear-augmented", linear_augmented, epochs=7, batch_size=48, lr=0.05)
@@ -94,16 +102,16 @@ def test_without_augmentation_it_is_a_plain_loop_of_torch():
 class PublishedLARS:
     """One step by hand: v = m·v + g · trust · |w| / |g| for matrices, g as it is for biases; w = w − lr·v."""
 
-    def __init__(self, parameters, lr):
+    def __init__(self, parameters: Any, lr: float) -> None:
         self.parameters, self.param_groups = list(parameters), [{"lr": lr}]
         self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters]
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self):
+    def step(self) -> None:
         for parameter, velocity in zip(self.parameters, self.velocities, strict=True):
             update = parameter.grad
             if parameter.ndim > 1:
@@ -113,15 +121,15 @@ class PublishedLARS:
 
 
 class Cosine:
-    def __init__(self, optimizer, lr, num_epochs):
+    def __init__(self, optimizer: Any, lr: float, num_epochs: int) -> None:
         self.optimizer, self.lr, self.num_epochs, self.epoch = optimizer, lr, num_epochs, 0
 
-    def step(self):
+    def step(self) -> None:
         self.epoch += 1
         self.optimizer.param_groups[0]["lr"] = self.lr * (1 + np.cos(np.pi * self.epoch / self.num_epochs)) / 2
 
 
-def test_lars_is_the_published_step_and_its_rate_is_not_scaled():
+def test_lars_is_the_published_step_and_its_rate_is_not_scaled() -> None:
     features, labels = gaussian_classes()
     data = data_of(features, labels, 200)
     params = changed("linear-augmented-carp", linear_augmented, epochs=5, batch_size=64)
@@ -147,7 +155,7 @@ def test_lars_is_the_published_step_and_its_rate_is_not_scaled():
     assert scores["top1"].value == pytest.approx((logits[-1].argmax(1) == labels[200:]).mean())
 
 
-def test_learning_rates_are_those_of_torchs_schedulers():
+def test_learning_rates_are_those_of_torchs_schedulers() -> None:
     layer = nn.Linear(1, 1)
     published = params_of(linear_augmented, "linear-augmented")
     assert published.effective_lr == 0.004
@@ -167,7 +175,7 @@ def test_learning_rates_are_those_of_torchs_schedulers():
         steps.step()
 
 
-def test_low_shot_is_a_plain_loop_on_the_drawn_items():
+def test_low_shot_is_a_plain_loop_on_the_drawn_items() -> None:
     features, labels = gaussian_classes(noise=1.5)
     data = data_of(features, labels, 200)
     params = changed(
@@ -186,7 +194,7 @@ def test_low_shot_is_a_plain_loop_on_the_drawn_items():
     assert set(scores) == {"top1@s3", "mean_per_class@s3"}
 
 
-def test_low_shot_draws_every_time_anew_and_reports_each():
+def test_low_shot_draws_every_time_anew_and_reports_each() -> None:
     features, labels = gaussian_classes(noise=2.0)
     data = data_of(features, labels, 200)
     params = changed(
@@ -204,14 +212,14 @@ def test_low_shot_draws_every_time_anew_and_reports_each():
     assert low_shot_augmented.run(data, params, np.random.default_rng(0)) == scores
 
 
-def test_a_class_of_fewer_images_gives_all_of_them():
+def test_a_class_of_fewer_images_gives_all_of_them() -> None:
     labels = np.repeat([0, 1, 2], [7, 2, 1])
     rows = draw_up_to(labels, 4, np.random.default_rng(0))
     assert np.bincount(labels[rows]).tolist() == [4, 2, 1]
     assert len(set(rows)) == 7
 
 
-def test_a_rate_that_is_too_high_is_stopped_before_the_step():
+def test_a_rate_that_is_too_high_is_stopped_before_the_step() -> None:
     features, labels = gaussian_classes()
     data = data_of(features * 1e20, labels, 200)
     params = changed("linear-augmented", linear_augmented, epochs=2, lr=1e30)
@@ -222,7 +230,7 @@ def test_a_rate_that_is_too_high_is_stopped_before_the_step():
 @pytest.mark.parametrize(
     ("task", "protocol"), [("linear-augmented", linear_augmented), ("low-shot-inat", low_shot_augmented)]
 )
-def test_bad_input(task, protocol, rng):
+def test_bad_input(task: str, protocol: Any, rng: np.random.Generator) -> None:
     features, labels = gaussian_classes()
     params = params_of(protocol, task)
     with pytest.raises(RequestError, match="trains on augmented views of the images, and was given features"):
@@ -230,7 +238,7 @@ def test_bad_input(task, protocol, rng):
     with pytest.raises(CellError, match=r"1 of 5 classes have no training image \(class 4\)"):
         protocol.run(data_of(features, labels, 200, num_classes=5), params, rng)
     data = data_of(features, labels, 200)
-    data.views.labels = np.ones((200, 4), dtype=np.int8)
+    data.views.labels = np.ones((200, 4), dtype=np.int8)  # type: ignore[misc]
     with pytest.raises(RequestError, match="needs one label an image"):
         protocol.run(data, params, rng)
 
@@ -244,7 +252,7 @@ def test_bad_input(task, protocol, rng):
         ("low-shot-inat", {"epochs": 10}, "milestones: 18 is never reached in 10 epochs"),
     ],
 )
-def test_parameters_are_checked(task, changes, message):
+def test_parameters_are_checked(task: str, changes: Any, message: str) -> None:
     spec = Registry().task(task)
     with pytest.raises(SpecError, match=message):
         parameters(spec.model_copy(update={"params": {**spec.params, **changes}}), "here")

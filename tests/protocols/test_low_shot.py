@@ -1,7 +1,12 @@
 """`low-shot` against scikit-learn's folds and classifiers, and folds of classes that are smaller than the folds."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
@@ -13,13 +18,15 @@ from tests.protocols.banks import evaluation, params_of
 PARAMS = params_of(low_shot, "low-shot")
 
 
-def gaussian_classes(rng, *, count, dims=12, classes=4, noise=1.6):
+def gaussian_classes(
+    rng: np.random.Generator, *, count: int, dims: int = 12, classes: int = 4, noise: float = 1.6
+) -> tuple[NDArray[Any], NDArray[Any]]:
     centres = rng.standard_normal((classes, dims))
     labels = np.arange(count) % classes
     return (centres[labels] + noise * rng.standard_normal((count, dims))).astype(np.float32), labels
 
 
-def scikit_folds(labels, num_folds, rng):
+def scikit_folds(labels: NDArray[Any], num_folds: int, rng: np.random.Generator) -> NDArray[Any]:
     folds = np.empty(len(labels), dtype=np.int64)
     splits = StratifiedKFold(num_folds, shuffle=True, random_state=0).split(labels, labels)
     for fold, (_, held_out) in enumerate(splits):
@@ -28,7 +35,9 @@ def scikit_folds(labels, num_folds, rng):
 
 
 @pytest.mark.parametrize("folds_of", [stratified_folds, scikit_folds])
-def test_selection_equals_cross_validated_logistic_regression(folds_of, rng, monkeypatch):
+def test_selection_equals_cross_validated_logistic_regression(
+    folds_of: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     features, labels = gaussian_classes(rng, count=600)
     train, test = (features[:150], labels[:150]), (features[150:], labels[150:])
     params = PARAMS.model_copy(update={"log10_c_min": -3.0, "log10_c_max": 1.0, "num_c": 5})
@@ -53,7 +62,7 @@ def test_selection_equals_cross_validated_logistic_regression(folds_of, rng, mon
     assert low < score.value < high
 
 
-def test_folds_are_stratified_and_seeded():
+def test_folds_are_stratified_and_seeded() -> None:
     labels = np.repeat([0, 1, 2], [52, 13, 5])
     folds = stratified_folds(labels, 5, np.random.default_rng(0))
     counts = np.array([np.bincount(folds[labels == c], minlength=5) for c in range(3)])
@@ -64,7 +73,7 @@ def test_folds_are_stratified_and_seeded():
     assert (folds != stratified_folds(labels, 5, np.random.default_rng(1))).any()
 
 
-def test_small_classes_keep_an_image_in_every_fitted_part():
+def test_small_classes_keep_an_image_in_every_fitted_part() -> None:
     labels = np.repeat([0, 1, 2, 3], [9, 3, 2, 1])
     folds = stratified_folds(labels, 5, np.random.default_rng(0))
     assert folds[labels == 3].tolist() == [-1]
@@ -74,20 +83,20 @@ def test_small_classes_keep_an_image_in_every_fitted_part():
         assert set(labels[folds != fold]) == {0, 1, 2, 3}
 
 
-def test_single_images_are_counted(rng):
+def test_single_images_are_counted(rng: np.random.Generator) -> None:
     features, labels = gaussian_classes(rng, count=40)
     labels[0], params = 4, PARAMS.model_copy(update={"num_c": 3})
     data = evaluation(5, train=(features, labels), test=(features, labels))
     assert low_shot.run(data, params, rng)["top1"].details["never_held_out"] == 1
 
 
-def test_perfect_features_give_one(rng):
+def test_perfect_features_give_one(rng: np.random.Generator) -> None:
     labels = np.tile(np.arange(4), 20)
     data = evaluation(4, train=(np.eye(4)[labels], labels), test=(np.eye(4)[labels], labels))
     assert low_shot.run(data, PARAMS, rng)["top1"].value == 1.0
 
 
-def test_bad_input(rng):
+def test_bad_input(rng: np.random.Generator) -> None:
     features, labels = gaussian_classes(rng, count=40)
     few = evaluation(4, train=(features[:4], labels[:4]), test=(features, labels))
     with pytest.raises(RequestError, match="4 training images cannot be cut into 5 folds; at least 5"):

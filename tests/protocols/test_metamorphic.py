@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from massl_bench import protocols
 from massl_bench.core.values import CopyTruth, EvaluationData, FeatureBank, QueryTruth, Score, ViewBatch, ViewPlan
@@ -46,7 +48,7 @@ def measure(task: str, data: EvaluationData) -> dict[str, Score]:
         data = replace(data, banks=banks, views=PlainViews(data.banks["train"]))
         spec = spec.model_copy(update={"params": {**spec.params, "batch_size": 16}})  # enough steps for so few items
     params = protocols.parameters(spec, task)
-    return protocols.load(spec.protocol).run(data, params, np.random.default_rng(spec.seed))
+    return protocols.load(spec.protocol).run(data, params, np.random.default_rng(spec.seed))  # type: ignore[return-value]
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ TASKS = [(task, False) for task in (*ONE_LABEL, *ON_VIEWS)] + [(task, True) for 
 
 @pytest.mark.parametrize("change", [permuted, scaled, relabelled])
 @pytest.mark.parametrize(("task", "several"), [case for case in TASKS if case[0] not in ON_VIEWS])
-def test_classes(task, several, change, rng):
+def test_classes(task: str, several: Any, change: Any, rng: np.random.Generator) -> None:
     data = clouds(rng, 2.0 if several else 1.0, several=several)
     before, after = measure(task, data), measure(task, change(data, rng))
     assert before.keys() == after.keys()
@@ -127,7 +129,7 @@ def test_classes(task, several, change, rng):
 
 
 @pytest.mark.parametrize(("task", "several"), TASKS)
-def test_perfect_features_give_one(task, several, rng):
+def test_perfect_features_give_one(task: str, several: Any, rng: np.random.Generator) -> None:
     data = clouds(rng, 0.0 if task == "few-shot-svm" else 0.01, several=several)
     headline = protocols.headline(Registry().task(task), "multi-label" if several else "single-label")
     score = measure(task, data)[headline]
@@ -136,7 +138,7 @@ def test_perfect_features_give_one(task, several, rng):
 
 
 @pytest.mark.parametrize(("task", "several"), TASKS)
-def test_random_features_give_chance(task, several, rng):
+def test_random_features_give_chance(task: str, several: Any, rng: np.random.Generator) -> None:
     """Chance is the mean over many data sets of this kind; each one's interval of 95 % should hold it."""
     headline = protocols.headline(Registry().task(task), "multi-label" if several else "single-label")
     samples = [clouds(rng, 1.0, several=several, shown=False) for _ in range(8)]
@@ -155,7 +157,7 @@ def test_random_features_give_chance(task, several, rng):
 
 
 @pytest.fixture
-def landmarks(rng) -> EvaluationData:
+def landmarks(rng: np.random.Generator) -> EvaluationData:
     places = rng.standard_normal((6, DIM))
     database = places[np.arange(48) % 6] + 0.8 * rng.standard_normal((48, DIM))
     queries = places + 0.8 * rng.standard_normal((6, DIM))
@@ -167,7 +169,7 @@ def landmarks(rng) -> EvaluationData:
     return EvaluationData(banks=banks, num_classes=None, ground_truth=truth)
 
 
-def test_landmarks_in_another_order(landmarks, rng):
+def test_landmarks_in_another_order(landmarks: EvaluationData, rng: np.random.Generator) -> None:
     rows, queries = rng.permutation(48), rng.permutation(6)
     place = np.argsort(rows)
     truth = [
@@ -186,13 +188,13 @@ def test_landmarks_in_another_order(landmarks, rng):
 
 
 @pytest.mark.parametrize("task", ["copy-detection", "copy-detection-top20"])
-def test_copies_in_another_order(task, rng):
+def test_copies_in_another_order(task: str, rng: np.random.Generator) -> None:
     originals, distractors = rng.standard_normal((30, DIM)), rng.standard_normal((50, DIM))
     original = np.repeat(np.arange(30), 2)
     queries = originals[original] + rng.standard_normal((60, DIM))
     block = np.tile(["strong", "crops/10"], 30)
 
-    def scores(rows, asked) -> dict[str, float]:
+    def scores(rows: NDArray[Any], asked: NDArray[Any]) -> dict[str, float]:
         banks = {"originals": originals[rows], "distractors": 2 * distractors, "queries": queries[asked]}
         data = EvaluationData(
             banks={role: FeatureBank.from_arrays(features) for role, features in banks.items()},
@@ -206,7 +208,7 @@ def test_copies_in_another_order(task, rng):
     assert scores(rng.permutation(30), rng.permutation(60)) == pytest.approx(before, abs=1e-12)
 
 
-def test_spectrum_in_another_order(rng):
+def test_spectrum_in_another_order(rng: np.random.Generator) -> None:
     classes = clouds(rng, 1.0)
     before, after = measure("spectrum", classes), measure("spectrum", scaled(permuted(classes, rng), rng))
     for name in ("rankme", "alpha_req"):

@@ -1,14 +1,18 @@
 """Retrieval and copy detection: the official scripts' numbers, and rankings worked out by hand."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from massl_bench.core.errors import CellError, RequestError
-from massl_bench.core.values import CopyTruth, QueryTruth
+from massl_bench.core.values import CopyTruth, EvaluationData, QueryTruth
 from massl_bench.metrics.intervals import mean_interval
 from massl_bench.metrics.ranking import micro_average_precision, trapezoid_average_precision
 from massl_bench.protocols import class_retrieval, copy_detection, retrieval
@@ -22,7 +26,7 @@ COPY = params_of(copy_detection, "copy-detection")
 TOP20 = params_of(copy_detection, "copy-detection-top20")
 
 
-def truth_of(*queries):
+def truth_of(*queries: dict[str, Any]) -> list[QueryTruth]:
     return [
         QueryTruth(**{name: np.array(query[name], dtype=np.int64) for name in ("easy", "hard", "junk")})
         for query in queries
@@ -30,7 +34,7 @@ def truth_of(*queries):
 
 
 @pytest.fixture
-def landmarks():
+def landmarks() -> EvaluationData:
     with np.load(GOLDEN / "features_retrieval.npz") as arrays:
         data = evaluation(database=(arrays["database"],), queries=(arrays["queries"],))
     truth = truth_of(*json.loads((GOLDEN / "retrieval_ground_truth.json").read_text()))
@@ -38,7 +42,7 @@ def landmarks():
 
 
 @pytest.fixture
-def copies():
+def copies() -> EvaluationData:
     with np.load(GOLDEN / "features_copy_detection.npz") as arrays, np.load(GOLDEN / "features_whitening.npz") as other:
         data = evaluation(
             originals=(arrays["originals"],),
@@ -50,11 +54,11 @@ def copies():
     return replace(data, ground_truth=CopyTruth(original=original, block=np.full(len(original), "strong")))
 
 
-def without(data, role):
+def without(data: EvaluationData, role: str) -> EvaluationData:
     return replace(data, banks={name: bank for name, bank in data.banks.items() if name != role})
 
 
-def test_retrieval_golden(landmarks, expected, rng):
+def test_retrieval_golden(landmarks: EvaluationData, expected: Any, rng: np.random.Generator) -> None:
     scores = retrieval.run(landmarks, PARAMS, rng)
     for setting, golden in expected["retrieval"].items():
         score = scores[f"map_{setting}"]
@@ -66,7 +70,7 @@ def test_retrieval_golden(landmarks, expected, rng):
         assert low < score.value < high
 
 
-def test_retrieval_by_hand(rng):
+def test_retrieval_by_hand(rng: np.random.Generator) -> None:
     # One query along the first axis; the rows turn away from it, so that the ranking is 0, 1, 2, 3.
     angles = np.array([0.1, 0.2, 0.3, 0.4])
     rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -83,7 +87,7 @@ def test_retrieval_by_hand(rng):
 
 
 @pytest.mark.parametrize("change", ["permute database", "scale"])
-def test_retrieval_metamorphic(change, landmarks, rng):
+def test_retrieval_metamorphic(change: str, landmarks: EvaluationData, rng: np.random.Generator) -> None:
     base = retrieval.run(landmarks, PARAMS, np.random.default_rng(0))
     database, queries = landmarks.banks["database"].features, landmarks.banks["queries"].features
     truth = landmarks.ground_truth
@@ -98,7 +102,7 @@ def test_retrieval_metamorphic(change, landmarks, rng):
     assert scores == base
 
 
-def test_a_setting_without_positives_is_left_out(landmarks, rng):
+def test_a_setting_without_positives_is_left_out(landmarks: EvaluationData, rng: np.random.Generator) -> None:
     without_hard = [replace(query, hard=query.hard[:0]) for query in landmarks.ground_truth]
     base = retrieval.run(landmarks, PARAMS, np.random.default_rng(0))
     scores = retrieval.run(replace(landmarks, ground_truth=without_hard), PARAMS, np.random.default_rng(0))
@@ -107,7 +111,7 @@ def test_a_setting_without_positives_is_left_out(landmarks, rng):
     assert not any("settings_left_out" in score.details for score in base.values())
 
 
-def test_a_duplicate_comes_after_the_image_of_lower_index(rng):
+def test_a_duplicate_comes_after_the_image_of_lower_index(rng: np.random.Generator) -> None:
     """The best image and its duplicate, far behind it: whichever is the positive, the ranking is the same."""
     for _ in range(40):
         query = rng.standard_normal((1, 37))
@@ -122,7 +126,7 @@ def test_a_duplicate_comes_after_the_image_of_lower_index(rng):
         assert last["map_easy"].value == 0.25  # at rank 1: ½ · (0 + ½)
 
 
-def test_retrieval_bad_input(landmarks, rng):
+def test_retrieval_bad_input(landmarks: EvaluationData, rng: np.random.Generator) -> None:
     with pytest.raises(RequestError, match="needs a ground truth"):
         retrieval.run(replace(landmarks, ground_truth=None), PARAMS, rng)
     with pytest.raises(RequestError, match="of 13 queries, and there are 14"):
@@ -135,7 +139,7 @@ def test_retrieval_bad_input(landmarks, rng):
         retrieval.run(replace(landmarks, ground_truth=nothing), PARAMS, rng)
 
 
-def test_copy_detection_golden(copies, expected, rng):
+def test_copy_detection_golden(copies: EvaluationData, expected: Any, rng: np.random.Generator) -> None:
     plain = copy_detection.run(without(copies, "whitening"), TOP20, rng)
     assert plain["map_strong"].value == pytest.approx(expected["copy_detection"]["map"], abs=1e-6)
     whitened = copy_detection.run(copies, TOP20, rng)
@@ -143,7 +147,9 @@ def test_copy_detection_golden(copies, expected, rng):
     assert whitened["map_strong"].details == {"distractors": 200, "whitening": "learned on 500 images"}
 
 
-def test_the_whole_ranking_adds_what_lies_behind_rank_20(copies, expected, rng):
+def test_the_whole_ranking_adds_what_lies_behind_rank_20(
+    copies: EvaluationData, expected: Any, rng: np.random.Generator
+) -> None:
     aps = np.array(expected["copy_detection"]["aps"])
     full = copy_detection.run(without(copies, "whitening"), COPY, rng)["map_strong"].value
     hidden = (aps == 0).sum()
@@ -151,7 +157,7 @@ def test_the_whole_ranking_adds_what_lies_behind_rank_20(copies, expected, rng):
     assert 0 < full - aps.mean() < hidden / len(aps) * 0.5 / 21
 
 
-def test_copy_detection_by_hand(rng):
+def test_copy_detection_by_hand(rng: np.random.Generator) -> None:
     originals, distractors = np.eye(3)[:2], np.eye(3)[2:]
     # Query 0 finds its original first (0.8); query 1 finds the distractor first, its original second (0.6).
     queries = np.array([[0.8, 0.6, 0.0], [0.0, 0.6, 0.8], [0.28, 0.0, 0.96]])
@@ -165,7 +171,7 @@ def test_copy_detection_by_hand(rng):
     assert scores["micro_ap"].value == pytest.approx(0.5 / 3 + 0.5 * 2 / 5, abs=1e-6)
 
 
-def test_micro_average_precision_is_scikit_learns(copies, rng):
+def test_micro_average_precision_is_scikit_learns(copies: EvaluationData, rng: np.random.Generator) -> None:
     from sklearn.metrics import average_precision_score
 
     data = without(copies, "whitening")
@@ -179,7 +185,7 @@ def test_micro_average_precision_is_scikit_learns(copies, rng):
     assert ours == pytest.approx(average_precision_score(true.ravel(), pairs.ravel()), abs=1e-6)
 
 
-def test_the_interval_of_micro_ap_is_a_bootstrap_over_the_queries():
+def test_the_interval_of_micro_ap_is_a_bootstrap_over_the_queries() -> None:
     from sklearn.metrics import average_precision_score
 
     rng = np.random.default_rng(3)
@@ -192,7 +198,7 @@ def test_the_interval_of_micro_ap_is_a_bootstrap_over_the_queries():
     own = scores[np.arange(50), original]
     measured = micro_average_precision(own, found, pieces, resamples=60, rng=np.random.default_rng(0))
 
-    def average_precision(weights):
+    def average_precision(weights: NDArray[Any]) -> float:
         return average_precision_score(true.ravel(), scores.ravel(), sample_weight=np.repeat(weights, 20))
 
     resampled = np.random.default_rng(0).multinomial(50, np.full(50, 1 / 50), 60)
@@ -203,7 +209,7 @@ def test_the_interval_of_micro_ap_is_a_bootstrap_over_the_queries():
     assert measured.ci95[0] < value < measured.ci95[1]
 
 
-def test_perfect_copies_are_found(rng):
+def test_perfect_copies_are_found(rng: np.random.Generator) -> None:
     originals = rng.standard_normal((20, 8))
     data = evaluation(originals=(originals,), queries=(originals * 2,))
     truth = CopyTruth(original=np.arange(20), block=np.full(20, "strong"))
@@ -211,17 +217,17 @@ def test_perfect_copies_are_found(rng):
     assert {(score.value, score.ci95) for score in scores.values()} == {(1.0, (1.0, 1.0))}
 
 
-def test_copy_detection_bad_input(copies, rng):
+def test_copy_detection_bad_input(copies: EvaluationData, rng: np.random.Generator) -> None:
     truth = copies.ground_truth
-    wrong = replace(copies, ground_truth=replace(truth, original=np.full(60, 30)))
+    wrong = replace(copies, ground_truth=replace(truth, original=np.full(60, 30)))  # type: ignore[type-var]
     with pytest.raises(RequestError, match=r"query 0 is said to be a copy of original 30, .*allowed: 0 to 29"):
         copy_detection.run(wrong, COPY, rng)
-    wrong = replace(copies, ground_truth=replace(truth, original=np.full(60, -1)))
+    wrong = replace(copies, ground_truth=replace(truth, original=np.full(60, -1)))  # type: ignore[type-var]
     with pytest.raises(CellError, match="no query of the block strong is a copy of an original"):
         copy_detection.run(wrong, COPY, rng)
 
 
-def test_class_retrieval_by_hand(rng):
+def test_class_retrieval_by_hand(rng: np.random.Generator) -> None:
     # On a circle at 0°, 10°, 25°, 60°, 70°…: classes a a b a b, and one item alone in its class.
     angles = np.radians([0, 10, 25, 60, 72, 180])
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -236,7 +242,7 @@ def test_class_retrieval_by_hand(rng):
     assert scores["map@r"].details == {"queries_left_out": 1}
 
 
-def test_class_retrieval_with_duplicates_and_relabelling(rng):
+def test_class_retrieval_with_duplicates_and_relabelling(rng: np.random.Generator) -> None:
     features = np.repeat(rng.standard_normal((4, 5)), 6, axis=0)
     labels = np.repeat(np.arange(4), 6)
     params = CLASS.model_copy(update={"recall_at": (1, 5)})
@@ -252,7 +258,7 @@ def test_class_retrieval_with_duplicates_and_relabelling(rng):
     assert base == changed
 
 
-def test_class_retrieval_bad_input(rng):
+def test_class_retrieval_bad_input(rng: np.random.Generator) -> None:
     features = rng.standard_normal((12, 3))
     with pytest.raises(RequestError, match="among the 10 nearest asked of 9 test images; at least 11"):
         class_retrieval.run(evaluation(3, test=(features[:9], np.arange(9) % 3)), CLASS, rng)
@@ -260,11 +266,11 @@ def test_class_retrieval_bad_input(rng):
         class_retrieval.run(evaluation(12, test=(features, np.arange(12))), CLASS, rng)
 
 
-def constant(data):
+def constant(data: EvaluationData) -> EvaluationData:
     return replace(data, banks={role: replace(b, features=np.ones_like(b.features)) for role, b in data.banks.items()})
 
 
-def test_constant_features(landmarks, copies, rng):
+def test_constant_features(landmarks: EvaluationData, copies: EvaluationData, rng: np.random.Generator) -> None:
     text = "feature dimensions are constant over the {}: the model gives every image the same features"
     with pytest.raises(CellError, match=text.format("180 database images")):
         retrieval.run(constant(landmarks), PARAMS, rng)
@@ -274,7 +280,7 @@ def test_constant_features(landmarks, copies, rng):
         class_retrieval.run(evaluation(3, test=(np.ones((12, 4)), np.arange(12) % 3)), CLASS, rng)
 
 
-def test_one_row_that_differs_is_not_constant(monkeypatch):
+def test_one_row_that_differs_is_not_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "_CHUNK", 4)
     features = np.ones((10, 3), dtype=np.float32)
     with pytest.raises(CellError, match="all 3 feature dimensions are constant over the 10 images"):
@@ -289,7 +295,7 @@ ENOUGH = 16
 """So many of 20 intervals of 95 % hold the truth in all but one of 400 cases."""
 
 
-def test_landmarks_of_perfect_features():
+def test_landmarks_of_perfect_features() -> None:
     places = np.eye(30, 40)
     truth = truth_of(*({"easy": [place], "hard": [place + 30], "junk": [place + 60]} for place in range(30)))
     for seed in SEEDS:
@@ -299,12 +305,12 @@ def test_landmarks_of_perfect_features():
         assert {(score.value, score.ci95) for score in scores.values()} == {(1.0, (1.0, 1.0))}
 
 
-def test_landmarks_of_random_features():
+def test_landmarks_of_random_features() -> None:
     """Every set of ranks of the positives is as likely as any other."""
 
-    def chance(num_rows, num_positives):
+    def chance(num_rows: int, num_positives: int) -> float:
         every = combinations(range(num_rows), num_positives)
-        return np.mean([trapezoid_average_precision(np.array(ranks)) for ranks in every])
+        return float(np.mean([trapezoid_average_precision(np.array(ranks)) for ranks in every]))
 
     expected = {"map_easy": chance(47, 1), "map_medium": chance(48, 2), "map_hard": chance(47, 1)}
     expected |= {"mp@1_easy": 1 / 47, "mp@1_medium": 2 / 48, "mp@1_hard": 1 / 47}
@@ -321,7 +327,7 @@ def test_landmarks_of_random_features():
     assert min(held.values()) >= ENOUGH, held
 
 
-def test_class_retrieval_of_perfect_features():
+def test_class_retrieval_of_perfect_features() -> None:
     labels = np.arange(96) % 8
     for seed in SEEDS:
         features = np.eye(8)[labels] + 0.01 * np.random.default_rng(seed).standard_normal((96, 8))
@@ -329,7 +335,7 @@ def test_class_retrieval_of_perfect_features():
         assert {(score.value, score.ci95) for score in scores.values()} == {(1.0, (1.0, 1.0))}
 
 
-def test_class_retrieval_of_random_features():
+def test_class_retrieval_of_random_features() -> None:
     labels = np.arange(240) % 8
     others, same = 239, 29  # of each item, and those among them of its class
     # The item at rank i is of the class with probability s / o; then so is each before it with (s − 1) / (o − 1).
@@ -339,7 +345,8 @@ def test_class_retrieval_of_random_features():
         "recall@1": same / others,
         "recall@5": 1 - np.prod((others - same - np.arange(5)) / (others - np.arange(5))),
     }
-    measured, held = {name: [] for name in expected}, dict.fromkeys(expected, 0)
+    measured: dict[str, list[Any]] = {name: [] for name in expected}
+    held = dict.fromkeys(expected, 0)
     for seed in SEEDS:
         rng = np.random.default_rng(seed)
         scores = class_retrieval.run(evaluation(8, test=(rng.standard_normal((240, 64)), labels)), CLASS, rng)

@@ -51,7 +51,7 @@ def visit(browser: Browser, site: Path) -> Iterator[Callable[..., Page]]:
         page.on("console", lambda message: wrong.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
-        page.on("request", lambda request: request.url.startswith("file:") or wrong.append(f"request: {request.url}"))
+        page.on("request", lambda request: request.url.startswith("file:") or wrong.append(f"request: {request.url}"))  # type: ignore[call-overload, func-returns-value]
         page.goto((site / name).as_uri())
         return page
 
@@ -266,7 +266,7 @@ def test_the_served_page_follows_its_records(browser: Browser, tmp_path: Path, m
         page.on("console", lambda message: wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         own = f"http://127.0.0.1:{port}/"
-        page.on("request", lambda request: request.url.startswith(own) or wrong.append(request.url))
+        page.on("request", lambda request: request.url.startswith(own) or wrong.append(request.url))  # type: ignore[call-overload, func-returns-value]
         page.goto(own)
         page.get_by_text("Nothing is running").wait_for()
         head = page.locator("th:visible", has_text="Model").locator("button")

@@ -43,7 +43,7 @@ def hostile_board(record_file: Path) -> Leaderboard:
         edit(record_file, named, Path(f"results/m{number}/knn/digits.json"))
         edit(
             record_file,
-            lambda content, name=name: content.update(departures=[name]),
+            lambda content, name=name: content.update(departures=[name]),  # type: ignore[misc]
             Path(f"results/m{number}/x/d.json"),
         )
     return collect(Path("results"), Registry())

@@ -181,7 +181,7 @@ def test_the_command(run_cli: Cli) -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     address = process.stdout.readline().strip()
-    port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", address)[1])  # type: ignore[index]
+    port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", address)[1])
     assert "a" in models(ask(port, "/")[1])
     taken = run_cli("leaderboard", "--serve", "--port", port)
     assert taken.code == 2

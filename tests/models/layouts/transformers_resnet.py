@@ -21,7 +21,7 @@ def _their_name(name: str) -> str:
         number, rest = rest.split(".", 1)
         theirs = f"shortcut.{('convolution', 'normalization')[int(number)]}"
     else:
-        kind, number = re.fullmatch(r"(conv|bn)(\d)", part).groups()  # type: ignore[union-attr]
+        kind, number = re.fullmatch(r"(conv|bn)(\d)", part).groups()
         theirs = f"layer.{int(number) - 1}.{'convolution' if kind == 'conv' else 'normalization'}"
     return f"encoder.stages.{int(stage) - 1}.layers.{block}.{theirs}.{rest}"
 
