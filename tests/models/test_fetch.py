@@ -141,14 +141,14 @@ def test_what_authors_publish_of_a_file_is_checked(
     run_cli: Cli, site: Site, official: bytes, kind: str, digits: int
 ) -> None:
     right = hashlib.new(kind, official).hexdigest()[:digits]
-    publish(url=site.serve("/gold.pth", official), **{kind: right})
+    publish(url=site.serve("/gold.pth", official), **{kind: right})  # type: ignore[arg-type]
     answer = run_cli("weights", "fetch", "gold")
     assert answer.code == 0, answer.err
     assert f"(its authors publish {kind} {right[:12]}" in answer.out
     Path("weights/gold.toml").unlink()
     wrong = ("0" if right[0] != "0" else "1") + right[1:]
     shutil.rmtree(Path(os.environ["MASSL_BENCH_CACHE"]) / "weights")
-    publish(url=f"{site.address}/gold.pth", **{kind: wrong})
+    publish(url=f"{site.address}/gold.pth", **{kind: wrong})  # type: ignore[arg-type]
     answer = run_cli("weights", "fetch", "gold")
     assert answer.code == 1
     assert f"it is not the file that its authors publish: its {kind} is {right[:6]}" in answer.error
@@ -291,7 +291,7 @@ def test_drive_is_asked_through_gdown(
         Path(output).write_bytes(content)
         return output
 
-    fake.download = download  # type: ignore[attr-defined]
+    fake.download = download
     monkeypatch.setitem(sys.modules, "gdown", fake)
     content = QUOTA_PAGE
     answer = run_cli("weights", "fetch", "gold")
@@ -303,7 +303,7 @@ def test_drive_is_asked_through_gdown(
     def refused(**_: object) -> str:
         raise RuntimeError("Cannot retrieve the public link of the file:\n\n\tToo many users")
 
-    fake.download = refused  # type: ignore[attr-defined]
+    fake.download = refused
     Path("weights/gold.toml").unlink()
     answer = run_cli("weights", "fetch", "gold")
     assert (
@@ -349,7 +349,7 @@ def test_several_go_on_after_a_failure(run_cli: Cli, site: Site, official: bytes
     ],
 )
 def test_a_file_of_published_weights_is_read_strictly(checkpoint: dict[str, str], message: str) -> None:
-    path = publish(**checkpoint)
+    path = publish(**checkpoint)  # type: ignore[arg-type]
     with pytest.raises(SpecError) as caught:
         _ = Registry(weights_dir=Path("weights")).checkpoints
     assert str(caught.value).startswith(f"{path}: ")
