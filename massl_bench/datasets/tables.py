@@ -72,7 +72,7 @@ class ParquetSplit(ImageSplit):
         for number, path in enumerate(self._files):
             file = open_parquet(path, what)
             with reading(path, what):
-                require_columns(path.name, file.schema_arrow.names, image_column, label_column)
+                require_columns(path.name, file.schema_arrow, image_column, label_column)
                 groups += [(number, g, file.metadata.row_group(g).num_rows) for g in range(file.num_row_groups)]
                 sizes = (_column_bytes(file, g, image_column) for g in range(file.num_row_groups))
                 self._largest = max([self._largest, *sizes])
@@ -198,7 +198,7 @@ class ArrowSplit(ImageSplit):
     def __init__(self, dataset: Any, name: str, image_column: str, label_column: str | None, root: Path) -> None:
         from datasets import Image as ImageFeature
 
-        require_columns(name, dataset.column_names, image_column, label_column)
+        require_columns(name, dataset.features.arrow_schema, image_column, label_column)
         self._name, self._root, self._image_column = name, root, image_column
         self.labels = self.class_names = None
         if label_column is not None:
@@ -239,14 +239,40 @@ class ArrowSplit(ImageSplit):
         return [image_place(name, self._root, self._name) for name in names]
 
 
-def require_columns(where: str, found: Sequence[str], image_column: str, label_column: str | None) -> None:
-    """Raises `RequestError` where a column is not there."""
+def require_columns(where: str, schema: Any, image_column: str, label_column: str | None) -> None:
+    """Raises `RequestError` where a column is not there, or is of a type (of arrow) that holds no images or labels."""
+    found = ", ".join(map(printable, schema.names))
     for option, column in (("image", image_column), ("label", label_column)):
-        if column is not None and column not in found:
-            raise RequestError(
-                f"{printable(where)}: no {option} column {column!r}; found: {', '.join(map(printable, found))}; name "
-                f"it with --{option}-column"
-            )
+        if column is None:
+            continue
+        kind = schema.field(column).type if column in schema.names else None
+        if kind is None:
+            problem = f"no {option} column {printable(column)!r}"
+        elif not (_may_hold_images(kind) if option == "image" else _may_hold_labels(kind)):
+            problem = f"the column {printable(column)!r} holds {printable(str(kind))}, no {option}s"
+        else:
+            continue
+        remedy = f"name it with {asked(f'{option}_column')}"
+        raise RequestError(f"{problem}; found: {found}", where=printable(where), remedy=remedy)
+
+
+def _may_hold_images(kind: Any) -> bool:
+    """Tells whether values of an arrow type are files, or names of files, or the hub's `{bytes, path}`."""
+    import pyarrow.types as of
+
+    if of.is_struct(kind):
+        return bool({"bytes", "path"} & {kind.field(index).name for index in range(kind.num_fields)})
+    kinds = (of.is_binary, of.is_large_binary, of.is_string, of.is_large_string, of.is_null)  # null: without rows
+    return any(is_it(kind) for is_it in kinds)
+
+
+def _may_hold_labels(kind: Any) -> bool:
+    """Tells whether values of an arrow type are numbers or texts, of which `label_indices` takes some."""
+    import pyarrow.types as of
+
+    if of.is_dictionary(kind):
+        return _may_hold_labels(kind.value_type)
+    return not of.is_nested(kind) and not of.is_binary(kind) and not of.is_large_binary(kind)
 
 
 def encoded_value(value: Any, root: Path, where: str) -> EncodedImage:
@@ -290,6 +316,7 @@ def named_images(files: Sequence[Path], image_column: str) -> list[Path]:
     for path in files:
         file = open_parquet(path)
         with reading(path):
+            require_columns(path.name, file.schema_arrow, image_column, None)
             column = file.schema_arrow.field(image_column)
             if pa.types.is_struct(column.type) and not _has_gaps(file, f"{image_column}.bytes"):
                 continue

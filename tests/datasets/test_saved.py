@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import datasets as hub_datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +23,7 @@ from massl_bench.datasets.columns import Columns
 from massl_bench.datasets.saved import SavedLayout
 from massl_bench.specs.registry import Registry
 from tests.datasets.test_layouts import NAMES, options, pixels, png, tiny_registry, write_saved
-from tests.datasets.test_left_out import make_hub_cache
+from tests.datasets.test_left_out import KNN, Run, make_hub_cache
 
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 IMAGES = [png(image) for image in pixels(8, 5)]
@@ -137,3 +140,41 @@ def test_what_is_no_file_is_not_waited_for(kind: str, name: str, tmp_path: Path)
 
     with pytest.raises(RequestError):
         read()
+
+
+def write_table(root: Path, kind: str) -> None:
+    """Writes both splits as one kind of table with the columns image, label, box and number."""
+    root.mkdir(parents=True, exist_ok=True)
+    for number in range(4):
+        (root / f"{number}.png").write_bytes(IMAGES[number])
+    image: list[Any] = [{"bytes": image, "path": None} for image in IMAGES[:4]]
+    rows = {"image": image, "label": ["a", "b"] * 2, "box": [[1, 2]] * 4, "number": [0.5] * 4}
+    for split in ("train", "test"):
+        if kind == "parquet":
+            pq.write_table(pa.table(rows), root / f"{split}-00000-of-00001.parquet")
+        elif kind == "jsonl":
+            columns = {**rows, "image": [f"{number}.png" for number in range(4)]}
+            lines = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            (root / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+@pytest.mark.parametrize(
+    ("option", "column", "message"),
+    [
+        ("image", "picture", "no image column 'picture'; found: "),
+        ("image", "number", "the column 'number' holds double, no images; found: "),
+        ("image", "box", "the column 'box' holds list<.*>, no images; found: "),
+        ("label", "fine", "no label column 'fine'; found: "),
+        ("label", "box", "the column 'box' holds list<.*>, no labels; found: "),
+    ],
+)
+def test_columns_that_are_none_are_known_before_work(
+    kind: str, option: str, column: str, message: str, tmp_path: Path, run_cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_hub_cache(tmp_path / "hub", "org/pets", lambda root: write_table(root, kind), monkeypatch)
+    answer = run_cli("run", "--dataset", "hf:org/pets", *KNN, f"--{option}-column", column)
+    assert answer.code == 2
+    assert re.search(message, answer.error)
+    assert answer.error.endswith(f"name it with --{option}-column")
+    assert run_cli("run", "--dataset", "hf:org/pets", *KNN).code == 0
