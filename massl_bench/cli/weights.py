@@ -14,6 +14,7 @@ from massl_bench.cli.options import (
     IncludePath,
     Json,
     Offline,
+    ResultsDir,
     WeightsDir,
     cache_directory,
     model_options,
@@ -24,15 +25,19 @@ from massl_bench.core.errors import MasslBenchError, RequestError, unknown_name
 from massl_bench.core.terminal import say, show
 
 if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
     from massl_bench.core.model_settings import ModelSettings
+    from massl_bench.models import ModelCard
     from massl_bench.models.inspection import Inspection
+    from massl_bench.specs.registry import Registry
 
 weights_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Register, look into, fetch and export weights."
 )
 
 
-_SUFFIXES = {"safetensors": ".safetensors", "massl": ".pth"}
+_SUFFIXES = {"safetensors": ".safetensors", "massl": ".pth", "timm": ""}
 
 
 @weights_app.command(epilog="Example: massl-bench weights add checkpoint.pth --name my-model --licence MIT")
@@ -222,44 +227,111 @@ def list_(
 @model_options
 def export(
     name: Annotated[str, typer.Argument(help="A manifest's name, or a checkpoint.")],
-    format: Annotated[str, typer.Option(help="safetensors, or massl: the layout that the authors' tools read.")],
-    output: Annotated[Path | None, typer.Option(help="File to write [default: NAME with the format's suffix].")] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="safetensors; massl: the layout that the authors' tools read; timm: a directory, as on the hub."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="File (of timm, directory) to write [default: NAME with the format's suffix].")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="ORG/NAME", help="Upload it to the hub too; a new repository is private.")
+    ] = None,
     settings: ModelSettings = NONE_GIVEN,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     cache_dir: CacheDir = None,
     weights_dir: WeightsDir = Path("weights"),
     include_path: IncludePath = None,
+    results_dir: ResultsDir = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Write a model's weights as one file, with a model card.
+    """Write a model's weights for others, with a model card.
 
-    Read back, it gives the same features.
+    Read back, they give the same features. The card holds the results that are recorded of the model, and the hub's
+    model-index of them.
 
-    --json prints {name, architecture, file, card}.
+    --json prints {name, architecture, file, card} and, of --push, {commit}.
     """
     from massl_bench.core.files import file_safe
     from massl_bench.models import ModelOptions
-    from massl_bench.models.export import card_path, export_weights, open_for_export
-    from massl_bench.models.fetch import CHECKPOINT_SUFFIXES
+    from massl_bench.models.export import card_path, export_timm, export_weights, open_for_export
 
     if format not in _SUFFIXES:
         raise unknown_name("format", format, _SUFFIXES)
-    options = ModelOptions(cache_dir=cache_directory(cache_dir), settings=settings)
-    model = open_for_export(name, open_registry(include_path, weights_dir), options)
+    _check_push(push, format)
+    registry = open_registry(include_path, weights_dir)
+    model = open_for_export(name, registry, ModelOptions(cache_dir=cache_directory(cache_dir), settings=settings))
     card = model.encoder.card
     file = output if output is not None else Path(f"{file_safe(card.name)}{_SUFFIXES[format]}")
-    if (file.suffix == ".safetensors") != (format == "safetensors") or file.suffix not in CHECKPOINT_SUFFIXES:
-        raise RequestError(f"--output {file}: expected a name that ends in {_SUFFIXES[format]}")
-    there = [path for path in (file, card_path(file)) if path.exists()]
-    if there and not force:
-        raise RequestError(f"{there[0]} is there already; --force replaces it, or choose another --output")
-    if format == "massl":
+    readme = file / "README.md" if format == "timm" else card_path(file)
+    _check_output(file, readme, format, force=force)
+    results = _recorded(card, registry, results_dir)
+    if format == "timm":
+        export_timm(model, file, results)
+    elif format == "massl":
         from massl_bench.pretrain.export import official_content
 
-        export_weights(model, file, "massl", official_content(model.encoder.files[0], model.encoder.backbone))
+        training = official_content(model.encoder.files[0], model.encoder.backbone)
+        export_weights(model, file, "massl", training, results)
     else:
-        export_weights(model, file, "safetensors")
+        export_weights(model, file, "safetensors", results=results)
+    told = {"name": card.name, "architecture": card.architecture, "file": file, "card": readme}
+    if not as_json:
+        show(f"{card.name}: {card.architecture} -> {file}, {readme}")
+    if push is not None:
+        told["commit"] = _pushed(push, file, readme, card.name)
+        if not as_json:
+            show(f"{card.name}: on the hub: {told['commit']}")
     if as_json:
-        print_json({"name": card.name, "architecture": card.architecture, "file": file, "card": card_path(file)})
-    else:
-        show(f"{card.name}: {card.architecture} -> {file}, {card_path(file)}")
+        print_json(told)
+
+
+def _check_push(repo: str | None, format: str) -> None:
+    from massl_bench.models.hub import check_repository
+
+    if repo is None:
+        return
+    if format == "massl":
+        raise RequestError(f"--push {repo}: the hub's readers take --format timm or safetensors, and not massl")
+    check_repository(repo)
+
+
+def _check_output(file: Path, readme: Path, format: str, *, force: bool) -> None:
+    from massl_bench.models.fetch import CHECKPOINT_SUFFIXES
+    from massl_bench.models.timm_export import TIMM_FILES
+
+    suffix = _SUFFIXES[format]
+    if suffix and (
+        (file.suffix == ".safetensors") != (format == "safetensors") or file.suffix not in CHECKPOINT_SUFFIXES
+    ):
+        raise RequestError(f"--output {file}: expected a name that ends in {suffix}")
+    if format == "timm" and file.exists() and not file.is_dir():
+        raise RequestError(f"--output {file}: is a file; timm's layout is a directory")
+    files = [readme, *((file / name for name in TIMM_FILES) if format == "timm" else (file,))]
+    there = [path for path in files if path.exists()]
+    if there and not force:
+        raise RequestError(f"{there[0]} is there already; --force replaces it, or choose another --output")
+
+
+def _recorded(card: ModelCard, registry: Registry, results_dir: Path) -> list[EvalResult]:
+    from massl_bench.records.model_index import eval_results
+    from massl_bench.records.rows import current_records
+
+    return eval_results(
+        current_records(results_dir, registry),
+        registry,
+        weights_sha256=card.weights_sha256,
+        network_sha256=card.network_sha256,
+        pooling=card.pooling,
+        preprocessing=card.preprocessing,
+    )
+
+
+def _pushed(repo: str, file: Path, readme: Path, name: str) -> str:
+    from massl_bench.models.hub import push
+    from massl_bench.models.timm_export import TIMM_FILES
+
+    files = {name: file / name for name in TIMM_FILES} if file.is_dir() else {"model.safetensors": file}
+    return push(repo, {**files, "README.md": readme}, f"{name}, exported by massl-bench")

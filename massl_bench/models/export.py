@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from massl_bench.core.archive_hash import add_hash
 from massl_bench.core.errors import CellError, MasslBenchError, RequestError, one_line
-from massl_bench.core.files import atomic_file, canonical_json, scratch_directory, sha256_file, write_atomic
+from massl_bench.core.files import (
+    atomic_file,
+    canonical_json,
+    scratch_directory,
+    sha256_file,
+    write_atomic,
+)
 from massl_bench.core.wording import asked
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.metadata import KEY, WeightsMetadata, read_metadata, save_weights
 from massl_bench.models.networks.features import WORDS
 from massl_bench.models.open import open_model
+from massl_bench.models.readme import model_card, shell
 from massl_bench.models.source import ModelOptions
 from massl_bench.models.sources import sources
+from massl_bench.models.timm_export import WEIGHTS, write_timm_directory
 from massl_bench.specs.registry import Registry
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 FileLayout = Literal["safetensors", "massl"]
 
@@ -94,7 +105,11 @@ def official_weights(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor
 
 
 def export_weights(
-    model: ExportedModel, file: Path, layout: FileLayout, training: Mapping[str, Any] | None = None
+    model: ExportedModel,
+    file: Path,
+    layout: FileLayout,
+    training: Mapping[str, Any] | None = None,
+    results: Sequence[EvalResult] = (),
 ) -> None:
     """Writes the weights and, beside them, a model card; proves before that `--model FILE` gives the same features.
 
@@ -103,6 +118,7 @@ def export_weights(
         file: replaced where it is there; its suffix is that of its layout.
         layout: of the file.
         training: the whole content in the authors' layout, where more than the model's weights is known.
+        results: this project's records of the model, for its card.
 
     Raises:
         RequestError: The layout cannot tell this model's architecture; nothing was written.
@@ -113,7 +129,7 @@ def export_weights(
             written = folder / file.name
             _write(model, written, layout, training)
             _check_reads_back(model.encoder, written, layout)
-            text = _model_card(model, written, layout, training)
+            text = _model_card(model, written, layout, training, results)
             written.replace(file)
         write_atomic(card_path(file), text)
     except (OSError, RuntimeError) as error:  # torch's writer turns the disk's errors into its own
@@ -178,29 +194,63 @@ def _check_reads_back(encoder: Encoder, file: Path, layout: FileLayout) -> None:
         )
 
 
-def _model_card(model: ExportedModel, file: Path, layout: FileLayout, training: Mapping[str, Any] | None) -> str:
+def _model_card(
+    model: ExportedModel,
+    file: Path,
+    layout: FileLayout,
+    training: Mapping[str, Any] | None,
+    results: Sequence[EvalResult],
+) -> str:
     """Returns what people should know of an exported file, in Markdown."""
+    facts = {"file": f"{file.name}, layout {layout}", "sha256 of the file": sha256_file(file)}
+    command = f"massl-bench run --task knn --dataset cifar10 --model {file.name}"
+    left_out = [*(LEFT_OUT_OF_OFFICIAL if training is None else ()), _PREPROCESSING] if layout == "massl" else ()
+    return model_card(
+        model.encoder.card,
+        {**facts, **_origin(model)},
+        use=shell(command),
+        training=model.training,
+        left_out=left_out,
+        results=results,
+    )
+
+
+def _origin(model: ExportedModel) -> dict[str, str]:
     card = model.encoder.card
-    facts = {
-        "architecture": card.architecture,
-        "feature": f"{card.pooling}, {card.embed_dim} dimensions",
-        "parameters": f"{card.num_parameters:,}",
-        "preprocessing": card.preprocessing.describe(),
-        "preprocessing from": card.preprocessing_origin,
-        "file": f"{file.name}, layout {layout}",
-        "sha256 of the file": sha256_file(file),
+    return {
         "exported from": f"{card.weights_origin}, sha256 of the file {sha256_file(model.encoder.files[0])}",
         "sha256 of the tensors": card.weights_sha256,
         "licence": card.licence,
         "citation": model.citation,
     }
-    rows = "".join(f"| {key} | {' '.join(value.split())} |\n" for key, value in facts.items())
-    parts = [f"# {card.name}\n\n| | |\n|---|---|\n{rows}"]
-    parts.append(f"## Use\n\n```bash\nmassl-bench run --task knn --dataset cifar10 --model {file.name}\n```\n")
-    if layout == "massl":
-        left_out = [*(LEFT_OUT_OF_OFFICIAL if training is None else ()), _PREPROCESSING]
-        parts.append("## What is not in the file\n\n" + "".join(f"- {line}\n" for line in left_out))
-    if model.training:
-        told = json.dumps(model.training, indent=2, sort_keys=True, ensure_ascii=False)
-        parts.append(f"## Training\n\n```json\n{told}\n```\n")
-    return "\n".join(parts)
+
+
+def export_timm(model: ExportedModel, folder: Path, results: Sequence[EvalResult] = ()) -> None:
+    """Writes a directory in timm's hub layout, with a `README.md`; what else is there stays.
+
+    Args:
+        model: what to export.
+        folder: to write.
+        results: this project's records of the model.
+
+    Raises:
+        RequestError: The layout cannot say what the model is; nothing was written.
+        CellError: The directory could not be written.
+    """
+    card = model.encoder.card
+    try:
+        with scratch_directory(folder.parent) as place:
+            written = place / folder.name
+            notes = write_timm_directory(model.encoder, written, card.licence)
+            facts = {"sha256 of the file": sha256_file(written / WEIGHTS), **_origin(model)}
+            use = (
+                f'```python\nimport timm\n\nmodel = timm.create_model("local-dir:{folder.name}", pretrained=True, '
+                "num_classes=0)  # or hf-hub:ORG/NAME\n```\n\n"
+            ) + shell(f"massl-bench run --task knn --dataset cifar10 --model local-dir:{folder.name}")
+            text = model_card(card, facts, use=use, training=model.training, left_out=notes, results=results)
+            write_atomic(written / "README.md", text)
+            folder.mkdir(exist_ok=True)
+            for file in written.iterdir():
+                file.replace(folder / file.name)
+    except (OSError, SafetensorError) as error:
+        raise CellError(f"{folder}: could not be written: {one_line(error)}") from None

@@ -142,6 +142,14 @@ def _collect(results_dir: Path, registry: Registry, suite: str | None, selection
     return Leaderboard(cells=cells, rows=rows, apart=apart, suite=suite)
 
 
+def current_records(results_dir: Path, registry: Registry) -> Iterator[ResultRecord]:
+    """Yields every record of the user's and the packaged results that could enter a table, the same weights' too."""
+    tasks = _Tasks(registry)
+    for _, _, read in _records(results_dir, packaged=True):
+        if not isinstance(read, str) and _why_apart(read, tasks) is None:
+            yield read
+
+
 def apart_of(board: Leaderboard, models: Sequence[str]) -> list[str]:
     """Returns what is kept apart of the records in the folders of models, each with the reason.
 
