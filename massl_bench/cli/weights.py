@@ -309,7 +309,7 @@ def _check_output(file: Path, readme: Path, format: str, *, force: bool) -> None
         raise RequestError(f"--output {file}: expected a name that ends in {suffix}")
     if format == "timm" and file.exists() and not file.is_dir():
         raise RequestError(f"--output {file}: is a file; timm's layout is a directory")
-    files = [readme, *((file / name for name in TIMM_FILES) if format == "timm" else (file,))]
+    files = [*((file / name for name in TIMM_FILES) if format == "timm" else (file,)), readme]
     there = [path for path in files if path.exists()]
     if there and not force:
         raise RequestError(f"{there[0]} is there already; --force replaces it, or choose another --output")
