@@ -14,6 +14,7 @@ The names load when they are first used: importing the package is instant.
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,14 +27,17 @@ if TYPE_CHECKING:
         list_tasks,
         load_encoder,
     )
-    from massl_bench.bench.benchmark import BenchmarkResult, benchmark, leaderboard, verify
+    from massl_bench.bench.benchmark import BenchmarkResult, benchmark, compare, leaderboard, verify
     from massl_bench.bench.evaluation import evaluate
     from massl_bench.bench.scores import TaskScores
+    from massl_bench.bench.training import pretrain
     from massl_bench.core.errors import CellError, MasslBenchError, RequestError
     from massl_bench.core.settings import Preprocessing
     from massl_bench.core.values import CopyTruth, FeatureBank, QueryTruth, Score
     from massl_bench.features.options import ExtractionOptions
     from massl_bench.models.encoder import Encoder
+else:
+    from massl_bench import pretrain  # the part: the function of the same name is what calling it calls
 
 _HOMES = {
     "BenchmarkResult": "bench.benchmark",
@@ -49,6 +53,7 @@ _HOMES = {
     "Score": "core.values",
     "TaskScores": "bench.scores",
     "benchmark": "bench.benchmark",
+    "compare": "bench.benchmark",
     "evaluate": "bench.evaluation",
     "extract": "bench.api",
     "info": "bench.api",
@@ -75,6 +80,7 @@ __all__ = [
     "Score",
     "TaskScores",
     "benchmark",
+    "compare",
     "evaluate",
     "extract",
     "info",
@@ -84,8 +90,23 @@ __all__ = [
     "list_suites",
     "list_tasks",
     "load_encoder",
+    "pretrain",
     "verify",
 ]
+
+
+class _CallablePart(ModuleType):
+    """Lets `massl_bench.pretrain` be a part, wherever it is imported, and what a user calls."""
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Encoder:
+        """As `massl_bench.bench.training.pretrain`."""
+        from massl_bench.bench import training
+
+        return training.pretrain(*arguments, **keywords)
+
+
+if not TYPE_CHECKING:
+    pretrain.__class__ = _CallablePart
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ ALLOWED = {
     "bench": "core specs learners protocols datasets models features records pretrain",
     "cli": "core specs datasets models features records report pretrain bench",
     "__main__": "cli",
-    "__init__": "core features models bench",
+    "__init__": "core features models pretrain bench",
 }
 
 

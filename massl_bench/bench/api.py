@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from massl_bench.bench.places import cache_path, registry_with
+from massl_bench.bench.places import cache_path, data_options, registry_with
 from massl_bench.bench.progress import reporting as show_progress
 from massl_bench.core.devices import resolve_device
-from massl_bench.core.errors import unknown_name
+from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.core.model_settings import parse_settings
 from massl_bench.core.values import FeatureBank
-from massl_bench.datasets import Columns, DataOptions, open_dataset
+from massl_bench.datasets import Columns, open_dataset
 from massl_bench.datasets.handed import HandedSplit
 from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
 from massl_bench.features.memory import extract_handed
@@ -125,6 +125,11 @@ def extract(
     options: ExtractionOptions | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    splits: Mapping[str, str] | None = None,
+    config: str | None = None,
+    split_share: float | None = None,
+    sample: Mapping[str, int] | None = None,
+    max_pixels: int | None = None,
 ) -> dict[str, FeatureBank]:
     """Returns the banks of all splits of a dataset by role; of one sequence of images, its bank under `all`.
 
@@ -151,6 +156,11 @@ def extract(
         options: batch size, workers, precision.
         image_column: of a split of the datasets library, where none is called `image` or `img`.
         label_column: likewise, where it is not `label`.
+        splits: names of the splits by role, of `folder:` and `hf:` data: `{"train": "learn", "test": "held"}`.
+        config: which of several configurations of `hf:` data.
+        split_share: for `folder:` of class folders without train/ and test/: the part of each class to test on.
+        sample: how many items are drawn of a split, by role, of every class as many.
+        max_pixels: images of more pixels are refused; None for the limit of which Pillow warns.
 
     Raises:
         RequestError: The dataset is not there, or not what it must be.
@@ -158,14 +168,24 @@ def extract(
     """
     chosen = options if options is not None else ExtractionOptions()
     reporting = show_progress() if progress else Reporting()
-    if not isinstance(dataset, str):
-        return _extract_handed(encoder, dataset, chosen, reporting, (image_column, label_column), limit)
-    places = DataOptions(
-        cache_dir=cache_path(cache_dir),
-        data_root=Path(data_root) if data_root is not None else None,
+    places = data_options(
+        cache_dir=cache_dir,
+        data_root=data_root,
         offline=offline,
-        columns=Columns(image_column, label_column),
+        image_column=image_column,
+        label_column=label_column,
+        splits=splits,
+        config=config,
+        split_share=split_share,
+        sample=sample,
+        max_pixels=max_pixels,
     )
+    if not isinstance(dataset, str):
+        why = "held in Python, where you choose the items"
+        places.check_used("the dataset", used=("image_column", "label_column"), why=why)
+        if sample:
+            raise RequestError(f"is for datasets by name; the dataset is {why}: leave it out", field="sample")
+        return _extract_handed(encoder, dataset, chosen, reporting, places.columns, limit)
     found = open_dataset(dataset, registry_with(include_path), places, fetch=not offline)
     with _bank_places(cache, cache_path(cache_dir)) as place:
         banks = {}
@@ -182,11 +202,11 @@ def _extract_handed(
     dataset: Any,
     options: ExtractionOptions,
     reporting: Reporting,
-    columns: tuple[str | None, str | None],
+    columns: Columns,
     limit: int | None,
 ) -> dict[str, FeatureBank]:
     def one(items: Any, role: str) -> FeatureBank:
-        split = HandedSplit(items, image_column=columns[0], label_column=columns[1])
+        split = HandedSplit(items, image_column=columns.image, label_column=columns.label)
         label = f"{encoder.card.name} on {role}"
         preprocessing = encoder.card.preprocessing
         return extract_handed(encoder, split, preprocessing, options, reporting, label=label, limit=limit)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from massl_bench.bench.places import cache_path, registry_with
+from massl_bench.bench.places import data_options, registry_with
 from massl_bench.bench.planner import Planner
 from massl_bench.bench.progress import reporting as show_progress
 from massl_bench.bench.request import RunRequest
@@ -14,10 +14,11 @@ from massl_bench.bench.runner import Outcome, Runner
 from massl_bench.bench.verification import Verdict
 from massl_bench.bench.verification import verify as verify_record
 from massl_bench.core.errors import RequestError
-from massl_bench.datasets import DataOptions
 from massl_bench.features import ExtractionOptions, Reporting
 from massl_bench.models import Model
 from massl_bench.models.encoder import Encoder
+from massl_bench.records.comparison import compare_rows
+from massl_bench.records.pairing import pairs_of, plain_comparison
 from massl_bench.records.record import ResultRecord, read_record
 from massl_bench.records.rows import Selection, collect
 from massl_bench.records.tables import to_json
@@ -97,6 +98,13 @@ def benchmark(
     force: bool = False,
     progress: bool = True,
     options: ExtractionOptions | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    splits: Mapping[str, str] | None = None,
+    config: str | None = None,
+    split_share: float | None = None,
+    sample: Mapping[str, int] | None = None,
+    max_pixels: int | None = None,
 ) -> BenchmarkResult:
     """Runs cells and writes their records, as `massl-bench run` does; finished cells are read.
 
@@ -123,6 +131,13 @@ def benchmark(
         force: run finished cells again.
         progress: whether stderr is told how far it is.
         options: batch size, workers, precision.
+        image_column: as of `extract`, and so are the following.
+        label_column: of `hf:` data.
+        splits: of `folder:` and `hf:` data.
+        config: of `hf:` data.
+        split_share: of `folder:` data without splits.
+        sample: such records are partial.
+        max_pixels: images of more pixels are refused.
 
     Raises:
         RequestError: The request cannot be carried out; nothing was written.
@@ -141,10 +156,17 @@ def benchmark(
         overrides=params or {},
         limit={"": limit} if isinstance(limit, int) else dict(limit or {}),
         device=device,
-        data=DataOptions(
-            cache_dir=cache_path(cache_dir),
-            data_root=Path(data_root) if data_root is not None else None,
+        data=data_options(
+            cache_dir=cache_dir,
+            data_root=data_root,
             offline=offline,
+            image_column=image_column,
+            label_column=label_column,
+            splits=splits,
+            config=config,
+            split_share=split_share,
+            sample=sample,
+            max_pixels=max_pixels,
         ),
         extraction=options if options is not None else ExtractionOptions(),
         results_dir=Path(results_dir),
@@ -193,6 +215,37 @@ def leaderboard(
     return pd.DataFrame(to_json(collect(Path(results_dir), registry_with(include_path), suite, selection))["rows"])
 
 
+def compare(
+    *models: str,
+    suite: str | None = None,
+    task: str | None = None,
+    dataset: str | None = None,
+    results_dir: str | Path = "results",
+    include_path: Sequence[str | Path] = (),
+) -> pd.DataFrame:
+    """Returns models against the first one, cell by cell, on the items that both were given (`massl-bench compare`).
+
+    A row has the names, both `values`, their difference (second minus first, a fraction) with its interval, the exact
+    test and whether it is significant at 5 %, corrected over all rows; of two that cannot be compared, the `reason`.
+
+    Args:
+        models: two or more, as a leaderboard names them, or files of records.
+        suite: only its cells.
+        task: only its cells.
+        dataset: likewise.
+        results_dir: where records are.
+        include_path: directories with more tasks.
+
+    Raises:
+        RequestError: There is nothing of that name, or no cell is measured of two of them.
+    """
+    import pandas as pd
+
+    board = collect(Path(results_dir), registry_with(include_path), suite)
+    found, refused = compare_rows(pairs_of(models, board, task=task, dataset=dataset))
+    return pd.DataFrame([*map(plain_comparison, found), *map(plain_comparison, refused)])
+
+
 def verify(
     record: ResultRecord | str | Path,
     *,
@@ -219,10 +272,6 @@ def verify(
         CellError: The cell failed.
     """
     recorded = record if isinstance(record, ResultRecord) else read_record(Path(record))
-    data = DataOptions(
-        cache_dir=cache_path(cache_dir),
-        data_root=Path(data_root) if data_root is not None else None,
-        offline=offline,
-    )
+    data = data_options(cache_dir=cache_dir, data_root=data_root, offline=offline)
     reporting = show_progress() if progress else Reporting()
     return verify_record(recorded, registry_with(include_path), data, device=device, reporting=reporting)

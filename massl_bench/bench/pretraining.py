@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import MissingDataError
+from massl_bench.core.files import file_safe
 from massl_bench.core.terminal import say
 from massl_bench.datasets import DataOptions, ImageSplit, open_dataset
 from massl_bench.datasets.dataset import Dataset
@@ -52,6 +53,13 @@ class PretrainRequest:
     def models(self) -> tuple[str, ...]:
         """The names of what is written: the trained network, then the untrained one, where that is wanted."""
         return (self.name, f"{self.name}-untrained") if self.with_untrained else (self.name,)
+
+
+def weights_name(name: str | None, preset: str, dataset: str) -> str:
+    """Returns what the weights of a training are called: as the user says, or after the preset and the dataset."""
+    from massl_bench.pretrain.presets import preset_name
+
+    return file_safe(name if name is not None else f"{preset_name(preset)}-{dataset}")
 
 
 def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device: str) -> Trained:

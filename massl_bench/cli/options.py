@@ -145,13 +145,6 @@ def parse_sample(sample: str | None) -> dict[str, int]:
     return counts
 
 
-def check_share(share: float | None) -> float | None:
-    """Returns what `--split-share` gave; raises `RequestError` where that is no part of something."""
-    if share is not None and not 0 < share < 1:
-        raise RequestError(f"--split-share {share}: expected a number between 0 and 1, as 0.2 for a fifth")
-    return share
-
-
 def parse_limits(limit: str | None) -> dict[str, int]:
     """Returns `N` as {"": N} and `train=N,test=M` as {"train": N, "test": M}."""
     limits = {}

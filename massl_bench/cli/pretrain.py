@@ -26,7 +26,7 @@ from massl_bench.cli.output import outcome_json, print_json, print_outcome
 from massl_bench.cli.stopping import REQUEUE, stopping
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.terminal import say, show, show_document
-from massl_bench.pretrain.presets import preset_files, preset_name
+from massl_bench.pretrain.presets import preset_files
 
 if TYPE_CHECKING:
     from massl_bench.bench.pretraining import PretrainPlan, PretrainRequest
@@ -73,11 +73,10 @@ def pretrain(
     """
     if os.environ.get("RANK", "0") == "0":  # at once: torch alone takes longer to load
         say(f"pretrain: preset {preset}, dataset {dataset}")
-    from massl_bench.bench.pretraining import PretrainRequest, plan_pretraining
+    from massl_bench.bench.pretraining import PretrainRequest, plan_pretraining, weights_name
     from massl_bench.bench.pretraining import pretrain as train
     from massl_bench.bench.progress import reporting
     from massl_bench.bench.runner import run_request
-    from massl_bench.core.files import file_safe
     from massl_bench.datasets import DataOptions
     from massl_bench.pretrain.configure import load_config
     from massl_bench.pretrain.loop.trackers import require_wandb
@@ -92,7 +91,7 @@ def pretrain(
     request = PretrainRequest(
         dataset=dataset,
         config=config,
-        name=file_safe(name if name is not None else f"{preset_name(preset)}-{dataset}"),
+        name=weights_name(name, preset, dataset),
         resume=resume,
         force=force,
         with_untrained=bench is not None,

@@ -53,6 +53,17 @@ class DataOptions:
     rehash: bool = False
     """Whether files are read again whose hash is remembered."""
 
+    def __post_init__(self) -> None:
+        """Raises `RequestError` for numbers that cannot be meant."""
+        if self.split_share is not None and not 0 < self.split_share < 1:
+            allowed = "a number between 0 and 1, as 0.2 for a fifth"
+            raise RequestError(field="split_share", found=self.split_share, allowed=allowed)
+        for role, count in self.sample.items():
+            if count < 1:
+                raise RequestError(field="sample", found=f"{role}={count}", allowed="numbers from 1")
+        if self.max_pixels < 1:
+            raise RequestError(field="max_pixels", found=self.max_pixels, allowed="a number from 1")
+
     @property
     def own(self) -> Decoding:
         """How images that no published evaluation reads are decoded: as viewers do, and strictly."""
