@@ -138,6 +138,8 @@ class Runner:
 
     def _run_cell(self, cell: ImageCell | FeatureCell) -> tuple[Path, ResultRecord]:
         clock = _Clock(setup=cell.setup_seconds, data=cell.data_seconds)
+        # Looked at before: what lies in the cache costs nothing now.
+        extracted = cell.to_extract(self._planner.cache) if isinstance(cell, ImageCell) else []
         banks, num_classes = self._banks(cell, clock)
         spec = cell.task.spec
         _check_nothing_skipped(cell, banks)
@@ -178,6 +180,7 @@ class Runner:
             scores=metrics,
             scale=protocols.scale(spec.protocol),
             num_items=sizes,
+            num_extracted=sum(sizes[role] for role in extracted) + (views.num_seen if views is not None else 0),
             num_classes=num_classes,
             timings=clock.timings(),
             device=self._planner.device,

@@ -85,40 +85,57 @@ def verify(
         RequestError: The model, the dataset or the task is not there, or has changed its meaning.
         CellError: The cell failed.
     """
-    identity, asked = record.identity, record.request
     fingerprint = _fingerprint_now(record, registry, data, reporting)
     with tempfile.TemporaryDirectory(prefix="massl-bench-verify-") as folder:
-        request = RunRequest(
-            cells=[(identity.task.name, identity.dataset.name)],
-            models=[record.model_reference],
-            features_file=Path(record.model_reference) if identity.model.weights_hash_of == "features" else None,
-            ground_truth=Path(record.ground_truth_file) if record.ground_truth_file is not None else None,
-            name=identity.model.name,
-            overrides=_overrides(record, registry),
-            seed=identity.task.seed,
-            limit=identity.dataset.limit,
+        request = replace(
+            request_of(record, registry, data),
             device=device,
-            data=replace(
-                data,
-                columns=Columns(asked.image_column, asked.label_column),
-                splits=asked.splits,
-                config=asked.config,
-                split_share=asked.split_share,
-                sample=asked.sample,
-                max_pixels=asked.max_pixels or MAX_PIXELS,
-            ),
-            settings=asked.model,
             features_dir=None if use_cached_features else Path(folder),
-            extraction=ExtractionOptions(
-                precision=identity.precision if identity.precision != "unknown" else "fp32",
-                skip_corrupt=bool(identity.dataset.skipped),
-            ),
             results_dir=Path(folder) / "results",
         )
         (outcome,) = run_request(request, registry, reporting)
     if outcome.record is None:
         raise CellError(outcome.error or "the cell failed")
     return compare(record, outcome.record.model_copy(update={"fingerprint": fingerprint}))
+
+
+def request_of(record: ResultRecord, registry: Registry, data: DataOptions) -> RunRequest:
+    """Returns the request whose cell is that of a record.
+
+    Args:
+        record: the record.
+        registry: holds its task.
+        data: where its dataset is; how it is read, the record says.
+
+    Raises:
+        RequestError: The task has another version now.
+    """
+    identity, asked = record.identity, record.request
+    return RunRequest(
+        cells=[(identity.task.name, identity.dataset.name)],
+        models=[record.model_reference],
+        features_file=Path(record.model_reference) if identity.model.weights_hash_of == "features" else None,
+        ground_truth=Path(record.ground_truth_file) if record.ground_truth_file is not None else None,
+        name=identity.model.name,
+        overrides=_overrides(record, registry),
+        seed=identity.task.seed,
+        limit=identity.dataset.limit,
+        data=replace(
+            data,
+            columns=Columns(asked.image_column, asked.label_column),
+            splits=asked.splits,
+            config=asked.config,
+            split_share=asked.split_share,
+            sample=asked.sample,
+            max_pixels=asked.max_pixels or MAX_PIXELS,
+        ),
+        settings=asked.model,
+        extraction=ExtractionOptions(
+            precision=identity.precision if identity.precision != "unknown" else "fp32",
+            skip_corrupt=bool(identity.dataset.skipped),
+        ),
+        results_dir=Path("results"),
+    )
 
 
 def _fingerprint_now(

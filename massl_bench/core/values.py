@@ -51,11 +51,19 @@ class Scores(dict[str, Score]):
 
     Attributes:
         notes: what was assumed, left out or chosen in a way that a reader should know: one sentence each.
+        selection: the values, as fractions, among which a hyper-parameter was chosen, by that parameter.
     """
 
-    def __init__(self, scores: Mapping[str, Score] = MappingProxyType({}), *, notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        scores: Mapping[str, Score] = MappingProxyType({}),
+        *,
+        notes: Sequence[str] = (),
+        selection: Mapping[float, float] = MappingProxyType({}),
+    ) -> None:
         super().__init__(scores)
         self.notes = tuple(notes)
+        self.selection = dict(selection)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -43,6 +43,7 @@ class EncodedViews:
         labels: of the items, as in a bank.
         class_names: in label order, where they are known.
         seconds: that images and the encoder have taken so far.
+        num_seen: views that went through the encoder so far.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class EncodedViews:
             raise RequestError(f"{label}: no labels: there is nothing to train on")
         self.labels: NDArray[Any] = split.labels[:limit]
         self.class_names = split.class_names
-        self.seconds = 0.0
+        self.seconds, self.num_seen = 0.0, 0
         self._encoder, self._split, self._preprocessing, self._options = encoder, split, preprocessing, options
         self._label, self._reporting = label, reporting
 
@@ -102,6 +103,7 @@ class EncodedViews:
                 start = time.perf_counter()
                 features = [self._encoded(next(loaded), progress) for _ in pieces.cut(rows_B)]
                 self.seconds += time.perf_counter() - start
+                self.num_seen += len(rows_B)
                 yield ViewBatch(features=np.concatenate(features), rows=rows_B)
 
     def _encoded(self, batch: Batch, progress: Callable[[int], None]) -> NDArray[np.float32]:

@@ -68,13 +68,8 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     originals, queries = data.banks["originals"], data.banks["queries"]
     check_sizes(params, {"originals": len(originals), "queries": len(queries)})
     truth = _check_truth(data.ground_truth, len(queries), len(originals))
-    distractors = data.banks.get("distractors")
-    rows = [originals.features] + ([distractors.features] if distractors is not None else [])
-    database_ND, queries_QD = np.concatenate(rows), queries.features
-    check_not_constant("database images", database_ND)
-    whitening = data.banks.get("whitening")
-    if whitening is not None:
-        database_ND, queries_QD = _whitened(whitening, (database_ND, queries_QD), params)
+    database_ND, queries_QD = prepared(data.banks, params)
+    distractors, whitening = data.banks.get("distractors"), data.banks.get("whitening")
     details: dict[str, float | int | str] = {
         "distractors": len(distractors) if distractors is not None else 0,
         "whitening": f"learned on {len(whitening)} images" if whitening is not None else "none",
@@ -136,6 +131,22 @@ def _check_truth(truth: object, num_queries: int, num_originals: int) -> CopyTru
             f"not there; allowed: 0 to {num_originals - 1}, or -1 for a copy of none"
         )
     return truth
+
+
+def prepared(banks: Mapping[str, FeatureBank], params: Params) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Returns what is searched: originals, then distractors [N, D], and queries [Q, D], whitened where there is how.
+
+    Raises:
+        RequestError: The whitening features are of other dimensions.
+        CellError: Every image of the database, or of the whitening, has the same features.
+    """
+    distractors, whitening = banks.get("distractors"), banks.get("whitening")
+    rows = [banks["originals"].features] + ([distractors.features] if distractors is not None else [])
+    database_ND, queries_QD = np.concatenate(rows), banks["queries"].features
+    check_not_constant("database images", database_ND)
+    if whitening is not None:
+        database_ND, queries_QD = _whitened(whitening, (database_ND, queries_QD), params)
+    return database_ND, queries_QD
 
 
 def _whitened(

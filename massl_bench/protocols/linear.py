@@ -115,7 +115,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     else:
         found = classification_scores(scores_NC, labels["test"], params.bootstrap_resamples, rng)
     scores = {name: replace(score, details={**details, **score.details}) for name, score in found.items()}
-    return Scores(scores, notes=(*selection.notes, *notes))
+    return Scores(scores, notes=(*selection.notes, *notes), selection=selection.curve)
 
 
 def _held_out(

@@ -89,7 +89,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     }
     found = classification_scores(final.scores(test.features), truth, params.bootstrap_resamples, rng)
     scores = {name: replace(score, details=details) for name, score in found.items()}
-    return Scores(scores, notes=selection.notes)
+    return Scores(scores, notes=selection.notes, selection=selection.curve)
 
 
 PROTOCOL = Protocol(

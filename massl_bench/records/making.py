@@ -50,6 +50,8 @@ class Measured:
     scores: Scores
     scale: int
     num_items: dict[str, int]
+    num_extracted: int
+    """Images that went through the model now."""
     num_classes: int | None
     timings: Timings
     device: str
@@ -74,6 +76,8 @@ def make_record(
         headline_scale=measured.scale,
         curves=curves(measured.scores),
         selection_split=str(selection) if selection is not None else None,
+        selection_curve={f"{strength:.6g}": value for strength, value in measured.scores.selection.items()},
+        num_extracted=measured.num_extracted,
         num_items=measured.num_items,
         num_classes=measured.num_classes,
         ground_truth_file=ground_truth_file,

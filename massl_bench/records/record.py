@@ -191,7 +191,12 @@ class ResultRecord(StrictModel):
     """For a metric with a parameter (`top1@k`): its value by the parameter."""
     selection_split: str | None
     """Where hyper-parameters were selected; None where nothing was."""
+    selection_curve: dict[str, float] = Field(default_factory=dict)
+    """What each strength C reached there, as a fraction; empty in records from before there was this key."""
     num_items: dict[str, int]
+    num_extracted: int | None = None
+    """Images that went through the model in this run, in `timings.extract` seconds; others had their features in the
+    cache. None in records from before there was this key."""
     num_classes: int | None
     model_reference: str
     ground_truth_file: str | None = None

@@ -15,8 +15,8 @@ from massl_bench.records.record import Metric, ResultRecord
 from massl_bench.records.rows import Row
 
 FIELDS = (
-    "model", "task", "data", "machine", "metrics", "selected on", "seconds", "memory", "measured", "command", "path",
-    "classes",
+    "model", "task", "data", "machine", "metrics", "selected on", "selection", "seconds", "memory", "measured",
+    "command", "path", "classes",
 )  # fmt: skip
 """What a record's list holds, in order; the first four are numbers of entries of the shared list."""
 DIGITS = 100_000
@@ -74,6 +74,7 @@ class Details:
             self._share(("machine", id(record.environment)), lambda: _machine(record)),
             [_metric(metric) for metric in record.metrics.values()],
             record.selection_split,
+            {strength: round(value, 5) for strength, value in record.selection_curve.items()} or None,
             [round(seconds, 2) for seconds in vars(record.timings).values()],
             record.peak_memory_mb,
             record.created_at,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.files import parse_json, read_regular
+from massl_bench.core.galleries import Gallery, Look
 from massl_bench.records.comparison import OutcomesOf
 from massl_bench.records.record import ResultRecord
 from massl_bench.records.rows import Row
 from massl_bench.report import html
+from massl_bench.report.confusion import confusions
+from massl_bench.report.looks import shown_gallery, shown_look
 from massl_bench.report.pictures import Picture, Point, bars, check_there, colours_of, curves, parallel, scatter
 
 _WORST = 15
@@ -26,12 +30,19 @@ _TRAINING = {
 """Keys of a pretraining log that are shown."""
 
 
-def models_page(models: Mapping[str, Sequence[Row]], logs: Mapping[str, Path]) -> str:
+def models_page(
+    models: Mapping[str, Sequence[Row]],
+    logs: Mapping[str, Path],
+    looks: Mapping[str, Sequence[Look]] = MappingProxyType({}),
+    views: Mapping[str, Gallery] = MappingProxyType({}),
+) -> str:
     """Returns the page.
 
     Args:
         models: the current records of each model, by its name.
         logs: the pretraining logs that are there, by model.
+        looks: what there is to see of a model's features and images.
+        views: images of a pretraining with the views that are cut of them, by model.
 
     Raises:
         RequestError: matplotlib is not installed, or a log is none.
@@ -40,14 +51,49 @@ def models_page(models: Mapping[str, Sequence[Row]], logs: Mapping[str, Path]) -
     colours = colours_of(list(models))
     sections = [
         ("Over the cells", "Fractions, in percent, of the cells that were measured.", _cells(models, colours)),
-        ("Against the size", "Values over the number of parameters.", _sizes(models, colours)),
+        (
+            "Against the size",
+            "Values over the number of parameters.",
+            _against(models, colours, "million parameters", _size),
+        ),
+        (
+            "Against the time",
+            "Values over the time of an image, of records whose images went through the model when "
+            "they were measured: reading, decoding and the network, on the machine that the record names.",
+            _against(models, colours, "milliseconds an image", _milliseconds),
+        ),
         ("Over k, and over the images a class", "Bars are 95 % intervals.", _by_parameter(models, colours)),
+        (
+            "Selection of the strength",
+            "What each strength C reached on the data held out for its choice.",
+            _selection(models, colours),
+        ),
         ("Classes", "The classes that come out worst, from what each test item got.", _classes(models, colours)),
+        (
+            "Confusions",
+            "Percent of the test items of a class (row) that were given a class (column).",
+            confusions(models, colours),
+        ),
+        (
+            "Spectrum of the features",
+            "The share of the variance that each principal axis holds; a feature that uses "
+            "few of its dimensions falls early.",
+            _spectra(looks, colours),
+        ),
         ("Pretraining", "From the logs beside the weights.", _training(logs, colours)),
     ]
     facts = [(name, _facts(rows)) for name, rows in models.items()]
     shown = [(title, text, pictures) for title, text, pictures in sections if pictures]
-    return html.render("models.html", models=list(models), facts=facts, sections=shown)
+    return html.render(
+        "models.html",
+        models=list(models),
+        facts=facts,
+        sections=shown,
+        looks=[shown_look(name, look) for name, own in looks.items() for look in own],
+        views=[(name, shown_gallery(gallery)) for name, gallery in views.items()],
+        num_images=sum(look.num_images for own in looks.values() for look in own)
+        + sum(gallery.num_images for gallery in views.values()),
+    )
 
 
 def _facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -80,21 +126,64 @@ def _cells(models: Mapping[str, Sequence[Row]], colours: Mapping[str, str]) -> l
     return [parallel("Every cell", [" ".join(cell) for cell in cells], series, colours)]
 
 
-def _sizes(models: Mapping[str, Sequence[Row]], colours: Mapping[str, str]) -> list[Picture]:
-    """Returns the values over the number of parameters, for each cell with two models or more whose size is known."""
+def _against(
+    models: Mapping[str, Sequence[Row]],
+    colours: Mapping[str, str],
+    axis: str,
+    what: Callable[[ResultRecord], float | None],
+) -> list[Picture]:
+    """Returns the values over something of the record, for each cell with two models or more of which it is known."""
     found: dict[tuple[str, str], dict[str, Point]] = {}
     for name, rows in models.items():
         for row in rows:
-            size, scale = row.record.model_facts.num_parameters, row.record.headline_scale
-            if size and scale == 100:
+            x = what(row.record)
+            if x and row.record.headline_scale == 100:
                 ends = row.shown.ci95 or (None, None)
                 low, high = (100 * end if end is not None else None for end in ends)
-                point = Point(x=size / 1e6, y=100 * row.shown.value, low=low, high=high)
-                found.setdefault(row.cell, {})[name] = point
+                found.setdefault(row.cell, {})[name] = Point(x=x, y=100 * row.shown.value, low=low, high=high)
     return [
-        scatter(" ".join(cell), points, colours, "million parameters", "%")
+        scatter(" ".join(cell), points, colours, axis, "%")
         for cell, points in sorted(found.items())
         if len({point.x for point in points.values()}) > 1
+    ]
+
+
+def _size(record: ResultRecord) -> float | None:
+    size = record.model_facts.num_parameters
+    return size / 1e6 if size else None
+
+
+def _milliseconds(record: ResultRecord) -> float | None:
+    """Returns the time of an image; None where features came from the cache, in part or all."""
+    images = record.num_extracted
+    whole = images is not None and images >= sum(record.num_items.values()) > 0
+    return 1000 * record.timings.extract / images if whole and images else None
+
+
+def _selection(models: Mapping[str, Sequence[Row]], colours: Mapping[str, str]) -> list[Picture]:
+    found: dict[tuple[str, str], dict[str, list[Point]]] = {}
+    for name, rows in models.items():
+        for row in rows:
+            scale = row.record.headline_scale
+            pairs = sorted((float(strength), value) for strength, value in row.record.selection_curve.items())
+            if len(pairs) > 1:
+                found.setdefault(row.cell, {})[name] = [Point(x=x, y=scale * value) for x, value in pairs]
+    return [
+        curves(" ".join(cell), series, colours, "C", "% of what was held out", log=True)
+        for cell, series in sorted(found.items())
+    ]
+
+
+def _spectra(looks: Mapping[str, Sequence[Look]], colours: Mapping[str, str]) -> list[Picture]:
+    found: dict[str, dict[str, list[Point]]] = {}
+    for name, own in looks.items():
+        for look in own:
+            points = [Point(x=place, y=share) for place, share in enumerate(look.spectrum, 1) if share > 1e-12]
+            if len(points) > 1:
+                found.setdefault(look.dataset, {})[name] = points
+    return [
+        curves(dataset, series, colours, "principal axis", "share of the variance", log=True, log_y=True)
+        for dataset, series in sorted(found.items())
     ]
 
 

@@ -8,12 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from massl_bench.core.errors import RequestError
 from massl_bench.core.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from numpy.typing import NDArray
 
+_NUMBERED = 12
+"""Classes of a matrix whose numbers have room."""
+_MARKED = 10
+"""Points of an axis that are each marked."""
 _INK = "#7d8590"
 """Readable on light and on dark."""
 _COLOURS = ("#1b9e9e", "#d9782d", "#7570b3", "#d6408f", "#66a61e", "#b8860b", "#8c6d46", "#6a7f94")
@@ -87,7 +95,14 @@ def colours_of(names: Sequence[str]) -> Mapping[str, str]:
 
 
 def curves(
-    title: str, series: Mapping[str, Sequence[Point]], colours: Mapping[str, str], x: str, y: str, *, log: bool = False
+    title: str,
+    series: Mapping[str, Sequence[Point]],
+    colours: Mapping[str, str],
+    x: str,
+    y: str,
+    *,
+    log: bool = False,
+    log_y: bool = False,
 ) -> Picture:
     """Returns a chart of one line a model, with bars where values have intervals.
 
@@ -97,7 +112,8 @@ def curves(
         colours: of each name, the same in every chart of a page (`colours_of`).
         x: what the horizontal axis shows.
         y: what the vertical one shows.
-        log: whether the horizontal axis is logarithmic, with a mark at each point.
+        log: whether the horizontal axis is logarithmic, and then, for few points, has a mark at each.
+        log_y: whether the vertical axis is logarithmic.
     """
 
     def draw(axes: Axes) -> None:
@@ -110,9 +126,14 @@ def curves(
                     axes.plot([point.x, point.x], [point.low, point.high], color=colour, alpha=0.6)
         if log:
             axes.set_xscale("log")
-            ticks = sorted({point.x for points in series.values() for point in points})
+            _plain_numbers(axes.xaxis)
+        if log_y:
+            axes.set_yscale("log")
+            _plain_numbers(axes.yaxis)
+        ticks = sorted({point.x for points in series.values() for point in points})
+        if log and len(ticks) <= _MARKED:
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
+        axes.minorticks_off()
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.legend()
@@ -131,6 +152,7 @@ def scatter(title: str, points: Mapping[str, Point], colours: Mapping[str, str],
                 axes.plot([point.x, point.x], [point.low, point.high], color=colour, alpha=0.6)
             axes.plot([point.x], [point.y], "o", color=colour, label=_name(name))
         axes.set_xscale("log")
+        _plain_numbers(axes.xaxis)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.legend()
@@ -158,6 +180,34 @@ def parallel(
     return _picture(title, draw, words, width=6.4)
 
 
+def matrix(title: str, names: Sequence[str], values_CC: NDArray[np.float64], x: str, y: str) -> Picture:
+    """Returns a square of percentages, the rows adding up to 100; with its numbers where they have room."""
+    count = len(names)
+    side = max(3.4, min(9.0, 1.6 + 0.3 * count))
+
+    def draw(axes: Axes) -> None:
+        shown = axes.imshow(values_CC, cmap="cividis", vmin=0, vmax=100)
+        axes.grid(visible=False)
+        axes.set_xticks(range(count), [_name(name) for name in names], rotation=90)
+        axes.set_yticks(range(count), [_name(name) for name in names])
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        if count <= _NUMBERED:
+            for row, column in np.ndindex(count, count):
+                value = values_CC[row, column]
+                ink = "black" if value > 55 else "white"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=7)
+        else:
+            assert axes.figure is not None
+            axes.figure.colorbar(shown, ax=axes, shrink=0.7, label="% of a class")
+
+    wrong = sorted(
+        ((float(values_CC[a, b]), names[a], names[b]) for a, b in np.ndindex(count, count) if a != b), reverse=True
+    )
+    words = [f"{one} taken for {other}: {value:.1f} %" for value, one, other in wrong[:10] if value > 0]
+    return _picture(title, draw, words or ["nothing is confused"], width=side, height=side)
+
+
 def bars(
     title: str, names: Sequence[str], series: Mapping[str, Sequence[float]], colours: Mapping[str, str], x: str
 ) -> Picture:
@@ -178,6 +228,12 @@ def bars(
         for model, values in series.items()
     ]
     return _picture(title, draw, words, height=0.9 + 0.24 * len(names) * max(1, len(series) ** 0.5))
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Gives a logarithmic axis plain numbers: matplotlib's own are commands of TeX."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: "")
 
 
 def _name(text: str) -> str:

@@ -10,9 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from massl_bench.core.errors import RequestError
+from massl_bench.core.galleries import FeatureMap, Gallery, Look, Neighbour, Query, Thumbnail
+from massl_bench.core.values import Score
+from massl_bench.records.items import write_items
 from massl_bench.records.rows import collect
 from massl_bench.report.models import models_page
 from massl_bench.specs.registry import Registry
@@ -31,7 +35,7 @@ def page(results: Path, names: list[str], logs: dict[str, Path] | None = None) -
 
 def pictures(text: str) -> dict[str, str]:
     """The charts of a page, as SVG, by what stands below them; charts of one name are put together."""
-    found = re.findall(r'base64,([^"]+)" alt="[^"]*"><figcaption>([^<]*)<', text)
+    found = re.findall(r'svg\+xml;base64,([^"]+)" alt="[^"]*"><figcaption>([^<]*)<', text)
     svgs: dict[str, str] = {}
     for encoded, title in found:
         svgs[title] = svgs.get(title, "") + base64.b64decode(encoded).decode()
@@ -96,3 +100,50 @@ def test_the_command(run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.code == 2
     assert "pip install 'massl-bench[report]'" in answer.error
     assert not Path("other.html").exists()
+
+
+def test_confusions_strengths_and_times(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(3), 4)
+    predicted = np.array([0, 0, 0, 1, 1, 1, 1, 1, 2, 0, 0, -1])
+    contents = {}
+    for number, name in enumerate(("a", "b"), 1):
+        content = record(name, "linear", "cifar10", 0.7, selection_curve={"0.1": 0.5, "1": 0.6, "10": 0.55})
+        content["num_extracted"] = sum(content["num_items"].values())
+        content["timings"]["extract"] = 60.0 * number
+        contents[name] = content
+    results = write(tmp_path, list(contents.values()))
+    for file in results.glob("*/linear/*.json"):
+        content = json.loads(file.read_text())
+        score = Score(value=7 / 12, items=predicted == labels, predicted=predicted)
+        items = write_items(file, {"top1": score}, labels, ["cat", "dog", "ship"])
+        assert items is not None
+        content["items"] = items.model_dump()
+        file.write_text(json.dumps(content))
+    found = pictures(page(results, ["a", "b"]))
+    assert ">milliseconds an image<" in found["linear cifar10"]
+    assert ">% of what was held out<" in found["linear cifar10"]
+    matrix = found["linear cifar10, a"]
+    shown = [int(text) for text in re.findall(r">(\d+)</text>", matrix)]
+    assert sorted(shown) == [0, 0, 0, 0, 25, 33, 67, 75, 100]  # the item that was given no class is left out
+    assert ">ship<" in matrix
+
+
+def test_looks_and_their_names() -> None:
+    image = Thumbnail(jpeg=b"\xff\xd8", label=HOSTILE[0])
+    near = [Neighbour(image=image, right=right, similarity=0.5) for right in (True, False, None)]
+    gallery = Gallery(title="Failures", text="1 of 3", queries=[Query(image=image, note=HOSTILE[6], neighbours=near)])
+    found = FeatureMap(text="t-SNE", points=[(0.0, 1.0)], classes=[0], class_names=[HOSTILE[0]], images=[image])
+    look = Look(
+        dataset="d", galleries=[gallery], map=found, spectrum=[0.9, 0.1], attention=[(image, image)],
+        missing={"map of x": HOSTILE[5]},
+    )  # fmt: skip
+    write(Path("results"), [record("a", "knn", "cifar10", 0.7)])
+    rows = collect(Path("results"), Registry()).rows
+    text = models_page({"a": rows}, {}, {"a": [look]}, {"a": gallery})
+    assert re.findall(r'<figure class="(right|wrong|uncounted)">', text) == ["right", "wrong", "uncounted"] * 2
+    assert "11 small images" in text  # twice 1 + 3, the map's, a pair
+    assert '<circle class="c0" cx="10.0" cy="10.0" r="4"/>' in text
+    assert ">share of the variance<" in pictures(text)["d"]
+    assert "<img src=x" not in text
+    assert "<script>alert" not in text
+    assert "\x1b" not in text

@@ -10,7 +10,7 @@ Shapes: N items, D dimensions, C classes, P strengths, F folds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,8 @@ class Selection:
     strength: float
     value: float
     """Its accuracy, or its mAP, on the held-out items."""
+    curve: Mapping[float, float]
+    """The same of every strength that could be measured."""
     notes: tuple[str, ...]
     """That several strengths were equally good, where they were."""
 
@@ -101,7 +103,12 @@ def select_strength(training: Training, folds: Sequence[Fold], params: GridParam
             f"{len(tied)} of {params.num_c} strengths have the same {metric} of {100 * value_P[best]:.2f} on {count} "
             f"held-out images; C = {params.strengths[best]:.4g} has the least loss on them",
         )
-    return Selection(strength=float(params.strengths[best]), value=float(value_P[best]), notes=notes)
+    curve = {
+        float(strength): float(value)
+        for strength, value in zip(params.strengths, value_P, strict=True)
+        if np.isfinite(value)
+    }
+    return Selection(strength=float(params.strengths[best]), value=float(value_P[best]), curve=curve, notes=notes)
 
 
 def held_out_values(

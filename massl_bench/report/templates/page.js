@@ -334,6 +334,29 @@
       copyable(`massl-bench compare ${rows.map((row) => quoted(section.models[Number(row.dataset.model)][0])).join(" ")}`),
       grid(["Cell", ...names], body.filter(Boolean)));
   }
+  // Maps of features: the dot that is pointed at, or that the arrow keys come to, shows its image.
+  for (const map of $$(".map")) {
+    const picture = $("svg", map), dots = $$("circle", picture), figure = $("figure", map);
+    const images = JSON.parse($("script", map).textContent);
+    let at = -1;
+    function point(place) {
+      if (place < 0 || place === at) return;
+      dots[at]?.classList.remove("at");
+      at = place;
+      dots[at].classList.add("at");
+      [$("img", figure).src, $("figcaption", figure).textContent] = images[at];
+      $("img", figure).alt = images[at][1];
+      figure.hidden = false;
+    }
+    picture.addEventListener("pointerover", (event) => point(dots.indexOf(event.target)));
+    picture.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (!step) return;
+      point((at + step + dots.length) % dots.length);
+      event.preventDefault();
+    });
+  }
+
   const quoted = (name) => (/^[\w@%+=:,./-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\"'\"'")}'`);
   function told(column, one, other) {
     const count = column.order.length;
