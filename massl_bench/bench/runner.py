@@ -138,8 +138,7 @@ class Runner:
 
     def _run_cell(self, cell: ImageCell | FeatureCell) -> tuple[Path, ResultRecord]:
         clock = _Clock(setup=cell.setup_seconds, data=cell.data_seconds)
-        # Looked at before: what lies in the cache costs nothing now.
-        extracted = cell.to_extract(self._planner.cache) if isinstance(cell, ImageCell) else []
+        to_extract = cell.to_extract(self._planner.cache) if isinstance(cell, ImageCell) else []
         banks, num_classes = self._banks(cell, clock)
         spec = cell.task.spec
         _check_nothing_skipped(cell, banks)
@@ -163,15 +162,8 @@ class Runner:
             self._reporting.say(f"{spec.name} on {cell.dataset_reference}: {note}")
         if views is not None:
             clock.move("protocol", "extract", views.seconds)
-        broken = [name for name, score in metrics.items() if not np.isfinite(score.value)]
-        if broken:
-            raise CellError(f"{spec.name}: {broken[0]} is not a finite number")
         identity = self._planner.identity(cell, {role: bank.skipped for role, bank in banks.items()})
-        if identity.task.headline not in metrics:
-            raise CellError(
-                f"{spec.name}: the headline {identity.task.headline} was not measured on "
-                f"{cell.dataset_reference}; found {', '.join(metrics)}: {asked('params', f'{spec.name}.headline=…')}"
-            )
+        _check_measured(cell, identity.task.headline, metrics)
         departures = self._planner.departures(cell, identity)
         measured = Measured(
             identity=identity,
@@ -180,7 +172,7 @@ class Runner:
             scores=metrics,
             scale=protocols.scale(spec.protocol),
             num_items=sizes,
-            num_extracted=sum(sizes[role] for role in extracted) + (views.num_seen if views is not None else 0),
+            num_extracted=sum(sizes[role] for role in to_extract) + (views.num_seen if views is not None else 0),
             num_classes=num_classes,
             timings=clock.timings(),
             device=self._planner.device,
@@ -289,6 +281,19 @@ def _requested_options(request: RunRequest) -> RequestedOptions:
         sample=dict(request.data.sample),
         max_pixels=request.data.max_pixels if request.data.max_pixels != MAX_PIXELS else None,
     )
+
+
+def _check_measured(cell: ReadyCell, headline: str, scores: Mapping[str, Score]) -> None:
+    """Raises `CellError` where a score is no number, or the headline is missing."""
+    task = cell.task.spec.name
+    broken = [name for name, score in scores.items() if not np.isfinite(score.value)]
+    if broken:
+        raise CellError(f"{task}: {broken[0]} is not a finite number")
+    if headline not in scores:
+        raise CellError(
+            f"{task}: the headline {headline} was not measured on {cell.dataset_reference}; "
+            f"found {', '.join(scores)}: {asked('params', f'{task}.headline=…')}"
+        )
 
 
 def _check_nothing_skipped(cell: ReadyCell, banks: Mapping[str, FeatureBank]) -> None:

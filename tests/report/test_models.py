@@ -21,6 +21,7 @@ from massl_bench.records.rows import collect
 from massl_bench.report.models import models_page
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer
+from tests.made_records import edit
 from tests.records.test_comparison import outcomes, place
 from tests.report.made import HOSTILE, many, record, write
 
@@ -113,12 +114,10 @@ def test_confusions_strengths_and_times(tmp_path: Path) -> None:
         contents[name] = content
     results = write(tmp_path, list(contents.values()))
     for file in results.glob("*/linear/*.json"):
-        content = json.loads(file.read_text())
         score = Score(value=7 / 12, items=predicted == labels, predicted=predicted)
         items = write_items(file, {"top1": score}, labels, ["cat", "dog", "ship"])
         assert items is not None
-        content["items"] = items.model_dump()
-        file.write_text(json.dumps(content))
+        edit(file, lambda content, items=items: content.update(items=items.model_dump()))
     found = pictures(page(results, ["a", "b"]))
     assert ">milliseconds an image<" in found["linear cifar10"]
     assert ">% of what was held out<" in found["linear cifar10"]
