@@ -7,6 +7,7 @@ import builtins
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_confusions_strengths_and_times(tmp_path: Path) -> None:
         score = Score(value=7 / 12, items=predicted == labels, predicted=predicted)
         items = write_items(file, {"top1": score}, labels, ["cat", "dog", "ship"])
         assert items is not None
-        edit(file, lambda content, items=items: content.update(items=items.model_dump()))
+        edit(file, partial(dict.update, items=items.model_dump()))
     found = pictures(page(results, ["a", "b"]))
     assert ">milliseconds an image<" in found["linear cifar10"]
     assert ">% of what was held out<" in found["linear cifar10"]
