@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from massl_bench.models.checkpoints import build_checkpoint, describe_content, r
 from massl_bench.models.content import Content
 from massl_bench.models.recognition import recognise
 from massl_bench.records.record import read_record
-from tests.conftest import Answer
+from tests.conftest import Answer, make_hub_cache
 from tests.models.layouts import filled, layouts, on_meta, prefixed, tiny_vit
 
 Cli = Callable[..., Answer]
@@ -78,6 +79,21 @@ def test_teacher_and_student_of_one_file_are_two_models(run_cli: Cli) -> None:
         "the student",
     ):
         assert part in said
+
+
+def test_two_keys_of_one_checkpoint_have_their_own_numbers(
+    run_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the size that the file was once fed at, and with k-NN of one neighbour over 36 and 18 images."""
+    shards = FAULTS.parent / "parquet_shards_other_names"
+    make_hub_cache(tmp_path / "hub", "org/shards", lambda root: shutil.copytree(shards, root), monkeypatch)
+    command = ("run", "--task", "knn", "--dataset", "hf:org/shards", "--set", "knn.k=1", "--set", "knn.headline=top1@1")
+    command = (*command, "--preprocessing", "resize=256", "--preprocessing", "crop=224", "--model", PAIR, "--json")
+    for key, expected in (("teacher", 0.6111), ("student", 0.5), ("teacher", 0.6111)):
+        answer = run_cli(*command, "--checkpoint-key", key)
+        assert answer.code == 0, answer.err
+        (outcome,) = json.loads(answer.out)
+        assert outcome["record"]["metrics"]["top1@1"]["value"] == pytest.approx(expected, abs=5e-5)
 
 
 def test_a_corrected_number_of_heads_is_another_measurement(run_cli: Cli) -> None:
