@@ -19,6 +19,7 @@ from massl_bench.core.files import open_regular, sha256_of, stat_signature
 from massl_bench.core.printable import printable
 from massl_bench.core.wording import asked
 from massl_bench.datasets.images.decoding import EncodedImage
+from massl_bench.datasets.parquet_footer import read_row_groups
 from massl_bench.datasets.splits import ImageSplit
 from massl_bench.datasets.table_labels import aligned, label_indices, label_values, parquet_class_names
 
@@ -65,23 +66,25 @@ class ParquetSplit(ImageSplit):
 
     def __init__(self, files: Sequence[Path], image_column: str, label_column: str | None, what: str = "it") -> None:
         self._files, self._image_column = list(files), image_column
-        groups: list[tuple[int, int, int]] = []  # (file, row group, rows)
+        groups: list[tuple[int, int, int]] = []  # (file, row group, bytes of the images)
+        rows: list[int] = []
         labels: list[NDArray[Any]] = []
         names: list[tuple[str, ...] | None] = []
-        self._largest = 0
         for number, path in enumerate(self._files):
             file = open_parquet(path, what)
             with reading(path, what):
                 require_columns(path.name, file.schema_arrow, image_column, label_column)
-                groups += [(number, g, file.metadata.row_group(g).num_rows) for g in range(file.num_row_groups)]
-                sizes = (_column_bytes(file, g, image_column) for g in range(file.num_row_groups))
-                self._largest = max([self._largest, *sizes])
+                found = read_row_groups(path)
+                if sum(group.num_rows for group in found) != file.metadata.num_rows:
+                    raise ValueError(f"its row groups have other numbers of rows than the {file.metadata.num_rows:,}")
+                groups += [(number, g, group.num_bytes(image_column)) for g, group in enumerate(found)]
+                rows += [group.num_rows for group in found]
                 if label_column is not None:
                     labels.append(label_values(path, label_column))
                     names.append(parquet_class_names(path, file.schema_arrow.metadata, label_column))
         self._groups = groups
-        self._first_rows = np.cumsum([0, *(rows for _, _, rows in groups)])
-        file_rows = np.bincount([number for number, _, _ in groups], [rows for _, _, rows in groups], len(self._files))
+        self._first_rows = np.cumsum([0, *rows])
+        file_rows = np.bincount([number for number, _, _ in groups], rows, len(self._files))
         self._file_first_rows = np.cumsum([0, *file_rows.astype(int)])
         self.labels, self.class_names = None, None
         if label_column is not None:
@@ -98,11 +101,11 @@ class ParquetSplit(ImageSplit):
         images: list[EncodedImage] = []
         for index in indices:
             group = int(np.searchsorted(self._first_rows, index, side="right")) - 1
-            number, group_in_file, _ = self._groups[group]
+            number, group_in_file, num_bytes = self._groups[group]
             path = self._files[number]
             with reading(path, f"row group {group_in_file}"):
                 if self._held is None or self._held[0] != group:
-                    self._held = (group, _RowGroup(path, group_in_file, self._image_column))
+                    self._held = (group, _RowGroup(path, group_in_file, self._image_column, num_bytes))
                 value = self._held[1].value(index - int(self._first_rows[group]))
             images.append(encoded_value(value, path.parent, path.name))
         return images
@@ -110,7 +113,7 @@ class ParquetSplit(ImageSplit):
     @override
     def for_any_order(self, cache_dir: Path) -> ImageSplit:
         # One row group that fits is held; of several, or parts of one, nearly every row would need another one.
-        if len(self._groups) == 1 and self._largest <= _HELD_BYTES:
+        if len(self._groups) == 1 and self._groups[0][2] <= _HELD_BYTES:
             return self
         return ConvertedSplit(self, self._files, self._image_column, cache_dir)
 
@@ -126,15 +129,15 @@ class ParquetSplit(ImageSplit):
 class _RowGroup:
     """The image column of one row group, read in pieces, of which the last ones are held."""
 
-    def __init__(self, path: Path, group: int, column: str) -> None:
+    def __init__(self, path: Path, group: int, column: str, num_bytes: int) -> None:
         self._path, self._group, self._column = path, group, column
+        self._rows_at_once = min(max(_PIECE_BYTES // max(1, num_bytes), 4), 256)
         self._start()
 
     def _start(self) -> None:
         file = open_parquet(self._path)
-        rows = _PIECE_BYTES // max(1, _column_bytes(file, self._group, self._column))
         self._pieces = file.iter_batches(
-            batch_size=min(max(rows, 4), 256), row_groups=[self._group], columns=[self._column]
+            batch_size=self._rows_at_once, row_groups=[self._group], columns=[self._column]
         )
         self._held: deque[tuple[int, Any]] = deque()  # (first row, values)
         self._held_bytes = self._next_row = 0
@@ -151,13 +154,6 @@ class _RowGroup:
                 self._held_bytes -= self._held.popleft()[1].nbytes
         first, values = self._held[bisect_right(self._held, row, key=lambda piece: piece[0]) - 1]
         return values[row - first].as_py()
-
-
-def _column_bytes(file: Any, group: int, column: str) -> int:
-    """Returns the bytes of a column in a row group, before values that stand there once are given to each row."""
-    chunks = file.metadata.row_group(group)
-    parts = (chunks.column(index) for index in range(chunks.num_columns))
-    return sum(int(part.total_uncompressed_size) for part in parts if part.path_in_schema.split(".")[0] == column)
 
 
 class ConvertedSplit(ImageSplit):
@@ -318,7 +314,7 @@ def named_images(files: Sequence[Path], image_column: str) -> list[Path]:
         with reading(path):
             require_columns(path.name, file.schema_arrow, image_column, None)
             column = file.schema_arrow.field(image_column)
-            if pa.types.is_struct(column.type) and not _has_gaps(file, f"{image_column}.bytes"):
+            if pa.types.is_struct(column.type) and not _has_gaps(path, f"{image_column}.bytes"):
                 continue
             if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
                 continue
@@ -330,12 +326,7 @@ def named_images(files: Sequence[Path], image_column: str) -> list[Path]:
     return sorted(found)
 
 
-def _has_gaps(file: Any, leaf: str) -> bool:
+def _has_gaps(path: Path, leaf: str) -> bool:
     """Tells whether a column may have rows without a value, by what the file says of each row group."""
-    for group in range(file.num_row_groups):
-        chunks = file.metadata.row_group(group)
-        parts = {part.path_in_schema: part for part in (chunks.column(index) for index in range(chunks.num_columns))}
-        known = parts[leaf].statistics if leaf in parts else None
-        if known is None or not known.has_null_count or known.null_count:
-            return True
-    return False
+    chunks = [group.columns.get(leaf) for group in read_row_groups(path)]
+    return any(chunk is None or chunk.num_nulls != 0 for chunk in chunks)

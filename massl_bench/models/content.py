@@ -14,12 +14,15 @@ from typing import Any
 import torch
 
 from massl_bench.core.errors import RequestError, one_line
-from massl_bench.core.files import parse_json, read_regular
+from massl_bench.core.files import SEAL, parse_json, read_regular, unsealed
 from massl_bench.models import reading
 from massl_bench.models.reading import LazyTensor, shown
 
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """What `torch.compile`, FSDP and activation checkpointing put into names, at the start and in the middle."""
+
+WEIGHTS_HASH = "weights_sha256"
+"""Of the file of weights, in a configuration that this package wrote, and that has a hash of its own content too."""
 
 _LARGEST_CONFIG = 16 << 20
 """Bytes of a JSON file that is read; configurations are a few thousand."""
@@ -217,4 +220,10 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         raise RequestError(f"{path}: not a configuration in JSON: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise RequestError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    if SEAL in content or WEIGHTS_HASH in content:
+        try:
+            return unsealed(content)
+        except ValueError as error:
+            text = f"{path}: {error}: it was damaged, or changed by hand; if it was you, remove the entry {SEAL}"
+            raise RequestError(text) from None
     return content

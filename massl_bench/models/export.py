@@ -11,10 +11,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from massl_bench.core.archive_hash import add_hash
 from massl_bench.core.errors import CellError, MasslBenchError, RequestError, one_line
 from massl_bench.core.files import (
-    atomic_file,
     canonical_json,
     scratch_directory,
     sha256_file,
@@ -27,6 +25,7 @@ from massl_bench.models.metadata import KEY, WeightsMetadata, read_metadata, sav
 from massl_bench.models.networks.features import WORDS
 from massl_bench.models.open import open_model
 from massl_bench.models.readme import model_card, shell
+from massl_bench.models.saving import save_archive
 from massl_bench.models.source import ModelOptions
 from massl_bench.models.sources import sources
 from massl_bench.models.timm_export import WEIGHTS, write_timm_directory
@@ -132,7 +131,7 @@ def export_weights(
             text = _model_card(model, written, layout, training, results)
             written.replace(file)
         write_atomic(card_path(file), text)
-    except (OSError, RuntimeError) as error:  # torch's writer turns the disk's errors into its own
+    except OSError as error:
         raise CellError(f"{file}: could not be written: {one_line(error)}") from None
 
 
@@ -149,10 +148,7 @@ def _write(model: ExportedModel, file: Path, layout: FileLayout, training: Mappi
         content = dict(training) if training is not None else official_weights(weights, weights)
         # The authors' tools read the keys that they know; this one says how images are fed, and what shapes do not.
         content = {**content, KEY: canonical_json(metadata.model_dump(mode="json"))}
-        # Through a handle: torch.save writes the name of a path into the file.
-        with atomic_file(file) as temporary, temporary.open("w+b") as opened:
-            torch.save(content, opened)
-            add_hash(opened)
+        save_archive(file, content)
         return
     save_weights(file, tensors, metadata)
 

@@ -10,10 +10,11 @@ from pydantic import Field, ValidationError
 
 from massl_bench.core.archive_hash import HEADER_KEY, NO_HASH, fill_header_hash
 from massl_bench.core.errors import RequestError
-from massl_bench.core.files import atomic_file, canonical_json, open_regular
+from massl_bench.core.files import atomic_file, canonical_json
 from massl_bench.core.model_settings import FeatureName
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.strict import StrictModel, first_problem
+from massl_bench.models.reading import open_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,20 +63,13 @@ def save_weights(file: Path, tensors: Mapping[str, Tensor], metadata: WeightsMet
 
 
 def read_metadata(file: Path) -> WeightsMetadata | None:
-    """Returns what a safetensors file says of itself; None for one that was not written by `save_weights`.
+    """Returns what a file of weights says of itself; None for one that was not written by `save_weights`.
 
     Raises:
-        RequestError: It was, and its metadata is damaged or of a newer format.
+        RequestError: It was, and is damaged or of a newer format; or it is no file of weights.
     """
-    from safetensors import safe_open
-
-    with open_regular(file) as opened:
-        if opened.read(9)[8:] != b"{":  # the header's first letter, whatever the file is called
-            return None
-
-    with safe_open(file, framework="pt") as tensors:
-        header = tensors.metadata() or {}
-    return parse_metadata(header[KEY], file) if KEY in header else None
+    text = open_checkpoint(file).metadata.get(KEY)
+    return parse_metadata(text, file) if text is not None else None
 
 
 def parse_metadata(text: str, file: Path) -> WeightsMetadata:

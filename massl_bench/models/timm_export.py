@@ -15,9 +15,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from massl_bench.core.errors import MasslBenchError, RequestError
+from massl_bench.core.files import sealed, sha256_file
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.wording import asked
 from massl_bench.models.checkpoints import build_checkpoint
+from massl_bench.models.content import WEIGHTS_HASH
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.networks.features import WORDS
 from massl_bench.models.networks.vit import OfficialVisionTransformer
@@ -58,8 +60,10 @@ def write_timm_directory(encoder: Encoder, folder: Path, licence: str) -> list[s
         "model_args": arguments,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+    # timm passes these two by; this package compares them.
+    told = sealed({**config, WEIGHTS_HASH: sha256_file(folder / WEIGHTS)})
+    (folder / CONFIG).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _check(encoder, folder)
     return notes
 

@@ -154,6 +154,21 @@ def test_a_flipped_export_is_found(trained: Path, tmp_path: Path, run_cli: Calla
     build_checkpoint(file, "x")
 
 
+def test_a_flipped_directory_of_timm_is_found(trained: Path, tmp_path: Path, run_cli: Callable[..., Answer]) -> None:
+    folder = tmp_path / "timm"
+    command = ("weights", "export", CheckpointFolder(trained, 1).path(2), "--format", "timm", "--output", folder)
+    assert run_cli(*command).code == 0
+    for name in ("config.json", "model.safetensors"):
+        whole = (folder / name).read_bytes()
+        for content in flips(whole, 60, seed=42):
+            (folder / name).write_bytes(content)
+            with pytest.raises(RequestError) as caught:
+                build_checkpoint(folder, "x")
+            assert "\n" not in str(caught.value)
+        (folder / name).write_bytes(whole)
+    build_checkpoint(folder, "x")
+
+
 def test_an_export_is_as_others_read_safetensors(trained: Path, tmp_path: Path, run_cli: Callable[..., Answer]) -> None:
     file, again = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     for each in (file, again):

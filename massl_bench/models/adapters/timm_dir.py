@@ -10,9 +10,10 @@ import timm
 from timm.models._hub import load_model_config_from_path
 
 from massl_bench.core.errors import RequestError, one_line
+from massl_bench.core.files import sha256_file
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
 from massl_bench.models.build import timm_network
-from massl_bench.models.content import Content
+from massl_bench.models.content import WEIGHTS_HASH, Content
 from massl_bench.models.timm_config import timm_filter, timm_preprocessing
 
 _CONFIG = "config.json"
@@ -42,6 +43,9 @@ def _inside(content: Content) -> dict[str, str]:
 
 def _network(found: Found) -> Network:
     cfg, arch, arguments = _config(found.content)
+    told = (found.content.json(_CONFIG) or {}).get(WEIGHTS_HASH)
+    if told is not None and sha256_file(found.content.file) != told:
+        raise RequestError(f"{found.content.file}: damaged: its bytes are not those that its {_CONFIG} is of")
     if found.settings.arch is not None:
         text = f"its {_CONFIG} says {arch}"
         raise RequestError(text, where=found.where, field="arch", found=found.settings.arch)

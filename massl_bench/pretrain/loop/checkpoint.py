@@ -14,17 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from massl_bench.core.archive_hash import add_hash, has_hash
+from massl_bench.core.archive_hash import has_hash
 from massl_bench.core.errors import CellError, RequestError, one_line
-from massl_bench.core.files import atomic_file, remove_leftovers
+from massl_bench.core.files import remove_leftovers
 from massl_bench.core.wording import asked
 from massl_bench.models.checkpoints import read_checkpoint
 from massl_bench.models.export import official_weights
 from massl_bench.models.reading import verify_zip
+from massl_bench.models.saving import save_archive
 from massl_bench.pretrain import methods
 from massl_bench.pretrain.config import differences, flat
 
@@ -159,20 +159,19 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
         CellError: The file could not be written; nothing of it stays.
     """
     try:
-        with atomic_file(path) as temporary, temporary.open("w+b") as file:
-            torch.save(dict(content), file)
-            add_hash(file)
-    except (OSError, RuntimeError) as error:  # torch's writer turns the disk's errors into its own
+        save_archive(path, content)
+    except OSError as error:
         raise CellError(
             f"{path}: could not be written: {one_line(error)}; earlier checkpoints are as they were",
             remedy=f"{advice_after(error)} and go on with {asked('resume')}",
         ) from None
 
 
-def advice_after(error: Exception) -> str:
-    """Returns what the user can do where something could not be written: torch's own errors do not tell the reason."""
-    full = not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return "make space" if full else "make it writable"
+def advice_after(error: OSError) -> str:
+    """Returns what the user can do where something could not be written."""
+    if error.errno == errno.EIO:
+        return "look after the disk"
+    return "make space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "make it writable"
 
 
 def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:
