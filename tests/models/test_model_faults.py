@@ -86,9 +86,14 @@ def test_two_keys_of_one_checkpoint_have_their_own_numbers(
 ) -> None:
     """At the size that the file was once fed at, and with k-NN of one neighbour over 36 and 18 images."""
     shards = FAULTS.parent / "parquet_shards_other_names"
-    make_hub_cache(tmp_path / "hub", "org/shards", lambda root: shutil.copytree(shards, root), monkeypatch)
-    command = ("run", "--task", "knn", "--dataset", "hf:org/shards", "--set", "knn.k=1", "--set", "knn.headline=top1@1")
-    command = (*command, "--preprocessing", "resize=256", "--preprocessing", "crop=224", "--model", PAIR, "--json")
+
+    def lay_out(root: Path) -> None:
+        shutil.copytree(shards, root)
+
+    make_hub_cache(tmp_path / "hub", "org/shards", lay_out, monkeypatch)
+    command: list[object] = ["run", "--task", "knn", "--dataset", "hf:org/shards", "--model", PAIR, "--json"]
+    command += ["--set", "knn.k=1", "--set", "knn.headline=top1@1"]
+    command += ["--preprocessing", "resize=256", "--preprocessing", "crop=224"]
     for key, expected in (("teacher", 0.6111), ("student", 0.5), ("teacher", 0.6111)):
         answer = run_cli(*command, "--checkpoint-key", key)
         assert answer.code == 0, answer.err
