@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
+from massl_bench.core.galleries import FeatureMap, Gallery, Look, Neighbour, Query, Thumbnail
 from massl_bench.records.activity import Activity
+from massl_bench.records.comparison import Refusal, compare_rows
 from massl_bench.report import serving
+from massl_bench.report.comparison import comparison_page
+from massl_bench.report.models import models_page
 from massl_bench.report.page import leaderboard_page
 from massl_bench.specs.registry import Registry
 from tests.report.made import HOSTILE, board, record, write
@@ -44,7 +50,7 @@ def visit(browser: Browser, site: Path) -> Iterator[Callable[..., Page]]:
     wrong: list[str] = []
     contexts = []
 
-    def opened(name: str = "board.html", width: int = 1400, **options: Any) -> Page:
+    def opened(name: str | Path = "board.html", width: int = 1400, **options: Any) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
@@ -52,7 +58,7 @@ def visit(browser: Browser, site: Path) -> Iterator[Callable[..., Page]]:
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
         page.on("request", lambda request: request.url.startswith("file:") or wrong.append(f"request: {request.url}"))  # type: ignore[call-overload, func-returns-value]
-        page.goto((site / name).as_uri())
+        page.goto((site / name).as_uri())  # an absolute name stays itself
         return page
 
     yield opened
@@ -298,3 +304,56 @@ def test_the_served_page_follows_its_records(browser: Browser, tmp_path: Path, m
         assert answer.value.json()["identity"]["task"]["name"] == "knn"
         context.close()
     assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def other_pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison, with a refusal and a hostile name, and a report with images."""
+    folder = tmp_path_factory.mktemp("pages")
+    rows = board(["alpha", HOSTILE[0]], CELLS).rows
+    pairs = [(one, other) for one, other in zip(rows[:4], rows[len(CELLS) :], strict=False)]
+    found, _ = compare_rows(pairs)
+    refused = [Refusal(first=rows[0], second=rows[-1], reason="other items")]
+    (folder / "comparison.html").write_text(comparison_page(found, refused))
+    image = io.BytesIO()
+    Image.new("RGB", (40, 40), (200, 90, 30)).save(image, "JPEG")
+    thumbnail = Thumbnail(jpeg=image.getvalue(), label=HOSTILE[0])
+    near = [Neighbour(image=thumbnail, right=right, similarity=0.5) for right in (True, False, None)]
+    gallery = Gallery(title="Failures", text="1 of 3", queries=[Query(image=thumbnail, note="cat", neighbours=near)])
+    points = FeatureMap(
+        text="t-SNE of two items", points=[(0.2, 0.2), (0.8, 0.8)], classes=[0, 9], class_names=list("abcdefghij"),
+        images=[thumbnail, Thumbnail(jpeg=image.getvalue(), label="second")],
+    )  # fmt: skip
+    look = Look(dataset="cifar10", galleries=[gallery], map=points, attention=[(thumbnail, thumbnail)])
+    models = {name: [row for row in rows if row.record.identity.model.name == name] for name in ("alpha", HOSTILE[0])}
+    (folder / "report.html").write_text(models_page(models, {}, {"alpha": [look]}, {"alpha": gallery}))
+    return folder
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["comparison.html", "report.html"])
+def test_accessibility_of_other_pages(
+    browser: Browser, other_pages: Path, visit: Callable[..., Page], name: str, scheme: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    for width in (1400, 400):
+        page = visit(other_pages / name, width=width, color_scheme=scheme, bypass_csp=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("img[src=x]").count() == 0
+        findings = Axe().run(page).response["violations"]
+        serious = [f for f in findings if f["impact"] in ("serious", "critical")]
+        assert serious == [], [(f["id"], [node["html"][:200] for node in f["nodes"]][:3]) for f in serious]
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_a_map_of_features(visit: Callable[..., Page], other_pages: Path) -> None:
+    page = visit(other_pages / "report.html")
+    page.locator(".map circle").nth(1).hover()
+    assert page.locator(".map figcaption").inner_text() == "second"
+    assert page.evaluate("document.querySelector('.map figure img').naturalWidth") == 40
+    page.locator(".map > svg").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".map figcaption").inner_text() == HOSTILE[0]
+    assert page.locator(".map circle.at").count() == 1

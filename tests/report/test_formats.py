@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from massl_bench.core.errors import RequestError
+from massl_bench.records.latex import to_latex
 from massl_bench.records.markdown import escaped, to_markdown
 from massl_bench.records.rows import Leaderboard, Selection, collect
 from massl_bench.report.formats import FORMATS, Setting, formats
@@ -21,6 +24,7 @@ from tests.conftest import Answer
 from tests.made_records import edit, rehash
 
 Cli = Callable[..., Answer]
+ROOT = Path(__file__).parents[2]
 Install = Callable[[dict[str, str]], Path]
 
 HOSTILE = [
@@ -266,3 +270,24 @@ def test_where_a_table_is_written(run_cli: Cli, record_file: Path, tmp_path: Pat
     assert b"95.78" in os.read(reader, 65536)
     os.close(reader)
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("intervals", [False, True])
+def test_latex_compiles(tmp_path: Path, hostile_board: Leaderboard, intervals: bool) -> None:
+    """Of the committed records and of hostile names, with the packages that the table's head names."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex on this machine: apt install texlive-latex-recommended texlive-science")
+    if subprocess.run(["kpsewhich", "siunitx.sty"], check=False, capture_output=True).returncode:
+        pytest.skip("LaTeX is without siunitx: apt install texlive-science")
+    own, suite = (collect(ROOT / "results", Registry(), name) for name in (None, "quick"))
+    tables = [to_latex(board, intervals=intervals) for board in (own, suite, hostile_board)]
+    document = "\n".join([
+        r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}\usepackage{siunitx}",
+        r"\sisetup{mode=match, reset-text-series=false}\begin{document}", *tables, r"\end{document}",
+    ])  # fmt: skip
+    (tmp_path / "tables.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    answer = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, errors="replace")
+    assert answer.returncode == 0, answer.stdout[-2000:]
+    assert (tmp_path / "tables.pdf").read_bytes().startswith(b"%PDF")

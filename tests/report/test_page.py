@@ -5,17 +5,27 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
+from massl_bench.core.values import Score
+from massl_bench.records.items import write_items
 from massl_bench.records.record import Identity
 from massl_bench.records.rows import collect
 from massl_bench.report.page import leaderboard_page
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer
+from tests.made_records import edit
 from tests.records.test_tables import suite_of_two
 from tests.report.made import HOSTILE, many, record, write
 
@@ -66,6 +76,44 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     other = tmp_path / "elsewhere" / "two"
     shutil.copytree(one, other)
     assert page(one) == page(other)
+
+
+@pytest.mark.slow
+def test_the_same_bytes_on_any_machine(tmp_path: Path) -> None:
+    """Another place, hash seed, locale, time zone, order of files on the disk and number of threads."""
+    names = ["a", "ä", "<b>", "שלום"]
+    cells = [("knn", "cifar10"), ("linear", "cifar10"), ("few-shot", "cifar10"), ("spectrum", "cifar10")]
+    one = many(tmp_path / "one" / "results", names, cells)
+    for number, file in enumerate(sorted(one.glob("*/knn/*.json"))):  # with what each item got
+        labels = np.repeat(np.arange(10), 20)
+        right = np.random.default_rng(number).random(200) < 0.7
+        items = write_items(file, {"top1@20": Score(value=float(right.mean()), items=right)}, labels)
+        assert items is not None
+        edit(file, partial(dict.update, items=items.model_dump()))
+    other = tmp_path / "another place" / "results"
+    for file in sorted((path for path in one.rglob("*") if path.is_file()), reverse=True):
+        (other / file.relative_to(one)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, other / file.relative_to(one))
+    machines = [
+        (one, {"PYTHONHASHSEED": "1", "LC_ALL": "C", "TZ": "UTC", "OMP_NUM_THREADS": "1"}),
+        (other, {"PYTHONHASHSEED": "2", "LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo", "OMP_NUM_THREADS": "2"}),
+    ]
+    program = (
+        "import hashlib, json\nfrom pathlib import Path\nfrom massl_bench.records.rows import collect\n"
+        "from massl_bench.report.formats import FORMATS, Setting\nfrom massl_bench.specs.registry import Registry\n"
+        "board = collect(Path('results'), Registry())\nassert len(board.rows) > 15\n"
+        "texts = {name: write(board, Setting(registry=Registry())) for name, write in FORMATS.items()}\n"
+        "print(json.dumps({name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}))"
+    )
+    written = []
+    for results, variables in machines:
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **variables}
+        command = [sys.executable, "-c", program]
+        written.append(
+            subprocess.run(command, cwd=results.parent, env=environment, check=True, capture_output=True).stdout
+        )
+    assert len(json.loads(written[0])) == 6
+    assert written[0] == written[1]
 
 
 def test_a_suite(tmp_path: Path) -> None:
