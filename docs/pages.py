@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -16,7 +17,21 @@ def on_files(files: Files, config: Any) -> Files:
     pages = {"commands": commands(), "python": python(), "tasks": tasks()}
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
+    files.append(File.generated(config, "tour.md", content=tour()))
     return files
+
+
+def tour() -> str:
+    """Returns the tour as a page: its cells are `# %%`, or `# %% [markdown]`."""
+    pages = []
+    text = (Path(__file__).parent / "tour.py").read_text(encoding="utf-8")
+    for cell in text.split("# %%")[1:]:
+        head, _, body = cell.partition("\n")
+        if "[markdown]" in head:
+            pages.append("\n".join(line.removeprefix("#").removeprefix(" ") for line in body.strip().splitlines()))
+        else:
+            pages.append(f"```python\n{body.strip()}\n```")
+    return "\n\n".join(pages) + "\n"
 
 
 def commands() -> str:
@@ -53,7 +68,9 @@ def python() -> str:
     """Returns the page of the Python interface: what the package exports."""
     lines = ["# The Python interface\n\n", "`import massl_bench as mb`; the names load when they are first used.\n\n"]
     for name in sorted(massl_bench.__all__):
-        lines.append(f"::: massl_bench.{massl_bench._HOMES[name]}.{name}\n\n")
+        # `pretrain` is a part too, and what calling it calls.
+        home = massl_bench._HOMES.get(name, "bench.training")
+        lines.append(f"::: massl_bench.{home}.{name}\n\n")
     return "".join(lines)
 
 
