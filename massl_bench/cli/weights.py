@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,6 +68,7 @@ def add(
         file=file.expanduser(),
         name=name,
         weights_dir=weights_dir,
+        cache_dir=cache_directory(None),
         settings=settings,
         url=url,
         summary=summary,
@@ -107,11 +109,25 @@ def inspect(
     inspection = inspect_checkpoint(path, settings)
     if as_json:
         own = inspection.metadata
-        print_json({**asdict(inspection), "metadata": own.model_dump(mode="json") if own is not None else None})
+        told = {
+            "metadata": own.model_dump(mode="json") if own is not None else None,
+            "next": _next(inspection, settings),
+        }
+        print_json({**asdict(inspection), **told})
     else:
         _print_inspection(inspection)
+        if inspection.backbone.problem is None:
+            show(f"next: {_next(inspection, settings)}")
     if inspection.backbone.problem is not None:
         raise typer.Exit(2)
+
+
+def _next(inspection: Inspection, settings: ModelSettings) -> str | None:
+    """Returns the command that gives a file its name, under the same options; None where it would be refused."""
+    if inspection.backbone.problem is not None:
+        return None
+    options = [part for name, value in settings.named for part in (f"--{name.replace('_', '-')}", value)]
+    return shlex.join(["massl-bench", "weights", "add", inspection.file, "--name", "NAME", *options])
 
 
 def _print_inspection(inspection: Inspection) -> None:

@@ -360,3 +360,27 @@ def write_memo(directory: Path, name: str, value: dict[str, Any]) -> None:
     """Remembers `value` under `name`; a full or read-only disk loses nothing but time."""
     with suppress(OSError):
         write_atomic(directory / f"{name}.json", escaped_json(canonical_json(sealed({**value, _MEMO: name}))))
+
+
+def remembered_sha256(path: Path, cache_dir: Path) -> str:
+    """Returns the hex sha256 of a file's content, which is computed once for a file that does not change.
+
+    Raises:
+        OSError: What lies there is not a regular file.
+    """
+    key = _hash_key(path)
+    memo = read_memo(cache_dir / "hashes", key)
+    if memo is not None and isinstance(memo.get("sha256"), str):
+        return str(memo["sha256"])
+    digest = sha256_file(path)
+    write_memo(cache_dir / "hashes", key, {"sha256": digest})
+    return digest
+
+
+def remember_sha256(path: Path, digest: str, cache_dir: Path) -> None:
+    """Remembers the hash of a file that was computed while it was written."""
+    write_memo(cache_dir / "hashes", _hash_key(path), {"sha256": digest})
+
+
+def _hash_key(path: Path) -> str:
+    return sha256_of([str(path.resolve()), *stat_signature(path)])

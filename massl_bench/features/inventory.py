@@ -15,7 +15,7 @@ from massl_bench.core.errors import one_line
 from massl_bench.core.files import leftovers, remove_directory, remove_leftovers
 from massl_bench.features.cache import BankMeta, FeatureCache, read_meta, wrong_file
 
-_MEMO_FOLDERS = ("encoders", "fingerprints", "models", "shards", "twins")
+_MEMO_FOLDERS = ("encoders", "fingerprints", "hashes", "models", "shards", "twins")
 """Beside the banks: hashes and cards that are computed again where they are missing."""
 
 _STALE_S = 3600.0

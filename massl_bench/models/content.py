@@ -55,6 +55,11 @@ def is_stored(value: object) -> bool:
     return isinstance(value, torch.Tensor | LazyTensor)
 
 
+def kind_of(value: object) -> str:
+    """Returns what a value of a file is, for people."""
+    return "tensor" if is_stored(value) else type(value).__name__
+
+
 @dataclass(frozen=True, kw_only=True)
 class Packing:
     """What a file is, but for its values.
@@ -171,12 +176,12 @@ def problem_of(value: Any) -> str | None:
     if value is _ABSENT:
         return "it is not there"
     if not isinstance(value, Mapping):
-        return f"it is a {type(value).__name__}"
+        return f"it is a {kind_of(value)}"
     if not value:
         return "it is empty"
     others = [name for name, item in value.items() if not is_stored(item)]
     if others:
-        kind = type(value[others[0]]).__name__
+        kind = kind_of(value[others[0]])
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
         return f"{shown(str(others[0]))} in it is no tensor, but {kind}{more}"
     return None

@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 
 from massl_bench.core.download import Digests, download
 from massl_bench.core.errors import CellError, MissingDataError, RequestError, one_line
-from massl_bench.core.files import file_safe, scratch_directory, sha256_file
+from massl_bench.core.files import file_safe, remember_sha256, remembered_sha256, scratch_directory, sha256_file
 from massl_bench.core.wording import asked, option
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.published_weights import PublishedCheckpoint, PublishedWeights
@@ -78,11 +78,11 @@ def fetch_weights(manifest: ManifestSpec, manifest_path: Path, cache_dir: Path, 
         raise RequestError(f"{where}: its manifest has no url to fetch it from; it names the file {manifest.file}")
     named = _named_file(manifest, manifest_path)
     if named is not None and named.is_file():
-        if sha256_file(named) == manifest.sha256:
+        if remembered_sha256(named, cache_dir) == manifest.sha256:
             return named
         raise RequestError(f"{where}: {named} is another file: its sha256 is not the manifest's; move it away to fetch")
     file = fetched_file(manifest.name, manifest.sha256, manifest.member or manifest.url, cache_dir)
-    if file.is_file() and sha256_file(file) == manifest.sha256:
+    if file.is_file() and remembered_sha256(file, cache_dir) == manifest.sha256:
         return file
     if not may_download:
         raise MissingDataError(
@@ -154,6 +154,7 @@ def _fetched(name: str, url: str, member: str | None, cache_dir: Path, check: _C
             check(digests, sha256)
             target = fetched_file(name, sha256, member or url, cache_dir)
             file.replace(target)
+            remember_sha256(target, sha256, cache_dir)
     except RequestError as error:
         raise RequestError(f"model {name}: {error}") from None
     except (OSError, ValueError, HTTPException, zipfile.BadZipFile, zlib.error, RuntimeError) as error:

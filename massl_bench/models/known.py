@@ -75,6 +75,7 @@ def _published(name: str, registry: Registry, weights_dir: Path, cache_dir: Path
         file=file,
         name=name,
         weights_dir=weights_dir,
+        cache_dir=cache_dir,
         settings=checkpoint.settings,
         url=checkpoint.url,
         summary=f"{checkpoint.method or source.method}, {checkpoint.architecture}{epochs}",
@@ -90,7 +91,7 @@ def _published(name: str, registry: Registry, weights_dir: Path, cache_dir: Path
 
 
 def _of_library(name: str, registry: Registry, cache_dir: Path, *, may_download: bool) -> Fetched:
-    from massl_bench.core.files import sha256_file
+    from massl_bench.core.files import remembered_sha256
     from massl_bench.models.open import open_model
 
     try:
@@ -102,7 +103,7 @@ def _of_library(name: str, registry: Registry, cache_dir: Path, *, may_download:
             raise CellError(str(error)) from None
         raise
     file = files[0] if files else None
-    return Fetched(name=name, file=file, sha256=sha256_file(file) if file is not None else None)
+    return Fetched(name=name, file=file, sha256=remembered_sha256(file, cache_dir) if file is not None else None)
 
 
 def here(registry: Registry, cache_dir: Path) -> list[Row]:

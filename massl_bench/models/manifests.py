@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from massl_bench.core.errors import CellError, RequestError, one_line
-from massl_bench.core.files import atomic_file, file_safe, sha256_file, write_atomic
+from massl_bench.core.files import atomic_file, file_safe, remembered_sha256, sha256_file, write_atomic
 from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from massl_bench.core.wording import asked
 from massl_bench.models.card import ModelCard
 from massl_bench.models.checkpoints import build_checkpoint
+from massl_bench.models.weights_path import weights_of
 from massl_bench.specs.manifest import DEFAULT_MODEL, ManifestSpec
 from massl_bench.specs.toml import sealed_toml
 
@@ -37,6 +38,7 @@ class NewManifest:
         file: the checkpoint.
         name: by which the model will be known.
         weights_dir: where manifests are looked for.
+        cache_dir: where hashes of files are remembered.
         settings: what the file does not tell of the model, or what replaces what it tells.
         url: where others can download the file.
         summary: one line for lists; None for the architecture and the file's name.
@@ -48,6 +50,7 @@ class NewManifest:
     file: Path
     name: str
     weights_dir: Path
+    cache_dir: Path
     settings: ModelSettings = NO_SETTINGS
     url: str | None = None
     summary: str | None = None
@@ -78,7 +81,7 @@ def add_weights(new: NewManifest) -> tuple[ModelCard, ManifestSpec]:
     settings = new.settings
     told = settings.img_size is not None or settings.preprocessing is not None
     try:
-        sha256 = sha256_file(new.file)
+        sha256 = remembered_sha256(new.file, new.cache_dir)
         manifest = ManifestSpec(
             name=new.name,
             file=_copy(new, sha256) if new.copy else _named_file(new) if new.download is None else None,
@@ -104,6 +107,9 @@ def add_weights(new: NewManifest) -> tuple[ModelCard, ManifestSpec]:
 
 def _check_request(new: NewManifest) -> None:
     check_name(new.name)
+    if new.file.is_dir():
+        file = weights_of(new.file)
+        raise RequestError(f"{new.file}: is a directory; a manifest names one file: {file}")
     if not new.file.is_file():
         raise RequestError(f"{new.file}: no such file; expected a checkpoint (download it first)")
     if new.path.exists() and not new.force:

@@ -11,7 +11,7 @@ from massl_bench.core.model_settings import ModelSettings
 from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Adapter, Found, Weights
 from massl_bench.models.adapters import adapters
-from massl_bench.models.content import STATE_KEY, Content, Stored, is_stored, listed
+from massl_bench.models.content import STATE_KEY, Content, Stored, is_stored, kind_of, listed
 
 _TRAINING = {
     "optimizer": "optimizer",
@@ -241,7 +241,7 @@ def _where(names: list[str]) -> str:
 def _nearest(content: Content) -> str:
     """Returns why no adapter has a file, and what hinders the nearest one."""
     if not isinstance(content.tree, Mapping):
-        return f"no backbone in this checkpoint: found {type(content.tree).__name__}; expected a state dict"
+        return f"no backbone in this checkpoint: found a {kind_of(content.tree)}; expected a state dict"
     for key in content.keys:
         inner = content.part(key)
         adapter = next((each for each in adapters().values() if content.names(key) and each.matches(inner)), None)

@@ -95,6 +95,7 @@ def test_add_refuses_what_it_cannot_stand_behind(run_cli: Cli, official: Path, t
     for arguments, message in (
         ((broken, "--name", "x"), "1 of another shape (norm.bias (7,) instead of (64,))"),
         ((tmp_path / "none.pth", "--name", "x"), "no such file"),
+        ((tmp_path, "--name", "x"), f"is a directory; a manifest names one file: {broken}"),
         ((official, "--name", "a/b"), "expected letters, digits"),
         ((official, "--name", "pixels"), "and not pixels"),
         ((official, "--name", "massl-small-cifar10", "--force"), "and not pixels or massl-small-cifar10"),
@@ -137,6 +138,7 @@ def test_inspect_says_what_is_inside(run_cli: Cli, official: Path) -> None:
         "backbone: key teacher, backbone",
         "architecture: vit_width64_depth2_heads1_patch16",
         "as --model: every tensor fits",
+        f"next: massl-bench weights add {official} --name NAME",
     ):
         assert line in answer.out.splitlines()
     told = json.loads(run_cli("weights", "inspect", official, "--json").out)
@@ -144,6 +146,9 @@ def test_inspect_says_what_is_inside(run_cli: Cli, official: Path) -> None:
     tensors = sum(tensor.numel() for tensor in read_checkpoint(official)["student"].values())
     assert sum(group["num_values"] for group in told["parts"][2]["groups"]) == tensors
     assert told["backbone"]["problem"] is None
+    assert told["next"] == f"massl-bench weights add {official} --name NAME"
+    given = run_cli("weights", "inspect", official, "--checkpoint-key", "student", "--json")
+    assert json.loads(given.out)["next"].endswith("--name NAME --checkpoint-key student")
 
 
 def test_inspect_names_what_would_be_refused(run_cli: Cli, tmp_path: Path) -> None:

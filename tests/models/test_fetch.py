@@ -326,6 +326,27 @@ def test_what_a_person_has_to_fetch_is_said(run_cli: Cli, site: Site) -> None:
     assert "did you mean gold" in run_cli("weights", "fetch", "golb").error
 
 
+def test_a_file_is_hashed_once(run_cli: Cli, site: Site, official: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it comes: neither loading it, nor fetching it again, nor other settings read it for its hash again."""
+    hashed = []
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return sha256_file(path)
+
+    monkeypatch.setattr("massl_bench.core.files.sha256_file", counted)
+    publish(url=site.serve("/gold.pth", official))
+    assert run_cli("weights", "fetch", "gold").code == 0
+    for settings in ((), ("--pooling", "avg")):
+        assert run_cli("info", "gold", *settings).code == 0
+    assert run_cli("weights", "fetch", "gold").code == 0
+    assert hashed == []
+    (file,) = (Path(os.environ["MASSL_BENCH_CACHE"]) / "weights").iterdir()
+    file.write_bytes(official + b"changed")
+    answer = run_cli("info", "gold")
+    assert (answer.code, "its manifest" in answer.error, hashed) == (2, True, [file])
+
+
 def test_several_go_on_after_a_failure(run_cli: Cli, site: Site, official: bytes) -> None:
     path = publish(url=site.serve("/gold.pth", official))
     path.write_text(path.read_text() + f'\n[checkpoints.lost]\narchitecture = "vit"\nurl = "{site.address}/lost"\n')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from massl_bench.core.errors import RequestError
-from massl_bench.core.files import sha256_file
+from massl_bench.core.files import remembered_sha256
 from massl_bench.core.model_settings import ModelSettings
 from massl_bench.models.card import ModelCard
 from massl_bench.models.fetch import weights_file
@@ -39,7 +39,7 @@ def _open(reference: Reference) -> Opening:
     def build(known: ModelCard | None) -> Encoder:
         from massl_bench.models.checkpoints import build_checkpoint
 
-        found = sha256_file(file) if known is None else manifest.sha256
+        found = remembered_sha256(file, reference.options.cache_dir) if known is None else manifest.sha256
         if found != manifest.sha256:
             raise RequestError(
                 f"model {manifest.name}: {file} has sha256 {found}, its manifest {path} says {manifest.sha256}"
