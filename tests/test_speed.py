@@ -17,7 +17,7 @@ from massl_bench.core.values import EvaluationData, FeatureBank
 from massl_bench.datasets import decode_rgb
 from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.datasets.splits import FileSplit
-from massl_bench.features.extraction import extract
+from massl_bench.features.extraction import Extracted, extract
 from massl_bench.features.options import ExtractionOptions
 from massl_bench.protocols import kmeans, knn
 
@@ -83,12 +83,6 @@ def test_kmeans_against_the_plain_call(record_property: Callable[[str, object], 
     assert protocol <= 1.1 * alone
 
 
-class Discard:
-    """Takes features and keeps none."""
-
-    def append(self, features: np.ndarray) -> None: ...
-
-
 @pytest.mark.parametrize("model", ["random:resnet50", "random:vit_small_patch16_224"])
 def test_extraction_against_its_parts(model: str, tmp_path: Path) -> None:
     """At most 1.25 × (forward on ready tensors + decoding and resizing / cores), at 224 from 500 × 375 photographs."""
@@ -111,7 +105,8 @@ def test_extraction_against_its_parts(model: str, tmp_path: Path) -> None:
             apply_preprocessing(decode_rgb(encoded), preprocessing)
 
     def extraction() -> None:
-        extract(encoder, split, preprocessing, ExtractionOptions(), writer=Discard())
+        pieces: list[Extracted] = []
+        extract(encoder, split, preprocessing, ExtractionOptions(), pieces=[range(64)], deliver=pieces.append)
 
     forward()
     network, decoding, whole = best_of(3, forward, decode, extraction)

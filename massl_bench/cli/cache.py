@@ -26,6 +26,7 @@ def list_(cache_dir: CacheDir = None, as_json: Json = False) -> None:
     """
     from massl_bench.features import FeatureCache
     from massl_bench.features.inventory import entries
+    from massl_bench.features.pieces import unfinished
 
     found = list(entries(FeatureCache(cache_directory(cache_dir))))
     if as_json:
@@ -34,6 +35,9 @@ def list_(cache_dir: CacheDir = None, as_json: Json = False) -> None:
     for entry in found:
         show(_described(entry))
     size = sum(entry.num_bytes for entry in found)
+    for part in unfinished(cache_directory(cache_dir)):
+        state = "being made" if part.in_use else "not finished: the same run goes on from there"
+        show(f"{part.num_pieces} pieces of a bank, {state}; {part.num_bytes / 1e6:,.1f} MB, {part.path.name[:12]}")
     say(f"{len(found)} banks, {size / 1e6:,.1f} MB, in {cache_directory(cache_dir)}")
 
 

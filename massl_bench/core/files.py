@@ -228,11 +228,11 @@ def write_output(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Yields the path of a file to write, which becomes `path` when the block ends well, and disappears otherwise.
 
-    The new content is on the disk before its name is, and the name is there
-    before this returns.
+    The new content is on the disk before its name is, and the name is there before this returns; where it is not
+    `synced`, a power cut may leave a file of another content, which its reader has to notice.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
@@ -242,9 +242,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
         rights = temporary.stat().st_mode
         yield temporary
         temporary.chmod(rights)  # safetensors makes files that nobody else can read
-        _sync(temporary)
+        if synced:
+            _sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        if synced:
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

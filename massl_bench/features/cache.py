@@ -35,6 +35,7 @@ from massl_bench.core.settings import Preprocessing
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import FeatureBank
 from massl_bench.core.wording import asked
+from massl_bench.features.pieces import Pieces
 
 _POLL_S = 0.2
 """How often a process looks whether another one has finished the bank that it waits for."""
@@ -94,6 +95,16 @@ class FeatureCache:
         """Returns the file that is locked while a bank is made or replaced."""
         return self.root / "locks" / f"{digest}.lock"
 
+    def pieces(self, key: BankKey, num_items: int, *, skip_corrupt: bool) -> Pieces:
+        """Returns what there is of a bank that is being made.
+
+        Args:
+            key: of the bank.
+            num_items: of its split, under the limit.
+            skip_corrupt: pieces from which images may be left out are kept apart.
+        """
+        return Pieces.of(self.root, key.digest, num_items, skip_corrupt=skip_corrupt)
+
     def __contains__(self, key: BankKey) -> bool:
         """Tells whether a bank is there; it is verified only when it is read."""
         return (self.path(key) / "meta.json").is_file()
@@ -134,7 +145,7 @@ class FeatureCache:
 
     @contextmanager
     def held(self, key: BankKey, say: Callable[[str], None]) -> Iterator[None]:
-        """Keeps other processes from making the same bank until the block ends, or the process does, however it ends.
+        """Keeps others from writing or removing the same bank until the block, or the process, ends.
 
         Args:
             key: of the bank.
@@ -151,7 +162,7 @@ class FeatureCache:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                say(f"another process extracts these features, waiting for it: {_who(holder)}")
+                say(f"another process writes these features, waiting for it: {_who(holder)}")
                 # No deadline: the system frees the lock of a process that ended, so that nobody waits for a dead one.
                 lock.acquire(poll_interval=_POLL_S)
             holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")  # for people only
@@ -159,14 +170,15 @@ class FeatureCache:
             pass
         except OSError as error:
             lock.release()
-            raise self._problem(error) from None
+            raise self.problem(error) from None
         try:
             yield
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
 
-    def _problem(self, error: OSError) -> CellError:
+    def problem(self, error: OSError) -> CellError:
+        """Returns the error for a cache that cannot be written to."""
         return CellError(
             f"the feature cache {self.root} could not be written: {error.strerror or error}; free some space, or "
             f"choose another place with {asked('cache_dir')} or MASSL_BENCH_CACHE"
@@ -191,7 +203,7 @@ class FeatureCache:
             with atomic_directory(self.path(key)) as directory, (directory / "features.npy").open("wb") as file:
                 yield BankWriter(key, directory, file, dim, {"model": model, "dataset": dataset})
         except OSError as error:
-            raise self._problem(error) from None
+            raise self.problem(error) from None
 
 
 def read_meta(directory: Path) -> BankMeta:

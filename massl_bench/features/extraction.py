@@ -7,14 +7,16 @@ them.
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,23 +164,23 @@ def _grouped(pixels: _Pixels, rows: list[int]) -> list[tuple[list[int], Tensor]]
     ]
 
 
-class FeatureWriter(Protocol):
-    """Takes features as they are computed."""
-
-    def append(self, features_BD: NDArray[np.float32]) -> None:
-        """Appends the features of a batch, float32 [B, D]."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Extracted:
-    """What became of the images of a split."""
+    """What became of some consecutive images of a split.
 
-    kept: list[int]
-    """The items that were written."""
+    Attributes:
+        items: which images.
+        features: of those that were kept, float32 [n, D].
+        kept: the items that the features are of, int64 [n].
+        skipped: those left out as corrupt, and why.
+        num_oriented: how many files have an EXIF orientation that is not upright.
+    """
+
+    items: range
+    features: NDArray[np.float32]
+    kept: NDArray[np.int64]
     skipped: list[str]
-    """Those left out as corrupt, and why."""
     num_oriented: int
-    """How many files have an EXIF orientation that is not upright."""
 
 
 def extract(
@@ -187,23 +189,21 @@ def extract(
     preprocessing: Preprocessing,
     options: ExtractionOptions,
     *,
-    writer: FeatureWriter,
-    limit: int | None = None,
+    pieces: Iterable[range],
+    deliver: Callable[[Extracted], None],
     progress: Callable[[int], None] = lambda _: None,
-) -> Extracted:
-    """Writes the features of a split, in its order.
+) -> None:
+    """Delivers the features of consecutive items of a split, one piece after the other, in their order.
 
     Args:
         encoder: on the device where it should run.
         split: the images.
         preprocessing: what is done to them; its mean and std must be the encoder's.
         options: batch size, workers, precision, and what happens to corrupt images.
-        writer: takes the features of each batch, float32 [B, D].
-        limit: only the first items.
+        pieces: the items of each piece, not empty; asked for ahead of the piece that is being computed, so that loader
+            processes always have something to do.
+        deliver: takes each piece.
         progress: called with the number of images done since the last call.
-
-    Returns:
-        What was written, and what was not.
 
     Raises:
         CellError: An image cannot be decoded (and is not to be skipped), or a feature is not finite (both name the
@@ -211,22 +211,15 @@ def extract(
         RequestError: Queries are to be cropped to their boxes, and the split has none.
     """
     check_boxes(split, preprocessing)
-    count = len(split) if limit is None else min(limit, len(split))
-    batches = _consecutive(count, images_at_a_time(options, encoder.device))
+    started: deque[range] = deque()
+    size = images_at_a_time(options, encoder.device)
     images = partial(PreparedImages, split, preprocessing)
-    loader = load_images(images, batches, len(batches), options, encoder.device)
-    kept: list[int] = []
-    skipped: list[str] = []
-    num_oriented = 0
+    loader = load_images(images, _batches(pieces, started, size), math.ceil(len(split) / size), options, encoder.device)
+    piece = _Piece(encoder.card.embed_dim)
     with numerics(options.precision, encoder.device.type):
         for batch, features in _one_behind(encoder, loader, preprocessing.scales):
-            for index, problem in batch.problems:
-                where = f"{split.locate(index)}: {problem.what}"
-                if not (problem.damaged and options.skip_corrupt):
-                    skip = f", or count it out with {asked('skip_corrupt')}" if problem.damaged else ""
-                    raise CellError(f"{where}; {problem.remedy}{skip}")
-                skipped.append(where)
-            num_oriented += batch.oriented
+            piece.skipped += _left_out(split, batch, options)
+            piece.num_oriented += batch.oriented
             features_BD = batch.in_order(features.cpu().numpy())
             finite_B = np.isfinite(features_BD).all(axis=1)
             if not finite_B.all():
@@ -237,12 +230,55 @@ def extract(
                     where=first,
                     remedy=f"check the weights{other}",
                 )
-            writer.append(features_BD)
-            kept += batch.kept
+            piece.features.append(features_BD)
+            piece.kept += batch.kept
             progress(len(batch.kept) + len(batch.problems))
-    if not kept:
-        raise CellError(f"no image could be decoded; the first: {skipped[0]}")
-    return Extracted(kept=kept, skipped=skipped, num_oriented=num_oriented)
+            if len(piece) == len(started[0]):
+                deliver(piece.whole(started.popleft()))
+                piece = _Piece(encoder.card.embed_dim)
+
+
+@dataclass
+class _Piece:
+    """A piece that is being computed."""
+
+    dim: int
+    features: list[NDArray[np.float32]] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    num_oriented: int = 0
+
+    def __len__(self) -> int:
+        return len(self.kept) + len(self.skipped)
+
+    def whole(self, items: range) -> Extracted:
+        return Extracted(
+            items=items,
+            features=np.concatenate([np.empty((0, self.dim), np.float32), *self.features]),
+            kept=np.array(self.kept, dtype=np.int64),
+            skipped=self.skipped,
+            num_oriented=self.num_oriented,
+        )
+
+
+def _batches(pieces: Iterable[range], started: deque[range], size: int) -> Iterator[list[int]]:
+    """Yields batches, none of which is of two pieces: then a piece is the same whoever computes it, and after what."""
+    for piece in pieces:
+        started.append(piece)
+        for start in range(piece.start, piece.stop, size):
+            yield list(range(start, min(start + size, piece.stop)))
+
+
+def _left_out(split: ImageSplit, batch: Batch, options: ExtractionOptions) -> list[str]:
+    """Returns the images of a batch that are left out, and why; raises `CellError` where none may be."""
+    skipped = []
+    for index, problem in batch.problems:
+        where = f"{split.locate(index)}: {problem.what}"
+        if not (problem.damaged and options.skip_corrupt):
+            skip = f", or count it out with {asked('skip_corrupt')}" if problem.damaged else ""
+            raise CellError(f"{where}; {problem.remedy}{skip}")
+        skipped.append(where)
+    return skipped
 
 
 def images_at_a_time(options: ExtractionOptions, device: torch.device) -> int:
@@ -358,11 +394,6 @@ def _features(encoder: Encoder, images_G3HW: Tensor) -> Tensor:
 def _available_cores() -> int:
     """Returns the cores that this process may use, which a scheduler can make fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _consecutive(count: int, batch_size: int) -> list[list[int]]:
-    """Returns the batches: every item exactly once, in order, the last batch possibly smaller."""
-    return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from massl_bench.core.errors import one_line
 from massl_bench.core.files import leftovers, remove_directory, remove_leftovers
 from massl_bench.features.cache import BankMeta, FeatureCache, read_meta, wrong_file
+from massl_bench.features.pieces import Unfinished, unfinished
 
 _MEMO_FOLDERS = ("encoders", "fingerprints", "hashes", "models", "shards", "twins")
 """Beside the banks: hashes and cards that are computed again where they are missing."""
@@ -84,6 +85,10 @@ class Wanted:
                 return False
         return entry.age_s >= self.older_than_s
 
+    def takes_unfinished(self, part: Unfinished) -> bool:
+        """Tells whether the pieces of a bank that was not finished are meant, and nobody goes on with them."""
+        return Wanted(older_than_s=self.older_than_s) == self and part.age_s >= self.older_than_s and not part.in_use
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cleared:
@@ -118,9 +123,12 @@ def clear(cache: FeatureCache, wanted: Wanted, *, dry_run: bool) -> Cleared:
             removed.append(entry)
         except Timeout:
             in_use.append(entry)
+    parts = [part.path for part in unfinished(cache.root) if wanted.takes_unfinished(part)]
+    for path in [] if dry_run else parts:
+        remove_directory(path)
     folders = [*(cache.root / "features").glob("*"), *(cache.root / name for name in _MEMO_FOLDERS), cache.root]
     find = leftovers if dry_run else remove_leftovers
-    left = [path for folder in folders if folder.is_dir() for path in find(folder, _STALE_S)]
+    left = [*parts, *(path for folder in folders if folder.is_dir() for path in find(folder, _STALE_S))]
     memos = 0
     for folder in (cache.root / name for name in _MEMO_FOLDERS if wanted.everything):
         memos += len(list(folder.glob("*.json")))

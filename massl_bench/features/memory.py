@@ -5,31 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from massl_bench.core.errors import RequestError
+from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.values import FeatureBank
 from massl_bench.datasets.handed import HandedSplit
 from massl_bench.features.banks import Reporting
-from massl_bench.features.extraction import extract
+from massl_bench.features.extraction import Extracted, extract
 from massl_bench.features.options import ExtractionOptions
 from massl_bench.models.encoder import Encoder
-
-
-class MemoryWriter:
-    """Takes the features of each batch, float32 [B, D]."""
-
-    def __init__(self) -> None:
-        self._parts: list[NDArray[np.float32]] = []
-
-    def append(self, features_BD: NDArray[np.float32]) -> None:
-        """Keeps a batch."""
-        self._parts.append(features_BD)
-
-    def features(self) -> NDArray[np.float32]:
-        """Returns all of them, float32 [N, D]."""
-        return np.concatenate(self._parts)
 
 
 def extract_handed(
@@ -48,19 +32,25 @@ def extract_handed(
         RequestError: An item is no image, or only some have labels.
         CellError: An image or a feature is broken.
     """
-    writer = MemoryWriter()
     count = len(split) if limit is None else min(limit, len(split))
+    if count == 0:
+        raise RequestError("dataset: it has no images")
     # The labels are read with the images: in this process, where they are found again.
     in_this_process = replace(options, num_workers=0)
+    pieces: list[Extracted] = []
     with reporting.progress(label, count) as progress:
-        found = extract(encoder, split, preprocessing, in_this_process, writer=writer, limit=limit, progress=progress)
-    labels = split.labels_of(found.kept)
+        whole = [range(count)]
+        extract(encoder, split, preprocessing, in_this_process, pieces=whole, deliver=pieces.append, progress=progress)
+    (found,) = pieces
+    if not len(found.kept):
+        raise CellError(f"no image could be decoded; the first: {found.skipped[0]}")
+    labels = split.labels_of(found.kept.tolist())
     names = split.class_names
     if labels is not None and labels.dtype.kind == "U":
         values, labels = np.unique(labels, return_inverse=True)
         names = tuple(values.tolist())
     try:
-        bank = FeatureBank.from_arrays(writer.features(), labels)
+        bank = FeatureBank.from_arrays(found.features, labels)
     except ValueError as error:
         raise RequestError(f"dataset: {error}") from None
     if bank.num_classes is not None and names is not None and len(names) >= bank.num_classes:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from massl_bench.core.settings import Precision
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several processes that do the same work together."""
+
+    index: int = 0
+    """From 0."""
+    count: int = 1
+
+    def first(self, numbers: Sequence[int]) -> list[int]:
+        """Returns the numbers in the order in which this process takes them: its own share, then what others left."""
+        return sorted(numbers, key=lambda number: (number % self.count != self.index, number))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,3 +31,4 @@ class ExtractionOptions:
     num_workers: int | None = None
     """Worker processes; None: none on the CPU, one a core on a GPU."""
     skip_corrupt: bool = False
+    shard: Shard = Shard()

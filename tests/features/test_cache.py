@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +16,7 @@ import pytest
 from massl_bench.core.errors import CellError
 from massl_bench.core.files import canonical_json, read_memo, remove_leftovers, write_memo
 from massl_bench.core.settings import Preprocessing
-from massl_bench.features import BankKey, ExtractionOptions, FeatureCache, Reporting, banks
+from massl_bench.features import BankKey, FeatureCache
 from tests.conftest import Answer
 from tests.mutations import flips, mutations
 
@@ -83,73 +80,6 @@ def test_no_damage_to_a_memo_is_believed(tmp_path: Path, caplog: pytest.LogCaptu
     assert read_memo(tmp_path, "none") is None
 
 
-def fake_extraction(monkeypatch: pytest.MonkeyPatch, cache: FeatureCache, seconds: float = 0.0) -> list[int]:
-    """Replaces extraction by one that only writes the bank; returns a list that grows with each."""
-    done: list[int] = []
-
-    def extract(_cache: object, bank_key: BankKey, *_: object, **__: object) -> None:
-        done.append(1)
-        time.sleep(seconds)
-        write(cache, bank_key)
-
-    monkeypatch.setattr(banks, "_extract_bank", extract)
-    return done
-
-
-def load(cache: FeatureCache, said: list[str]) -> Any:
-    return banks.load_or_extract(
-        cache, key(), SimpleNamespace, None, ExtractionOptions(), Reporting(say=said.append)  # type: ignore
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("damaged", [False, True])
-def test_a_bank_is_made_once_however_many_want_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
-) -> None:
-    cache, said = FeatureCache(tmp_path), list[str]()
-    if damaged:
-        write(cache, key())
-        (cache.path(key()) / "features.npy").write_bytes(b"nothing")
-    done = fake_extraction(monkeypatch, cache, seconds=0.3)
-    found: list[Any] = []
-    threads = [threading.Thread(target=lambda: found.append(load(cache, said))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(done) == 1
-    assert [bank.features.shape for bank in found] == [(4, 3)] * 8
-    waiting = [text for text in said if text.startswith("another process extracts these features")]
-    assert len(waiting) == 7
-    assert len(said) - len(waiting) == int(damaged)
-    assert list((tmp_path / "locks").glob("*.holder")) == []
-
-
-def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, said = FeatureCache(tmp_path), list[str]()
-    lock = cache.lock_path(key().digest)
-    lock.parent.mkdir(parents=True)
-    code = (
-        "import filelock, sys, time\n"
-        f"lock = filelock.FileLock({str(lock)!r}); lock.acquire()\n"
-        f"open({str(lock.with_suffix('.holder'))!r}, 'w').write('process 7 on \\x1b[31mhere')\n"
-        "print('held', flush=True); time.sleep(60)\n"
-    )
-    done = fake_extraction(monkeypatch, cache)
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        waits = threading.Thread(target=load, args=(cache, said))
-        waits.start()
-        while not said:
-            time.sleep(0.01)
-        assert said == ["another process extracts these features, waiting for it: process 7 on \\x1b[31mhere"]
-        assert done == []
-        holder.kill()
-        waits.join(timeout=20)
-    assert done == [1]
-
-
 def test_a_lock_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "locks").write_text("in the way")
     with (
@@ -198,7 +128,8 @@ def test_the_cache_is_listed_verified_and_cleared(run_cli: Cli) -> None:
         pass
     assert run_cli("cache", "clear").err.startswith("removed 1 banks")
     assert list((root / "features").glob("*/*")) == []
-    assert sorted(path.name for path in root.iterdir()) == ["features", "locks"]
+    assert sorted(path.name for path in root.iterdir()) == ["features", "locks", "partial"]
+    assert list((root / "partial").iterdir()) == []
     assert "extracting again" not in run_cli(*DIGITS, "--force").err
 
 

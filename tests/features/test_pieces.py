@@ -1,0 +1,259 @@
+"""Banks that several processes make together, and that go on after a kill: every image once, the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import massl_bench as mb
+from massl_bench.datasets import DataOptions, open_dataset
+from massl_bench.features import (
+    ExtractionOptions,
+    FeatureCache,
+    Reporting,
+    bank_key,
+    extraction,
+    load_or_extract,
+    pieces,
+)
+from massl_bench.features.options import Shard
+from massl_bench.features.pieces import Pieces
+from massl_bench.specs.registry import Registry
+from tests.conftest import Answer
+from tests.features.one_process import NUM_IMAGES, PIECE
+from tests.mutations import flips, mutations
+
+ALONE = Shard()
+
+
+def start(cache: Path, index: int = 0, count: int = 1, slow: float = 0.0) -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "tests.features.one_process", str(cache), str(index), str(count), str(slow)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def ready(*workers: subprocess.Popen[str]) -> None:
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+
+
+def images_of(worker: subprocess.Popen[str]) -> int:
+    out, _ = worker.communicate(timeout=120)
+    assert worker.returncode == 0
+    return int(out)
+
+
+def files(cache: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(cache)): path.read_bytes() for path in (cache / "features").rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of both banks when one process makes them."""
+    cache = tmp_path_factory.mktemp("alone")
+    worker = start(cache)
+    ready(worker)
+    assert images_of(worker) == NUM_IMAGES
+    assert len(files(cache)) == 8
+    return files(cache)
+
+
+def test_several_processes_make_one_bank(tmp_path: Path, alone: dict[str, bytes]) -> None:
+    """Each image goes through one network, and the bank is that of one process, byte for byte."""
+    together = [start(tmp_path, index, 2, 0.05) for index in range(2)]
+    ready(*together)
+    counts = [images_of(worker) for worker in together]
+    assert sum(counts) == NUM_IMAGES
+    assert min(counts) >= PIECE
+    assert files(tmp_path) == alone
+    assert [path for path in (tmp_path / "partial").rglob("*") if path.is_file()] == []
+
+
+def test_an_extraction_goes_on_after_a_kill(tmp_path: Path, alone: dict[str, bytes]) -> None:
+    killed = start(tmp_path, slow=0.2)
+    ready(killed)
+    while len(list((tmp_path / "partial").rglob("*.safetensors"))) < 2:
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    there = len(list((tmp_path / "partial").rglob("0*.safetensors")))
+    assert 2 <= there < 8
+    again = start(tmp_path)
+    ready(again)
+    # Of the piece that it was at when it was killed, and of no other, images go through the network again.
+    assert images_of(again) == NUM_IMAGES - PIECE * there
+    assert files(tmp_path) == alone
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of 64 images."""
+    monkeypatch.setattr(pieces, "PIECE", PIECE)
+
+
+class Wanted:
+    """The bank of 200 digits, and how many images went through the network for it."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cache, self.encoder = FeatureCache(root), mb.load_encoder("pixels")
+        self.dataset = open_dataset("digits", Registry(), DataOptions(cache_dir=root))
+        self.key = bank_key(
+            self.encoder.card, self.encoder.card.preprocessing, self.dataset, "train", 200, ExtractionOptions()
+        )
+        self.images, self.said = 0, list[str]()
+        features, lock = extraction._features, threading.Lock()
+
+        def counted(encoder: object, images: object) -> object:
+            with lock:
+                self.images += len(images)  # type: ignore[arg-type]
+            return features(encoder, images)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(extraction, "_features", counted)
+
+    def load(self, shard: Shard = ALONE) -> np.ndarray:
+        options = ExtractionOptions(shard=shard)
+        reporting = Reporting(say=self.said.append)
+        bank = load_or_extract(self.cache, self.key, lambda: self.encoder, self.dataset, options, reporting)
+        return np.array(bank.features)
+
+    @property
+    def pieces(self) -> Pieces:
+        return self.cache.pieces(self.key, 200, skip_corrupt=False)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_bank_is_made_once_however_many_want_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None, damaged: bool
+) -> None:
+    wanted = Wanted(tmp_path, monkeypatch)
+    expected = wanted.load()
+    if damaged:
+        (wanted.cache.path(wanted.key) / "features.npy").write_bytes(b"nothing")
+    else:
+        wanted.cache.discard(wanted.key)
+    wanted.images, found = 0, list[np.ndarray]()
+    threads = [
+        threading.Thread(target=lambda number=number: found.append(wanted.load(Shard(number, 8))))
+        for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wanted.images == 200
+    assert len(found) == 8
+    assert all((features == expected).all() for features in found)
+    assert len([text for text in wanted.said if text.startswith("damaged cache entry")]) == int(damaged)
+    assert not wanted.pieces.directory.exists()
+
+
+def test_the_piece_of_a_killed_process_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None
+) -> None:
+    wanted = Wanted(tmp_path, monkeypatch)
+    folder = wanted.pieces.directory
+    folder.mkdir(parents=True)
+    lock, holder = folder / "000001.lock", folder / "000001.holder"
+    code = (
+        "import filelock, time\n"
+        f"lock = filelock.FileLock({str(lock)!r}); lock.acquire()\n"
+        f"open({str(holder)!r}, 'w').write('process 7 on \\x1b[31mhere')\n"
+        "print('held', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        waits = threading.Thread(target=wanted.load)
+        waits.start()
+        while not any("waiting" in text for text in wanted.said):
+            assert waits.is_alive()
+            time.sleep(0.01)
+        assert wanted.said == ["another process extracts these features, waiting for it: process 7 on \\x1b[31mhere"]
+        assert wanted.images == 200 - 64
+        other.kill()
+        waits.join(timeout=20)
+    assert wanted.images == 200
+
+
+@pytest.mark.faults
+def test_no_damage_to_a_piece_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None) -> None:
+    wanted = Wanted(tmp_path, monkeypatch)
+    expected = wanted.load()
+    made = list[extraction.Extracted]()
+    split = wanted.dataset.split("train")
+    ranges = [wanted.pieces.range_of(number) for number in range(4)]
+    extraction.extract(
+        wanted.encoder, split, wanted.key.preprocessing, ExtractionOptions(), pieces=ranges, deliver=made.append
+    )
+    there = wanted.pieces
+    for piece in made:
+        there.put(piece, "pixels")
+    file = there.directory / "000002.safetensors"
+    content = file.read_bytes()
+    for bad in (*flips(content, 40, seed=1), *mutations(content, 40, seed=2)):
+        file.write_bytes(bad)
+        try:
+            assert (there.read(2).features == made[2].features).all()
+        except (OSError, ValueError):
+            continue
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    wanted.cache.discard(wanted.key)
+    wanted.images = 0
+    assert (wanted.load() == expected).all()
+    assert wanted.images == 64
+    assert "damaged cache entry, extracting again" in " ".join(wanted.said)
+
+
+def test_pieces_that_leave_images_out_are_not_those_of_a_whole_bank(tmp_path: Path) -> None:
+    strict, loose = (Pieces.of(tmp_path, "ab" * 32, 10, skip_corrupt=skip) for skip in (False, True))
+    assert strict.directory != loose.directory
+
+
+def test_every_item_is_in_one_piece(tmp_path: Path) -> None:
+    for count in (0, 1, pieces.PIECE - 1, pieces.PIECE, pieces.PIECE + 1, 5 * pieces.PIECE + 3):
+        found = Pieces(tmp_path, count)
+        assert [item for number in range(len(found)) for item in found.range_of(number)] == [*range(count)]
+
+
+def test_each_shard_begins_with_its_own() -> None:
+    assert Shard(1, 3).first([0, 1, 2, 4, 5, 6, 7]) == [1, 4, 7, 0, 2, 5, 6]
+    assert Shard().first([3, 1, 2]) == [1, 2, 3]
+
+
+def test_what_was_not_finished_is_listed_and_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None, run_cli: Callable[..., Answer]
+) -> None:
+    wanted = Wanted(tmp_path, monkeypatch)
+    whole = wanted.load()
+    split, made = wanted.dataset.split("train"), list[extraction.Extracted]()
+    extraction.extract(
+        wanted.encoder, split, wanted.key.preprocessing, ExtractionOptions(), pieces=[range(64)], deliver=made.append
+    )
+    wanted.pieces.put(made[0], "pixels")
+    assert (made[0].features == whole[:64]).all()
+    listed = run_cli("cache", "list", "--cache-dir", tmp_path).out
+    assert "1 pieces of a bank, not finished: the same run goes on from there" in listed
+    run_cli("cache", "clear", "--model", "pixels", "--cache-dir", tmp_path)
+    assert wanted.pieces.directory.is_dir()
+    assert "1 leftovers of killed runs" in run_cli("cache", "clear", "--cache-dir", tmp_path).err
+    assert not wanted.pieces.directory.exists()
