@@ -37,6 +37,10 @@ class RunRequest:
     limit: Mapping[str, int] = field(default_factory=dict)
     """First items only, by split; the key `""` stands for every split."""
     device: str = "auto"
+    devices: Sequence[str] = ()
+    """Of the processes that the request is run in, where the user names them."""
+    processes: int | None = None
+    """How many of them; None: one for each device."""
     data: DataOptions
     extraction: ExtractionOptions = field(default_factory=ExtractionOptions)
     results_dir: Path

@@ -6,26 +6,31 @@ One cell after the other; a cell that fails leaves nothing behind, and the other
 from __future__ import annotations
 
 import os
+import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from filelock import FileLock
 
 from massl_bench import protocols
 from massl_bench.bench.planned import FeatureCell, ImageCell, MissingCell, PlannedCell, ReadyCell
 from massl_bench.bench.planner import Planner, timed
 from massl_bench.bench.request import RunRequest
+from massl_bench.core.devices import free_memory
 from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, one_line
 from massl_bench.core.fingerprint import EncoderFingerprint
 from massl_bench.core.values import EvaluationData, FeatureBank, Score
 from massl_bench.core.wording import asked
 from massl_bench.datasets import MAX_PIXELS
 from massl_bench.features import Reporting, load_or_extract
+from massl_bench.features.banks import help_to_extract
 from massl_bench.features.fingerprint import known_fingerprint, remember_fingerprint
+from massl_bench.features.options import Shard
 from massl_bench.models import Model
 from massl_bench.records.items import remove_other_items, write_items
 from massl_bench.records.making import Measured, make_record
@@ -43,7 +48,8 @@ if TYPE_CHECKING:
     from massl_bench.models.encoder import Encoder
 
 
-Status = Literal["done", "finished", "failed"]
+Status = Literal["done", "finished", "failed", "elsewhere"]
+"""`finished`: the record was there; `elsewhere`: another process measures the cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,11 @@ class Outcome:
     path: Path | None = None
     record: ResultRecord | None = None
     error: str | None = None
+    """Why it failed, or who measures it."""
+
+
+_PEAK = 2
+"""Memory that a protocol takes at most, as a multiple of its features."""
 
 
 def run_request(request: RunRequest, registry: Registry, reporting: Reporting) -> Iterator[Outcome]:
@@ -84,11 +95,23 @@ class Runner:
         """Runs the cells in order; yields an outcome for each as it is done."""
         if any(self._needs_torch(cell) for cell in cells):
             import torch  # noqa: F401  # before faiss: the other order has been seen to crash
-        for cell in cells:
-            self._reporting.started(cell.model_name, cell.task.spec.name, cell.dataset_reference)
-            yield self._outcome(cell)
+        left = []
+        for number in self._shard.first(range(len(cells))):
+            outcome = self._outcome(cells[number], number)
+            if outcome.status == "elsewhere":
+                left.append(number)
+            else:
+                yield outcome
+        for number in left:  # again: whoever had it may have died
+            yield self._outcome(cells[number], number)
 
-    def _outcome(self, cell: PlannedCell) -> Outcome:
+    @property
+    def _shard(self) -> Shard:
+        return self._planner.request.extraction.shard
+
+    def _outcome(self, cell: PlannedCell, number: int) -> Outcome:
+        self._reporting.started(cell.model_name, cell.task.spec.name, cell.dataset_reference)
+
         def outcome(status: Status, path: Path | None, record: ResultRecord | None, error: str | None) -> Outcome:
             return Outcome(
                 task=cell.task.spec.name,
@@ -102,10 +125,14 @@ class Runner:
 
         try:
             ready = self._fetched(cell)
-            path, record = self._planner.finished(ready)
-            if record is not None:
-                return outcome("finished", path, record, None)
-            path, record = self._run_cell(ready)
+            with self._claimed(ready, number) as holder:
+                path, record = self._planner.finished(ready)
+                if record is not None:
+                    return outcome("finished", path, record, None)
+                if holder is not None:
+                    self._help(ready)
+                    return outcome("elsewhere", path, None, f"left to {holder}")
+                path, record = self._run_cell(ready)
         except MasslBenchError as error:
             return outcome("failed", None, None, str(error))
         except Exception as error:  # a defect of ours or of a library ends its cell, not the others
@@ -114,6 +141,31 @@ class Runner:
             text = f"unexpected {type(error).__name__}: {one_line(error)}; MASSL_BENCH_TRACEBACK=1 shows where"
             return outcome("failed", None, None, text)
         return outcome("done", path, record, None)
+
+    @contextmanager
+    def _claimed(self, cell: ImageCell | FeatureCell, number: int) -> Iterator[str | None]:
+        """Yields who else measures the cell, or None where this process is to."""
+        if self._shard.count == 1:
+            yield None
+        elif self._planner.request.force:  # no record tells what the others have done
+            mine = number % self._shard.count == self._shard.index
+            yield None if mine else f"shard {number % self._shard.count} of {self._shard.count}"
+        else:
+            with self._planner.cache.claimed(f"cell-{self._planner.identity(cell, {}).digest}") as holder:
+                yield holder
+
+    def _help(self, cell: ImageCell | FeatureCell) -> None:
+        """Extracts features that another process needs for its cell."""
+        for role in cell.to_extract(self._planner.cache) if isinstance(cell, ImageCell) else ():
+            assert isinstance(cell, ImageCell)
+            help_to_extract(
+                self._planner.cache,
+                cell.key(role),
+                lambda: self._loaded(cell, _Clock()),
+                cell.dataset,
+                self._planner.request.extraction,
+                self._reporting,
+            )
 
     def _needs_torch(self, cell: PlannedCell) -> bool:
         if protocols.needs_torch(cell.task.spec.protocol) or isinstance(cell, MissingCell):
@@ -156,7 +208,7 @@ class Runner:
         if views is not None:
             sizes |= {role: len(views) for role in protocols.view_roles(spec.protocol)}
         protocols.check_sizes(spec, cell.task.params, sizes)  # again: corrupt images may have been left out
-        with clock.measure("protocol"):
+        with clock.measure("protocol"), self._room_for(banks.values()):
             metrics = protocols.run(spec, cell.task.params, data, np.random.default_rng(spec.seed))
         for note in metrics.notes:
             self._reporting.say(f"{spec.name} on {cell.dataset_reference}: {note}")
@@ -208,6 +260,17 @@ class Runner:
                     self._reporting,
                 )
         return banks, next(iter(banks.values())).num_classes
+
+    @contextmanager
+    def _room_for(self, banks: Iterable[FeatureBank]) -> Iterator[None]:
+        """Lets the processes of this machine measure large cells one after the other, and small ones side by side."""
+        needed = _PEAK * sum(bank.features.nbytes for bank in banks)
+        if self._shard.here == 1 or needed < free_memory("cpu") / self._shard.here:
+            yield
+            return
+        lock = FileLock(self._planner.cache.lock_path(f"large-{platform.node()}"))
+        with lock.acquire(poll_interval=0.2):
+            yield
 
     def _views(self, cell: ImageCell, clock: _Clock) -> EncodedViews | None:
         """Returns the training split in augmented views, for a protocol that asks for it."""

@@ -145,6 +145,15 @@ def parse_sample(sample: str | None) -> dict[str, int]:
     return counts
 
 
+def parse_devices(devices: str | None) -> list[str]:
+    """Returns `0,1` and `cuda:0,cuda:1` as ["cuda:0", "cuda:1"]."""
+    found = [f"cuda:{name}" if name.isdecimal() else name for name in devices.split(",")] if devices is not None else []
+    for name in found:
+        if not re.fullmatch(r"cpu|cuda:\d+", name):
+            raise RequestError(f"--devices {devices}: expected numbers of GPUs, as 0,1; found {name!r}")
+    return found
+
+
 def parse_limits(limit: str | None) -> dict[str, int]:
     """Returns `N` as {"": N} and `train=N,test=M` as {"train": N, "test": M}."""
     limits = {}

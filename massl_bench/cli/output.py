@@ -69,6 +69,9 @@ def print_outcome(outcome: Outcome) -> None:
     """Prints a cell's headline in one line, or why it failed."""
     cell = f"{outcome.model} {outcome.task} {outcome.dataset}"
     record = outcome.record
+    if outcome.status == "elsewhere":
+        say(f"{cell}: {outcome.error}")
+        return
     if record is None:
         fail(f"{cell}: {outcome.error}")
         return

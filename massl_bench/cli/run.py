@@ -22,6 +22,7 @@ from massl_bench.cli.options import (
     cache_directory,
     model_options,
     open_registry,
+    parse_devices,
     parse_limits,
     parse_overrides,
     parse_sample,
@@ -36,6 +37,7 @@ from massl_bench.core.terminal import say, show
 if TYPE_CHECKING:
     from massl_bench.bench.planned import CellPlan
     from massl_bench.core.model_settings import ModelSettings
+    from massl_bench.features.options import Shard
 
 
 @model_options
@@ -71,6 +73,21 @@ def run(
     weights_dir: WeightsDir = Path("weights"),
     include_path: IncludePath = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    devices: Annotated[
+        str | None,
+        typer.Option(help="Several, as 0,1 or cuda:0,cuda:1: a process on each [default: all GPUs of the machine]."),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="So many processes on this machine share the work [default: one a device]."),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="i/n, i from 0: one of n processes, on any machines, that share the work through the cache and the "
+            "results [default: as torchrun or srun say]."
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp32, tf32, bf16 or fp16; a part of the features' key.")] = "fp32",
     batch_size: Annotated[
         int | None,
@@ -130,6 +147,7 @@ def run(
     _check_combination(task, dataset, model, suite, features, name)
     cells = _cells(task, dataset, features) if suite is None else registry.suite(suite).pairs
     models = split_names("--model", model) if model or features is not None else _default_models()
+    device, place = _place(device, devices, processes, shard)
     request = RunRequest(
         cells=cells,
         models=models,
@@ -141,6 +159,8 @@ def run(
         seed=seed,
         limit=parse_limits(limit),
         device=device,
+        devices=parse_devices(devices),
+        processes=processes,
         data=DataOptions(
             cache_dir=cache_directory(cache_dir),
             data_root=data_root,
@@ -158,6 +178,7 @@ def run(
             batch_size=batch_size,
             num_workers=workers,
             skip_corrupt=skip_corrupt,
+            shard=place,
         ),
         results_dir=results_dir,
         settings=settings,
@@ -188,6 +209,29 @@ def _print_plans(plans: Sequence[CellPlan], *, as_json: bool) -> None:
         return
     for plan in plans:
         show(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
+
+
+def _place(device: str, devices: str | None, processes: int | None, shard: str | None) -> tuple[str, Shard]:
+    """Returns the device, and which of several processes this one is: as asked for, or as its launcher says."""
+    from massl_bench.bench.shards import parse_shard, shard_of_environment
+    from massl_bench.core.devices import num_gpus
+    from massl_bench.features.options import Shard
+
+    several = devices is not None or (processes or 1) > 1
+    if shard is not None:
+        if several:
+            raise RequestError(
+                "--shard is one process of several, --devices and --processes start several: give either"
+            )
+        return device, parse_shard(shard)
+    found = None if several else shard_of_environment()
+    if found is None:
+        return device, Shard()
+    place, local = found
+    say(f"shard {place.index} of {place.count}, as this process was started")
+    if device == "auto" and (gpus := num_gpus()) > 1:
+        device = f"cuda:{local % gpus}"
+    return device, place
 
 
 def _default_models() -> list[str]:

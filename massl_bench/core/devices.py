@@ -49,6 +49,11 @@ def num_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def available_cores() -> int:
+    """Returns the cores that this process may use, which a scheduler can make fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def free_memory(device: str) -> int:
     """Returns the bytes that a device can still give: for `cpu` what the system, or this container, has left."""
     if device != "cpu":

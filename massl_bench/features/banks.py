@@ -219,7 +219,7 @@ class _Making:
 
         pieces, split, where = self._pieces, self._split, f"{self._dataset.name}/{self._key.split}"
         total = sum(len(pieces.range_of(number)) for number in missing)
-        if total < self._count:
+        if total < self._count and self._options.shard.count == 1:
             self._reporting.say(f"{where}: {self._count - total:,} of {self._count:,} images are there from before")
         made: set[int] = set()
 

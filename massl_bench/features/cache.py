@@ -177,6 +177,36 @@ class FeatureCache:
             holder.unlink(missing_ok=True)
             lock.release()
 
+    @contextmanager
+    def claimed(self, name: str) -> Iterator[str | None]:
+        """Takes a lock without waiting; yields None where this process has it, and who has it otherwise.
+
+        Args:
+            name: of what only one process at a time should do.
+
+        Raises:
+            CellError: The cache cannot be written to.
+        """
+        path = self.lock_path(name)
+        holder, lock = path.with_suffix(".holder"), FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+            holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        except Timeout:
+            yield _who(holder)
+            return
+        except NotImplementedError:  # a file system without locks: the same work may be done twice
+            pass
+        except OSError as error:
+            lock.release()
+            raise self.problem(error) from None
+        try:
+            yield None
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
     def problem(self, error: OSError) -> CellError:
         """Returns the error for a cache that cannot be written to."""
         return CellError(

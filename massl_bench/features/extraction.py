@@ -8,7 +8,6 @@ them.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from massl_bench.core.devices import check_shared_memory
+from massl_bench.core.devices import available_cores, check_shared_memory
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.settings import Precision, Preprocessing
 from massl_bench.core.wording import asked
@@ -303,7 +302,7 @@ def load_images(
         device: where the encoder is.
     """
     on_gpu = device.type == "cuda"
-    cores = _available_cores()
+    cores = max(1, available_cores() // options.shard.here)
     num_workers = options.num_workers if options.num_workers is not None else (cores if on_gpu else 0)
     num_workers = min(num_workers, num_batches)
     prepared = images(1 if num_workers else cores)
@@ -389,11 +388,6 @@ def _features(encoder: Encoder, images_G3HW: Tensor) -> Tensor:
         f"model {encoder.card.name} does not take images of {height} × {width} pixels, as the task needs them (its own "
         f"are {own} × {own}): {reason}; take a convolutional network, or a ViT from a checkpoint file"
     )
-
-
-def _available_cores() -> int:
-    """Returns the cores that this process may use, which a scheduler can make fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _as_it_is(batch: Any) -> Any:

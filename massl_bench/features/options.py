@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from massl_bench.core.settings import Precision
@@ -15,8 +15,10 @@ class Shard:
     index: int = 0
     """From 0."""
     count: int = 1
+    here: int = 1
+    """How many of them are on this machine, and share its cores and memory."""
 
-    def first(self, numbers: Sequence[int]) -> list[int]:
+    def first(self, numbers: Iterable[int]) -> list[int]:
         """Returns the numbers in the order in which this process takes them: its own share, then what others left."""
         return sorted(numbers, key=lambda number: (number % self.count != self.index, number))
 

@@ -1,0 +1,280 @@
+"""One request in several processes of this machine, one for each GPU or as many as were asked for.
+
+Each is a shard of the request (`shards`); this process shows what they do, and gathers what becomes of the cells.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, Self
+
+from massl_bench.bench.planned import MissingCell, PlannedCell
+from massl_bench.bench.planner import Planner
+from massl_bench.bench.request import RunRequest
+from massl_bench.bench.runner import Outcome, run_request
+from massl_bench.core.devices import available_cores, num_gpus, resolve_device
+from massl_bench.core.errors import RequestError
+from massl_bench.core.wording import options_are_read, reads_options
+from massl_bench.features import Reporting
+from massl_bench.features.options import Shard
+from massl_bench.specs.registry import Registry
+
+_Cell = tuple[str, str, str]
+
+
+def devices_of(request: RunRequest) -> list[str]:
+    """Returns the device of each process that a request is to be run in.
+
+    All GPUs of the machine where nothing else is asked for; otherwise one process on one device.
+    """
+    if request.extraction.shard.count > 1:
+        return [request.device]
+    gpus = [*request.devices]
+    if not gpus and request.device == "auto":
+        gpus = [f"cuda:{index}" for index in range(num_gpus())]
+    places = gpus or [request.device]
+    number = request.processes or max(1, len(gpus))
+    return [places[index % len(places)] for index in range(number)]
+
+
+def run_in_processes(
+    request: RunRequest, registry: Registry, reporting: Reporting, devices: Sequence[str]
+) -> Iterator[Outcome]:
+    """Yields what becomes of the cells of a request, as they are done.
+
+    Args:
+        request: models are named in it, not given.
+        registry: as for `run_request`.
+        reporting: where everything goes that the processes say.
+        devices: one for each process.
+
+    Raises:
+        RequestError: The request cannot be carried out; before any work.
+    """
+    if not all(isinstance(model, str) for model in request.models):
+        raise RequestError("models that were made in Python stay in one process", field="processes", found=len(devices))
+    for device in devices:
+        resolve_device(device)
+    said: set[str] = set()
+
+    def say(text: str) -> None:  # every process says the same of models and data
+        if text not in said:
+            said.add(text)
+            reporting.say(text)
+
+    said_once = replace(reporting, say=say)
+    planner = Planner(request, registry, said_once)
+    gathered = _Gathered(planner.plan(), planner)
+    if not gathered.open:
+        yield from gathered.rest()
+        return
+    say(f"{len(devices)} processes, on {', '.join(dict.fromkeys(devices))}")
+    shards = [
+        replace(
+            request,
+            device=device,
+            extraction=replace(request.extraction, shard=Shard(index, len(devices), len(devices))),
+        )
+        for index, device in enumerate(devices)
+    ]
+    with _Bars(reporting) as bars:
+        yield from _gathered(shards, registry, said_once, bars, gathered)
+        if gathered.lost:
+            say(f"{len(gathered.lost)} cells were not measured to their end: trying them again, in one process")
+            yield from _gathered([replace(request, device=devices[0])], registry, said_once, bars, gathered)
+    yield from gathered.rest()
+
+
+class _Gathered:
+    """What is known of the cells.
+
+    Attributes:
+        open: the cells of which nothing final is known.
+    """
+
+    def __init__(self, cells: Sequence[PlannedCell], planner: Planner) -> None:
+        self.open: set[_Cell] = set()
+        self._held: dict[_Cell, Outcome] = {}
+        for cell in cells:
+            name = cell.task.spec.name, cell.dataset_reference, cell.model_name
+            path, record = planner.finished(cell) if not isinstance(cell, MissingCell) else (None, None)
+            if record is None:
+                self.open.add(name)
+            else:
+                self._held[name] = _outcome(name, status="finished", path=path, record=record)
+
+    @property
+    def lost(self) -> list[_Cell]:
+        """The cells of which no process said anything."""
+        return sorted(self.open - set(self._held))
+
+    def take(self, outcome: Outcome) -> Iterator[Outcome]:
+        """Yields an outcome that is final; where a cell failed in one process, it may yet be done by another."""
+        cell = outcome.task, outcome.dataset, outcome.model
+        if cell not in self.open or outcome.status == "elsewhere":
+            return
+        if outcome.status == "done":
+            self.open.discard(cell)
+            yield outcome
+        elif outcome.status == "finished":  # by a process whose word was not heard, or not yet
+            self._held[cell] = replace(outcome, status="done")
+        else:
+            self._held.setdefault(cell, outcome)
+
+    def rest(self) -> Iterator[Outcome]:
+        """Yields what was finished before, and what is left when all processes have ended."""
+        why = "the process that measured it died, and so did the next (out of memory? fewer processes need less)"
+        for cell in sorted(self.open | set(self._held)):
+            if cell in self._held:
+                yield self._held[cell]
+            elif cell in self.open:
+                yield _outcome(cell, status="failed", error=why)
+
+
+def _outcome(cell: _Cell, **known: Any) -> Outcome:
+    task, dataset, model = cell
+    return Outcome(task=task, dataset=dataset, model=model, **known)
+
+
+class _Bars:
+    """The progress of several processes: what they do under one name is one bar."""
+
+    def __init__(self, reporting: Reporting) -> None:
+        self._reporting = reporting
+        self._open: dict[str, tuple[ExitStack, Callable[[int], None]]] = {}
+        self._left: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stack, _advance in self._open.values():
+            stack.close()
+
+    def begin(self, label: str, total: int) -> None:
+        """Opens a bar, where no other process has."""
+        if label not in self._open:
+            stack = ExitStack()
+            self._open[label] = stack, stack.enter_context(self._reporting.progress(label, total))
+            self._left[label] = total
+
+    def advance(self, label: str, number: int) -> None:
+        """Moves a bar; one that is at its end is closed."""
+        if label in self._open:
+            stack, advance = self._open[label]
+            advance(number)
+            self._left[label] -= number
+            if self._left[label] <= 0:
+                stack.close()
+                del self._open[label]
+
+
+def _gathered(
+    shards: Sequence[RunRequest], registry: Registry, reporting: Reporting, bars: _Bars, gathered: _Gathered
+) -> Iterator[Outcome]:
+    """Runs requests side by side, each in a process of its own, and yields what is final."""
+    context = multiprocessing.get_context("spawn")  # a process with a GPU cannot be forked
+    pipes: dict[Connection, SpawnProcess] = {}
+    shown: dict[str, Callable[..., None]] = {
+        "say": reporting.say,
+        "begin": bars.begin,
+        "advance": bars.advance,
+        "started": reporting.started,
+    }
+        "say": reporting.say,
+        "begin": bars.begin,
+        "advance": bars.advance,
+        "started": reporting.started,
+    }
+    threads = str(max(1, available_cores() // len(shards)))
+    try:
+        with _environment(OMP_NUM_THREADS=threads):
+            for shard in shards:
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(theirs, shard, registry, sys.argv, reads_options()))
+                process.start()
+                theirs.close()  # the end of the process is then the end of the pipe
+                pipes[ours] = process
+        while pipes:
+            for ready in wait(list(pipes)):
+                assert isinstance(ready, Connection)
+                try:
+                    kind, *told = ready.recv()
+                except EOFError:
+                    pipes.pop(ready).join()
+                    continue
+                if kind == "outcome":
+                    yield from gathered.take(*told)
+                else:
+                    shown[kind](*told)
+    finally:
+        for process in pipes.values():
+            process.terminate()
+        for process in pipes.values():
+            process.join()
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Sets variables that are not set, for the processes that are started inside."""
+    new = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            del os.environ[name]
+
+
+def _work(pipe: Connection, request: RunRequest, registry: Registry, argv: Sequence[str], options: bool) -> None:
+    """Runs in a process of its own: sends what it says, and each outcome."""
+    sys.argv = [*argv]  # the record keeps the user's command
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that shows ends the others
+    signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    relay = _Relay(pipe)
+    with suppress(BrokenPipeError), options_are_read(options):
+        try:
+            reporting = Reporting(say=relay.say, progress=relay.progress, started=relay.started)
+            for outcome in run_request(request, registry, reporting):
+                pipe.send(("outcome", outcome))
+        except RequestError as error:  # the data or the weights have gone since they were planned with
+            relay.say(str(error))
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)  # with all clean-ups
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Relay:
+    """Sends what a run says to the process that shows it."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def say(self, text: str) -> None:
+        self._pipe.send(("say", text))
+
+    def started(self, *cell: str) -> None:
+        self._pipe.send(("started", *cell))
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        self._pipe.send(("begin", label, total))
+        yield lambda number: self._pipe.send(("advance", label, number))
