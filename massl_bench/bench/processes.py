@@ -39,9 +39,10 @@ def devices_of(request: RunRequest) -> list[str]:
     if request.extraction.shard.count > 1:
         return [request.device]
     gpus = [*request.devices]
-    if not gpus and request.device == "auto":
+    images = request.features_file is None and all(isinstance(model, str) for model in request.models)
+    if not gpus and request.device == "auto" and images:
         gpus = [f"cuda:{index}" for index in range(num_gpus())]
-    places = gpus or [request.device]
+    places = gpus or [resolve_device(request.device)]
     number = request.processes or max(1, len(gpus))
     return [places[index % len(places)] for index in range(number)]
 
@@ -185,11 +186,6 @@ def _gathered(
     context = multiprocessing.get_context("spawn")  # a process with a GPU cannot be forked
     pipes: dict[Connection, SpawnProcess] = {}
     shown: dict[str, Callable[..., None]] = {
-        "say": reporting.say,
-        "begin": bars.begin,
-        "advance": bars.advance,
-        "started": reporting.started,
-    }
         "say": reporting.say,
         "begin": bars.begin,
         "advance": bars.advance,

@@ -172,7 +172,7 @@ class _Making:
 
     @cached_property
     def _pieces(self) -> Pieces:
-        return self._cache.pieces(self._key, self._count, skip_corrupt=self._options.skip_corrupt)
+        return self._cache.pieces(self._key, self._count, self._options)
 
     def extract(self, encoder: Callable[[], Encoder], *, wait: bool = True) -> None:
         """Makes the pieces that are not there, and that no other process makes.
@@ -194,9 +194,10 @@ class _Making:
                 elif not wait:
                     return
                 elif not waits:
-                    makers = pieces.makers(missing)
-                    self._reporting.say(f"another process extracts these features, waiting for it: {makers}")
                     waits = True
+                    if self._options.shard.count == 1:
+                        makers = pieces.makers(missing)
+                        self._reporting.say(f"another process extracts these features, waiting for it: {makers}")
                 else:
                     time.sleep(_POLL_S)
         except OSError as error:

@@ -35,6 +35,7 @@ from massl_bench.core.settings import Preprocessing
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import FeatureBank
 from massl_bench.core.wording import asked
+from massl_bench.features.options import ExtractionOptions
 from massl_bench.features.pieces import Pieces
 
 _POLL_S = 0.2
@@ -95,15 +96,9 @@ class FeatureCache:
         """Returns the file that is locked while a bank is made or replaced."""
         return self.root / "locks" / f"{digest}.lock"
 
-    def pieces(self, key: BankKey, num_items: int, *, skip_corrupt: bool) -> Pieces:
-        """Returns what there is of a bank that is being made.
-
-        Args:
-            key: of the bank.
-            num_items: of its split, under the limit.
-            skip_corrupt: pieces from which images may be left out are kept apart.
-        """
-        return Pieces.of(self.root, key.digest, num_items, skip_corrupt=skip_corrupt)
+    def pieces(self, key: BankKey, num_items: int, options: ExtractionOptions) -> Pieces:
+        """Returns what there is of a bank that is being made, of a split of so many items under its limit."""
+        return Pieces.of(self.root, key.digest, num_items, options)
 
     def __contains__(self, key: BankKey) -> bool:
         """Tells whether a bank is there; it is verified only when it is read."""

@@ -33,12 +33,13 @@ from massl_bench.core.files import (
 )
 from massl_bench.core.printable import printable
 from massl_bench.core.strict import StrictModel
+from massl_bench.features.options import ExtractionOptions
 
 if TYPE_CHECKING:
     from massl_bench.features.extraction import Extracted
 
-PIECE = 1024
-"""Images of a piece: a multiple of the usual batches; a killed process loses no more than one, and what was ahead."""
+PIECE = 512
+"""Images of a piece, where a batch is not larger: a killed process loses no more than what it was at."""
 
 _FOLDER = "partial"
 _METADATA = "massl_bench"
@@ -78,25 +79,27 @@ class Piece:
 class Pieces:
     """The pieces of one bank that are there, and those that this process makes."""
 
-    def __init__(self, directory: Path, num_items: int) -> None:
+    def __init__(self, directory: Path, num_items: int, size: int) -> None:
         """Opens nothing.
 
         Args:
             directory: of this bank alone.
             num_items: of the split, under its limit.
+            size: of a piece, in items.
         """
-        self.directory = directory
-        self._ranges = [range(start, min(start + PIECE, num_items)) for start in range(0, num_items, PIECE)]
+        self.directory, self._size = directory, size
+        self._ranges = [range(start, min(start + size, num_items)) for start in range(0, num_items, size)]
         self._locks: dict[int, FileLock] = {}
 
     @classmethod
-    def of(cls, root: Path, digest: str, num_items: int, *, skip_corrupt: bool) -> Pieces:
+    def of(cls, root: Path, digest: str, num_items: int, options: ExtractionOptions) -> Pieces:
         """Returns the pieces of a bank below a cache's directory, by the digest of its key.
 
         Where images may be left out, they are others than where none may.
         """
-        name = f"{digest}.{PIECE}{'.skip' if skip_corrupt else ''}"
-        return cls(root / _FOLDER / digest[:2] / name, num_items)
+        size = max(PIECE, options.batch_size or 0)
+        name = f"{digest}.{size}{'.skip' if options.skip_corrupt else ''}"
+        return cls(root / _FOLDER / digest[:2] / name, num_items, size)
 
     def __len__(self) -> int:
         return len(self._ranges)
@@ -156,7 +159,7 @@ class Pieces:
         """
         from safetensors.numpy import save
 
-        number = made.items.start // PIECE
+        number = made.items.start // self._size
         features, kept = np.ascontiguousarray(made.features, dtype="<f4"), made.kept.astype("<i8")
         told = _Told(
             model=model,

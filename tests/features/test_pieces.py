@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -138,7 +139,7 @@ class Wanted:
 
     @property
     def pieces(self) -> Pieces:
-        return self.cache.pieces(self.key, 200, skip_corrupt=False)
+        return self.cache.pieces(self.key, 200, ExtractionOptions())
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -225,13 +226,15 @@ def test_no_damage_to_a_piece_is_used(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_pieces_that_leave_images_out_are_not_those_of_a_whole_bank(tmp_path: Path) -> None:
-    strict, loose = (Pieces.of(tmp_path, "ab" * 32, 10, skip_corrupt=skip) for skip in (False, True))
-    assert strict.directory != loose.directory
+    different = [ExtractionOptions(), ExtractionOptions(skip_corrupt=True), ExtractionOptions(batch_size=2048)]
+    found = {Pieces.of(tmp_path, "ab" * 32, 5000, options).directory for options in different}
+    assert len(found) == 3
+    assert len(Pieces.of(tmp_path, "ab" * 32, 5000, different[2])) == 3
 
 
 def test_every_item_is_in_one_piece(tmp_path: Path) -> None:
-    for count in (0, 1, pieces.PIECE - 1, pieces.PIECE, pieces.PIECE + 1, 5 * pieces.PIECE + 3):
-        found = Pieces(tmp_path, count)
+    for count, size in itertools.product((0, 1, 63, 64, 65, 323), (1, 64, 100)):
+        found = Pieces(tmp_path, count, size)
         assert [item for number in range(len(found)) for item in found.range_of(number)] == [*range(count)]
 
 
