@@ -205,7 +205,7 @@ def _gathered(
                 assert isinstance(ready, Connection)
                 try:
                     kind, *told = ready.recv()
-                except EOFError:
+                except (EOFError, OSError):  # it has ended, maybe in the middle of a message
                     pipes.pop(ready).join()
                     continue
                 if kind == "outcome":

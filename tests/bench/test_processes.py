@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,9 +42,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Numbers:
         "run",
         *CELLS,
         "--results-dir",
-        place,
+        str(place),
         "--cache-dir",
-        place / "cache",
+        str(place / "cache"),
     ]
     subprocess.run(command, check=True, env=environment(), capture_output=True)
     return numbers(place / "pixels")
@@ -74,14 +76,14 @@ def test_what_a_killed_process_had_is_done_by_the_others(
 ) -> None:
     started: list[int] = []
     killed: list[int] = []
-    begin = processes.SpawnProcess.start
+    begin = SpawnProcess.start
 
-    def noted(process: processes.SpawnProcess) -> None:
+    def noted(process: SpawnProcess) -> None:
         begin(process)
         assert process.pid is not None
         started.append(process.pid)
 
-    monkeypatch.setattr(processes.SpawnProcess, "start", noted)
+    monkeypatch.setattr(SpawnProcess, "start", noted)
 
     opened = processes._Bars.begin
 
@@ -100,8 +102,8 @@ def test_what_a_killed_process_had_is_done_by_the_others(
 
 def test_shards_share_the_cells_and_none_is_needed(tmp_path: Path, alone: Numbers) -> None:
     """Three shards are asked for, two are started, one of them as srun would: every cell is measured once."""
-    command = [sys.executable, "-m", "massl_bench", "run", *CELLS, "--results-dir", tmp_path / "r", "--json"]
-    command += ["--cache-dir", tmp_path / "cache"]
+    command = [sys.executable, "-m", "massl_bench", "run", *CELLS, "--results-dir", str(tmp_path / "r"), "--json"]
+    command += ["--cache-dir", str(tmp_path / "cache")]
     slurm = environment(SLURM_PROCID="2", SLURM_NTASKS="3")
     running = [
         subprocess.Popen(
@@ -131,7 +133,7 @@ def test_shards_by_name() -> None:
 
 
 def test_a_process_for_each_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def devices(**asked: object) -> list[str]:
+    def devices(**asked: Any) -> list[str]:
         request = RunRequest(
             cells=[("knn", "digits")],
             models=["pixels"],

@@ -39,10 +39,10 @@ def main(cache: Path, shard: Shard, slow: float) -> None:
     pieces.PIECE, features = PIECE, extraction._features
     seen: list[int] = []
 
-    def counted(encoder: Encoder, images: torch.Tensor) -> torch.Tensor:
-        seen.append(len(images))
+    def counted(encoder: Encoder, images_G3HW: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images_G3HW))
         time.sleep(slow)
-        return features(encoder, images)
+        return features(encoder, images_G3HW)
 
     extraction._features = counted
     torch.set_num_threads(1)
