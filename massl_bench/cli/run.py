@@ -36,6 +36,7 @@ from massl_bench.core.terminal import say, show
 
 if TYPE_CHECKING:
     from massl_bench.bench.planned import CellPlan
+    from massl_bench.bench.runner import Outcome
     from massl_bench.core.model_settings import ModelSettings
     from massl_bench.features.options import Shard
 
@@ -142,9 +143,7 @@ def run(
         raise RequestError(f"--precision {precision}: expected fp32, tf32, bf16 or fp16")
     found = find_launcher(launcher)
     registry = open_registry(include_path, weights_dir)
-    if ground_truth is not None and features is None:
-        raise RequestError(f"--ground-truth {ground_truth}: belongs to --features FILE.npz, which is not given")
-    _check_combination(task, dataset, model, suite, features, name)
+    _check_combination(task, dataset, model, suite, features, name, ground_truth)
     cells = _cells(task, dataset, features) if suite is None else registry.suite(suite).pairs
     models = split_names("--model", model) if model or features is not None else _default_models()
     device, place = _place(device, devices, processes, shard)
@@ -189,6 +188,11 @@ def run(
         _print_plans([planner.describe(cell) for cell in planner.plan()], as_json=as_json)
         return
     outcomes = print_outcomes(watched.launch(found, request, registry, reporting()), as_json=as_json)
+    _exit_with(outcomes)
+
+
+def _exit_with(outcomes: Sequence[Outcome]) -> None:
+    """Exits with 1 where a cell failed."""
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     if failed:
         if len(outcomes) > 1:
@@ -249,8 +253,11 @@ def _check_combination(
     suite: str | None,
     features: Path | None,
     name: str | None,
+    ground_truth: Path | None,
 ) -> None:
     """Raises `RequestError` for options that do not go together, or are missing."""
+    if ground_truth is not None and features is None:
+        raise RequestError(f"--ground-truth {ground_truth}: belongs to --features FILE.npz, which is not given")
     if features is not None:
         if dataset or model or suite:
             raise RequestError(
