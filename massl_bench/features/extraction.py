@@ -8,10 +8,8 @@ them.
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial, reduce
@@ -20,147 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from massl_bench.core.devices import available_cores, check_shared_memory
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.settings import Precision, Preprocessing
 from massl_bench.core.wording import asked
-from massl_bench.datasets import ORIENTED, EncodedImage, ImageSplit, Unreadable, check_boxes
-from massl_bench.datasets.images.preprocess import apply_preprocessing
+from massl_bench.datasets import ImageSplit, check_boxes
 from massl_bench.features.options import ExtractionOptions
+from massl_bench.features.prepared import Batch, PreparedImages
 from massl_bench.models.encoder import Encoder
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-_Pixels = NDArray[np.uint8] | list[NDArray[np.uint8] | None]
-"""Of the images of a batch: [B, 3, S, S], or each by itself where they are not cropped to one size."""
-
-
-@dataclass
-class Batch:
-    """The images of some items that could be decoded, those of one size together, and why others could not."""
-
-    groups: list[tuple[list[int], Tensor]]
-    """(places in `kept`, uint8 [G, 3, H, W])"""
-    kept: list[int]
-    problems: list[tuple[int, Unreadable]] = field(default_factory=list)
-    oriented: int = 0
-    """How many of the files say that they have to be turned."""
-
-    def in_order(self, features_BD: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the features of the groups, one group after the other, in the order of `kept`."""
-        ordered_BD = np.empty_like(features_BD)
-        ordered_BD[[place for places, _ in self.groups for place in places]] = features_BD
-        return ordered_BD
-
-    def pin_memory(self) -> Batch:
-        """Lets the loader pin the pixels (it calls this by name)."""
-        self.groups = [(places, pixels.pin_memory()) for places, pixels in self.groups]
-        return self
-
-
-class PreparedImages(Dataset[Any]):
-    """Decodes and crops whole batches.
-
-    Large images are decoded fastest by one thread a core. Small ones spend their time in the interpreter, where threads
-    wait for each other (half the speed on CIFAR's 32 × 32): the first batches try both ways, the rest takes the faster.
-    """
-
-    def __init__(self, split: ImageSplit, preprocessing: Preprocessing, max_threads: int) -> None:
-        self._split, self._preprocessing = split, preprocessing
-        # The first batch of each trial only warms up.
-        self._trials = [1, 1, max_threads, max_threads] if max_threads > 1 else []
-        self._seconds_per_image: dict[int, float] = {}
-        self._pool = ThreadPoolExecutor(max_threads) if max_threads > 1 else None
-        self._oriented: list[None] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None, "_trials": [], "_seconds_per_image": {}}
-
-    @property
-    def bytes_each(self) -> int:
-        """How much memory an image takes, at most (where images are not cropped: were it square)."""
-        return 3 * (self._preprocessing.crop or self._preprocessing.resize) ** 2
-
-    def item(self, key: Any) -> int:
-        """Returns which item of the split a key of the sampler asks for."""
-        return int(key)
-
-    def pixels(self, encoded: EncodedImage, key: Any) -> NDArray[np.uint8]:
-        """Returns what the encoder sees of an item, uint8 [3, H, W]; raises what PIL raises for a damaged image."""
-        image = self.decoded(encoded)
-        if self._preprocessing.query_box:
-            image = image.crop(self._box(self.item(key)))
-        return apply_preprocessing(image, self._preprocessing)
-
-    def decoded(self, encoded: EncodedImage) -> Image.Image:
-        """Returns an image of the split in RGB; counts those whose files say that they have to be turned."""
-        image = self._split.decode(encoded)
-        if image.info.get(ORIENTED):
-            self._oriented.append(None)  # threads append at once, and none is lost
-        return image
-
-    def __getitems__(self, keys: list[Any]) -> Batch:
-        indices = [self.item(key) for key in keys]
-        encoded = self._split.encoded(indices)
-        side = self._preprocessing.crop
-        pixels: _Pixels = [None] * len(indices)
-        if side is not None:
-            pixels = np.empty((len(indices), 3, side, side), dtype=np.uint8)
-
-        self._oriented.clear()
-
-        def prepare(rows: range) -> dict[int, Unreadable]:
-            """Fills some rows; returns why others could not be decoded."""
-            reasons = {}
-            for row in rows:
-                try:
-                    pixels[row] = self.pixels(encoded[row], keys[row])
-                except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
-                    reasons[row] = Unreadable.of(error)
-            return reasons
-
-        if self._trials:
-            num_threads = self._trials.pop(0)
-        else:
-            num_threads = min(self._seconds_per_image, key=self._seconds_per_image.__getitem__, default=1)
-        start = time.perf_counter()
-        if self._pool is None or num_threads == 1:
-            reasons = prepare(range(len(indices)))
-        else:
-            pieces = [range(thread, len(indices), num_threads) for thread in range(num_threads)]
-            reasons = {row: why for part in self._pool.map(prepare, pieces) for row, why in part.items()}
-        self._seconds_per_image[num_threads] = (time.perf_counter() - start) / len(indices)
-        kept_rows = [row for row in range(len(indices)) if row not in reasons]
-        return Batch(
-            _grouped(pixels, kept_rows),
-            [indices[row] for row in kept_rows],
-            [(indices[row], why) for row, why in sorted(reasons.items())],
-            len(self._oriented),
-        )
-
-    def _box(self, index: int) -> tuple[float, float, float, float]:
-        assert self._split.boxes is not None
-        left, top, right, bottom = self._split.boxes[index].tolist()
-        return left, top, right, bottom
-
-
-def _grouped(pixels: _Pixels, rows: list[int]) -> list[tuple[list[int], Tensor]]:
-    """Returns (places in `rows`, pixels [G, 3, H, W]) for each size of image, in the order of their first images."""
-    if isinstance(pixels, np.ndarray):
-        whole = pixels if len(rows) == len(pixels) else pixels[rows]
-        return [([*range(len(rows))], torch.from_numpy(whole))] if rows else []
-    places_of_size: dict[tuple[int, ...], list[int]] = {}
-    found = [image for image in (pixels[row] for row in rows) if image is not None]
-    for place, image in enumerate(found):
-        places_of_size.setdefault(image.shape, []).append(place)
-    return [
-        (places, torch.from_numpy(np.stack([found[place] for place in places]))) for places in places_of_size.values()
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)

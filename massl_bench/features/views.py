@@ -25,8 +25,9 @@ from massl_bench.datasets import EncodedImage, ImageSplit
 from massl_bench.datasets.images.crops import UNIFORMS, crop_boxes
 from massl_bench.datasets.images.preprocess import cut_view
 from massl_bench.features.banks import Reporting
-from massl_bench.features.extraction import Batch, PreparedImages, images_at_a_time, load_images, numerics
+from massl_bench.features.extraction import images_at_a_time, load_images, numerics
 from massl_bench.features.options import ExtractionOptions
+from massl_bench.features.prepared import Batch, PreparedImages
 from massl_bench.models.encoder import Encoder
 
 # What the random numbers are for: the first word after the seed.
