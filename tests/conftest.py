@@ -40,6 +40,35 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+SLOW = Path(__file__).parent / "slow.txt"
+"""Tests of more than a second of the processor, as measured: the rest is the inner loop, `pytest -m "not slow"`."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow-above", type=float, metavar="SECONDS", help="fail what takes more CPU and is not in slow.txt"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    names = set(SLOW.read_text().split())
+    for item in items:
+        apart = any(item.get_closest_marker(name) for name in ("browser", "cluster", "speed", "wheel"))
+        if apart or item.nodeid.partition("[")[0] in names:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fails a test that takes more of the processor than `--slow-above` allows, its child processes counted."""
+    before = sum(os.times()[:4])
+    yield
+    limit, taken = item.config.getoption("--slow-above"), sum(os.times()[:4]) - before
+    if limit is not None and taken > limit and item.get_closest_marker("slow") is None:
+        pytest.fail(f"took {taken:.1f} s of the processor: make it cheaper, or add it to {SLOW}", pytrace=False)
+
+
 # The same examples in every run, however busy the machine is.
 settings.register_profile("suite", derandomize=True, deadline=None, database=None)
 settings.load_profile("suite")

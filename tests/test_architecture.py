@@ -18,6 +18,7 @@ from massl_bench.core.files import sha256_of
 from massl_bench.datasets.copies import CopiesSpec
 from massl_bench.specs.registry import Registry
 from massl_bench.specs.toml import read_toml
+from tests.conftest import SLOW
 
 PACKAGE = Path(massl_bench.__file__).parent
 
@@ -243,3 +244,12 @@ def test_only_the_command_line_writes_options() -> None:
             for each in _OPTION.findall(node.value)
         }
         assert found <= OPTIONS_OF_OTHERS.get(name, set()), f"{name}: {found}"
+
+
+def test_the_list_of_slow_tests_names_tests_that_are_there() -> None:
+    root = Path(__file__).parents[1]
+    names = SLOW.read_text().split()
+    assert names == sorted(set(names))
+    for name in names:
+        file, function = name.split("::")[0], name.split("::")[-1]
+        assert re.search(rf"^ *def {function}\(", (root / file).read_text(), re.MULTILINE), name
