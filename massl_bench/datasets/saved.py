@@ -132,7 +132,8 @@ class SavedLayout(Layout):
         image, label = self.columns.resolve(printable(self.root.name), split.column_names)
         if label is not None and not self._saved:
             self._check_class_names(source, label)
-        return ArrowSplit(split, f"{self.root.name}/{source}", image, label, self.root)
+        with self._reading():
+            return ArrowSplit(split, f"{self.root.name}/{source}", image, label, self.root)
 
     def _check_class_names(self, source: str, label: str) -> None:
         """Raises `RequestError` where the parquet files of a split name other classes: the library would not see it."""

@@ -199,8 +199,11 @@ class ArrowSplit(ImageSplit):
         self.labels = self.class_names = None
         if label_column is not None:
             names = getattr(dataset.features[label_column], "names", None)
+            if names is not None and not all(isinstance(each, str) for each in names):
+                raise RequestError(f"{printable(name)}: the class names of {printable(label_column)!r} are no texts")
             values = np.asarray(dataset.with_format("numpy", columns=[label_column])[:][label_column])
-            self.labels, self.class_names = label_indices(values, tuple(names) if names else None, label_column)
+            shown = tuple(map(printable, names)) if names else None
+            self.labels, self.class_names = label_indices(values, shown, label_column)
         images = dataset.select_columns([image_column])
         if isinstance(images.features[image_column], ImageFeature):
             images = images.cast_column(image_column, ImageFeature(decode=False))

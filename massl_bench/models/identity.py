@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -69,9 +70,27 @@ def _plain(key: str, value: Any) -> Any:
         return repr(value)
     if isinstance(value, tuple | list) and value and all(isinstance(v, bool | int | float | str) for v in value):
         return [repr(v) if isinstance(v, float) else v for v in value]
+    return _function(value)
+
+
+def _function(value: Any) -> Any:
+    """Returns a function by its name, with the arguments that are bound to it; None for what is none."""
+    if isinstance(value, functools.partial):
+        given = {"args": list(value.args), **value.keywords}
+        return [_function(value.func), {name: _spelled(each) for name, each in sorted(given.items())}]
+    if inspect.ismethod(value):
+        owner = value.__self__
+        return [f"{type(owner).__name__}.{value.__name__}", owner.extra_repr() if isinstance(owner, nn.Module) else ""]
     if inspect.isfunction(value) or inspect.isbuiltin(value):
         return value.__name__
     return None
+
+
+def _spelled(value: Any) -> str:
+    """Returns a bound argument as a text that is the same in every process."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_spelled, value))}]"
+    return repr(value) if isinstance(value, bool | int | float | str | None) else type(value).__name__
 
 
 def telling_numbers(network: Any) -> dict[str, int | float | str | bool]:

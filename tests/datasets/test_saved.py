@@ -178,3 +178,15 @@ def test_columns_that_are_none_are_known_before_work(
     assert re.search(message, answer.error)
     assert answer.error.endswith(f"name it with --{option}-column")
     assert run_cli("run", "--dataset", "hf:org/pets", *KNN).code == 0
+
+
+@pytest.mark.parametrize("names", [["a", ["b"]], [{"a": 1}, "b"], [1, 2], "ab", [None, "b"]])
+def test_class_names_that_are_none(names: object, tmp_path: Path) -> None:
+    registry = tiny_registry(tmp_path)
+    write_saved(tmp_path / "data" / "tiny")
+    file = tmp_path / "data" / "tiny" / "test" / "dataset_info.json"
+    information = json.loads(file.read_text())
+    information["features"]["label"]["names"] = names
+    file.write_text(json.dumps(information))
+    with pytest.raises(RequestError):
+        open_dataset("tiny", registry, options(tmp_path)).split("test")
