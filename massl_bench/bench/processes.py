@@ -15,9 +15,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, Self
+from typing import Self
 
-from massl_bench.bench.planned import MissingCell, PlannedCell
+from massl_bench.bench.gathering import Gathered
 from massl_bench.bench.planner import Planner
 from massl_bench.bench.request import RunRequest
 from massl_bench.bench.runner import Outcome, run_request
@@ -27,8 +27,6 @@ from massl_bench.core.wording import options_are_read, reads_options
 from massl_bench.features import Reporting
 from massl_bench.features.options import Shard
 from massl_bench.specs.registry import Registry
-
-_Cell = tuple[str, str, str]
 
 
 def devices_of(request: RunRequest) -> list[str]:
@@ -74,7 +72,7 @@ def run_in_processes(
 
     said_once = replace(reporting, say=say)
     planner = Planner(request, registry, said_once)
-    gathered = _Gathered(planner.plan(), planner)
+    gathered = Gathered(planner.plan(), planner)
     if not gathered.open:
         yield from gathered.rest()
         return
@@ -93,57 +91,6 @@ def run_in_processes(
             say(f"{len(gathered.lost)} cells were not measured to their end: trying them again, in one process")
             yield from _gathered([replace(request, device=devices[0])], registry, said_once, bars, gathered)
     yield from gathered.rest()
-
-
-class _Gathered:
-    """What is known of the cells.
-
-    Attributes:
-        open: the cells of which nothing final is known.
-    """
-
-    def __init__(self, cells: Sequence[PlannedCell], planner: Planner) -> None:
-        self.open: set[_Cell] = set()
-        self._held: dict[_Cell, Outcome] = {}
-        for cell in cells:
-            name = cell.task.spec.name, cell.dataset_reference, cell.model_name
-            path, record = planner.finished(cell) if not isinstance(cell, MissingCell) else (None, None)
-            if record is None:
-                self.open.add(name)
-            else:
-                self._held[name] = _outcome(name, status="finished", path=path, record=record)
-
-    @property
-    def lost(self) -> list[_Cell]:
-        """The cells of which no process said anything."""
-        return sorted(self.open - set(self._held))
-
-    def take(self, outcome: Outcome) -> Iterator[Outcome]:
-        """Yields an outcome that is final; where a cell failed in one process, it may yet be done by another."""
-        cell = outcome.task, outcome.dataset, outcome.model
-        if cell not in self.open or outcome.status == "elsewhere":
-            return
-        if outcome.status == "done":
-            self.open.discard(cell)
-            yield outcome
-        elif outcome.status == "finished":  # by a process whose word was not heard, or not yet
-            self._held[cell] = replace(outcome, status="done")
-        else:
-            self._held.setdefault(cell, outcome)
-
-    def rest(self) -> Iterator[Outcome]:
-        """Yields what was finished before, and what is left when all processes have ended."""
-        why = "the process that measured it died, and so did the next (out of memory? fewer processes need less)"
-        for cell in sorted(self.open | set(self._held)):
-            if cell in self._held:
-                yield self._held[cell]
-            elif cell in self.open:
-                yield _outcome(cell, status="failed", error=why)
-
-
-def _outcome(cell: _Cell, **known: Any) -> Outcome:
-    task, dataset, model = cell
-    return Outcome(task=task, dataset=dataset, model=model, **known)
 
 
 class _Bars:
@@ -180,7 +127,7 @@ class _Bars:
 
 
 def _gathered(
-    shards: Sequence[RunRequest], registry: Registry, reporting: Reporting, bars: _Bars, gathered: _Gathered
+    shards: Sequence[RunRequest], registry: Registry, reporting: Reporting, bars: _Bars, gathered: Gathered
 ) -> Iterator[Outcome]:
     """Runs requests side by side, each in a process of its own, and yields what is final."""
     context = multiprocessing.get_context("spawn")  # a process with a GPU cannot be forked

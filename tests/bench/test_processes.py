@@ -10,13 +10,15 @@ import sys
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from massl_bench.bench import processes
+from massl_bench.bench.gathering import Gathered
 from massl_bench.bench.processes import devices_of
 from massl_bench.bench.request import RunRequest
+from massl_bench.bench.runner import Outcome, Status
 from massl_bench.bench.shards import parse_shard, shard_of_environment
 from massl_bench.core.errors import RequestError
 from massl_bench.datasets import DataOptions
@@ -118,6 +120,23 @@ def test_shards_share_the_cells_and_none_is_needed(tmp_path: Path, alone: Number
     assert sorted(task for task, status in statuses if status == "done") == ["few-shot", "knn", "spectrum"]
     assert "failed" not in {status for _, status in statuses}
     assert numbers(tmp_path / "r" / "pixels") == alone
+
+
+def test_of_what_several_processes_say_each_cell_is_told_once() -> None:
+    def said(task: str, status: Status) -> Outcome:
+        return Outcome(task=task, dataset="d", model="m", status=status, error=status)
+
+    gathered = Gathered([], cast(Any, None))
+    gathered.open = {(task, "d", "m") for task in "abcde"}
+    told = [("a", "done"), ("a", "finished"), ("b", "finished"), ("b", "done"), ("c", "failed"), ("c", "failed")]
+    told += [("d", "elsewhere"), ("b", "finished"), ("e", "failed"), ("e", "done"), ("d", "finished")]
+    found = [each for task, status in told for each in gathered.take(said(task, cast(Status, status)))]
+    assert [(each.task, each.status) for each in found] == [("a", "done"), ("b", "done"), ("e", "done")]
+    assert gathered.lost == []
+    assert [(each.task, each.status) for each in gathered.rest()] == [("c", "failed"), ("d", "done")]
+    gathered.open.add(("f", "d", "m"))
+    assert gathered.lost == [("f", "d", "m")]
+    assert [each.error for each in gathered.rest("why")] == ["failed", "finished", "why"]
 
 
 def test_shards_by_name() -> None:

@@ -1,12 +1,13 @@
-"""On a Ray cluster: the cells of one model and one dataset are a task of Ray, so that each image is extracted once.
+"""On a Ray cluster: the shards of a request are tasks of Ray, and share images and cells through cache and results.
 
 A running cluster is joined (`RAY_ADDRESS`); otherwise one is started on this machine, for this process. Data,
 weights, cache and results must lie where every node finds them under the same paths. A worker that is lost is retried
-by Ray, and what it had finished is found in the results.
+by Ray; what it had finished is found in the cache and the results, and what it was at is taken over by the others.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,13 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from massl_bench.bench.gathering import Gathered
 from massl_bench.bench.launch import Launcher
+from massl_bench.bench.planned import ImageCell, PlannedCell
 from massl_bench.bench.planner import Planner
 from massl_bench.bench.request import RunRequest
 from massl_bench.bench.runner import Outcome, run_request
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.wording import options_are_read, reads_options
 from massl_bench.features import Reporting
+from massl_bench.features.options import Shard
+from massl_bench.features.pieces import PIECE
 from massl_bench.specs.registry import Registry
 
 _RETRIES = 3
@@ -29,31 +34,62 @@ _RETRIES = 3
 
 def _run(request: RunRequest, registry: Registry, reporting: Reporting) -> Iterator[Outcome]:
     ray = _ray()
-    Planner(request, registry, reporting).plan()  # what can be known is known before any work
-    return _outcomes(ray, request, registry, reporting)
+    planner = Planner(request, registry, reporting)
+    return _outcomes(ray, planner, planner.plan(), registry)  # what can be known is known before any work
 
 
-def _outcomes(ray: Any, request: RunRequest, registry: Registry, reporting: Reporting) -> Iterator[Outcome]:
-    started = not ray.is_initialized()
-    if started:
-        _join(ray)
-    try:
-        gpus = int(ray.cluster_resources().get("GPU", 0)) if request.device in ("auto", "cuda") else 0
-        units = _units(request)
-        where = f"{len(ray.nodes())} nodes, {gpus or 'no'} GPUs"
-        reporting.say(f"ray: {len(units)} tasks on {where}")
-        task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=_RETRIES)(_unit)
-        waiting = {task.remote(unit, registry, sys.argv, reads_options()): unit for unit in units}
-        while waiting:
-            (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            unit = waiting.pop(ready)
-            try:
-                yield from ray.get(ready)
-            except ray.exceptions.RayError as error:
-                yield from _lost(unit, error)
-    finally:
+def _outcomes(ray: Any, planner: Planner, cells: Sequence[PlannedCell], registry: Registry) -> Iterator[Outcome]:
+    gathered = Gathered(cells, planner)
+    problem = None
+    if gathered.open:
+        started = not ray.is_initialized()
         if started:
-            ray.shutdown()
+            _join(ray)
+        try:
+            waiting = _tasks(ray, planner, cells, registry)
+            while waiting:
+                (ready,), waiting = ray.wait(waiting, num_returns=1)
+                try:
+                    outcomes = ray.get(ready)
+                except ray.exceptions.RayError as error:  # tried again as often as it may be; the others go on
+                    problem = f"ray: {one_line(getattr(error, 'cause', None) or error)}"
+                    planner.reporting.say(problem)
+                    continue
+                for outcome in outcomes:
+                    yield from gathered.take(outcome)
+        finally:
+            if started:
+                ray.shutdown()
+    yield from gathered.rest(problem)
+
+
+def _tasks(ray: Any, planner: Planner, cells: Sequence[PlannedCell], registry: Registry) -> list[Any]:
+    """Starts a shard for each GPU of the cluster, or each core where it has none, as far as there is work."""
+    resources, request = ray.cluster_resources(), planner.request
+    gpus = int(resources.get("GPU", 0)) if request.device in ("auto", "cuda") else 0
+    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+    number = max(1, min(gpus or int(resources.get("CPU", 1)), _parts(planner, cells)))
+    planner.reporting.say(f"ray: {number} tasks on {nodes} nodes, {gpus or 'no'} GPUs")
+    task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=_RETRIES)(_work)
+    whole = _for_any_node(request)
+    shards = [Shard(index, number, math.ceil(number / nodes)) for index in range(number)]
+    return [
+        task.remote(
+            replace(whole, extraction=replace(whole.extraction, shard=shard)), registry, sys.argv, reads_options()
+        )
+        for shard in shards
+    ]
+
+
+def _parts(planner: Planner, cells: Sequence[PlannedCell]) -> int:
+    """Returns the number of cells, and of the pieces of what is to be extracted for them."""
+    banks = {
+        cell.key(role).digest: math.ceil(cell.count(role) / PIECE)
+        for cell in cells
+        if isinstance(cell, ImageCell)
+        for role in cell.to_extract(planner.cache)
+    }
+    return len(cells) + sum(banks.values())
 
 
 def _ray() -> Any:
@@ -79,10 +115,11 @@ def _join(ray: Any) -> None:
         raise RequestError(text, field="launcher", found="ray") from None
 
 
-def _units(request: RunRequest) -> list[RunRequest]:
-    """Returns a request for each model and dataset, with paths that hold on any node."""
-    whole = replace(
+def _for_any_node(request: RunRequest) -> RunRequest:
+    """Returns a request with paths that hold wherever it is carried out."""
+    return replace(
         request,
+        models=[_absolute(model) for model in request.models],
         results_dir=request.results_dir.absolute(),
         features_dir=request.features_dir and request.features_dir.absolute(),
         features_file=request.features_file and request.features_file.absolute(),
@@ -93,14 +130,6 @@ def _units(request: RunRequest) -> list[RunRequest]:
             data_root=request.data.data_root and request.data.data_root.absolute(),
         ),
     )
-    datasets = dict.fromkeys(dataset for _, dataset in request.cells)
-    cells = {dataset: [cell for cell in request.cells if cell[1] == dataset] for dataset in datasets}
-    models: Sequence[Any] = [_absolute(model) for model in request.models] or [None]
-    return [
-        replace(whole, cells=cells[dataset], models=[] if model is None else [model])
-        for model in models
-        for dataset in datasets
-    ]
 
 
 def _absolute(model: Any) -> Any:
@@ -108,23 +137,13 @@ def _absolute(model: Any) -> Any:
     return str(Path(model).absolute()) if isinstance(model, str) and Path(model).exists() else model
 
 
-def _unit(request: RunRequest, registry: Registry, argv: Sequence[str], for_options: bool) -> list[Outcome]:
-    """Runs on a worker."""
+def _work(request: RunRequest, registry: Registry, argv: Sequence[str], for_options: bool) -> list[Outcome]:
+    """Carries a shard out, on a worker; raises `RequestError` where its node lacks what the planning one has."""
     from massl_bench.bench.progress import reporting
 
     sys.argv = list(argv)  # the record keeps the user's command
     with options_are_read(for_options):
-        try:
-            return list(run_request(request, registry, reporting()))
-        except RequestError as error:  # this node lacks what the planning one has
-            return list(_lost(request, error))
-
-
-def _lost(request: RunRequest, error: Exception) -> Iterator[Outcome]:
-    """Yields the outcomes of cells whose task gave none."""
-    for task, dataset in request.cells:
-        model = str(request.name or (request.models[0] if request.models else "features"))
-        yield Outcome(task=task, dataset=dataset, model=model, status="failed", error=f"ray: {one_line(error)}")
+        return list(run_request(request, registry, reporting()))
 
 
 LAUNCHER = Launcher(name="ray", help="On a Ray cluster (RAY_ADDRESS), or one on this machine.", run=_run)
