@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 MEASURE = """
@@ -55,3 +56,61 @@ def test_at_most_twice_the_features(task: str, place: str, tmp_path: Path) -> No
     place = place if place == "memory" else str(tmp_path / "features.npy")
     done = subprocess.run([sys.executable, "-c", MEASURE, task, place], capture_output=True, text=True, check=True)
     assert float(done.stdout) <= 2, f"{task} of features in {place}: {done.stdout} times their size"
+
+
+LARGE = """
+import sys, threading, time
+import numpy as np, torch
+from massl_bench.core.devices import memory_limited
+from massl_bench.learners import faiss_backend
+from massl_bench.learners.logistic import Stopping, fit
+from massl_bench.learners.neighbours import cosine_neighbours
+
+faiss_backend.import_faiss()
+torch.linalg.eigh(torch.eye(300) @ torch.eye(300))
+
+
+def anonymous():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024
+
+
+task, place = sys.argv[1:]
+features = np.load(place, mmap_mode="r")
+peaks, before = [], anonymous()
+
+
+def watch():
+    while True:
+        peaks.append(anonymous())
+        time.sleep(0.01)
+
+
+threading.Thread(target=watch, daemon=True).start()
+with memory_limited(256 << 20):
+    if task == "search":
+        found = cosine_neighbours(np.array(features[:1000]), features, 20)
+        assert (found.indices_QK[:, 0] == np.arange(1000)).all()
+    else:
+        labels = np.random.default_rng(0).integers(0, 100, len(features))
+        fit(features, labels, 100, np.array([1e-3, 1.0]), Stopping(tolerance=1e-3, max_iterations=2))
+print(max(peaks) - before, len(peaks))
+"""
+
+
+@pytest.mark.speed
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc, which is Linux's")
+@pytest.mark.parametrize("task", ["search", "fit"])
+def test_a_million_rows_in_a_file_take_less_than_a_gigabyte(task: str, tmp_path: Path) -> None:
+    """1,000,000 × 384: the neighbours of 1,000 queries, and a linear fit of 100 classes."""
+    file = np.lib.format.open_memmap(tmp_path / "f.npy", mode="w+", dtype=np.float32, shape=(1_000_000, 384))
+    rng = np.random.default_rng(0)
+    for start in range(0, len(file), 50_000):
+        file[start : start + 50_000] = rng.standard_normal((50_000, 384), dtype=np.float32)
+    file.flush()
+    del file
+    command = [sys.executable, "-c", LARGE, task, str(tmp_path / "f.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak, samples = map(int, done.stdout.split())
+    print(f"{task} of 1,000,000 × 384 in a file: {peak / 2**20:.0f} MB of anonymous memory at most, {samples} samples")
+    assert samples > 10
+    assert peak < 2**30

@@ -41,6 +41,8 @@ class RunRequest:
     """Of the processes that the request is run in, where the user names them."""
     processes: int | None = None
     """How many of them; None: one for each device."""
+    memory: int | None = None
+    """Bytes that one computation may hold beside its features; None: half of what is free."""
     data: DataOptions
     extraction: ExtractionOptions = field(default_factory=ExtractionOptions)
     results_dir: Path

@@ -21,7 +21,7 @@ from massl_bench import protocols
 from massl_bench.bench.planned import FeatureCell, ImageCell, MissingCell, PlannedCell, ReadyCell
 from massl_bench.bench.planner import Planner, timed
 from massl_bench.bench.request import RunRequest
-from massl_bench.core.devices import free_memory
+from massl_bench.core.devices import free_memory, memory_limited
 from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, one_line
 from massl_bench.core.fingerprint import EncoderFingerprint
 from massl_bench.core.values import EvaluationData, FeatureBank, Score
@@ -208,7 +208,7 @@ class Runner:
         if views is not None:
             sizes |= {role: len(views) for role in protocols.view_roles(spec.protocol)}
         protocols.check_sizes(spec, cell.task.params, sizes)  # again: corrupt images may have been left out
-        with clock.measure("protocol"), self._room_for(banks.values()):
+        with clock.measure("protocol"), self._room_for(banks.values()), memory_limited(self._memory_each):
             metrics = protocols.run(spec, cell.task.params, data, np.random.default_rng(spec.seed))
         for note in metrics.notes:
             self._reporting.say(f"{spec.name} on {cell.dataset_reference}: {note}")
@@ -260,6 +260,11 @@ class Runner:
                     self._reporting,
                 )
         return banks, next(iter(banks.values())).num_classes
+
+    @property
+    def _memory_each(self) -> int | None:
+        memory = self._planner.request.memory
+        return None if memory is None else memory // self._shard.here
 
     @contextmanager
     def _room_for(self, banks: Iterable[FeatureBank]) -> Iterator[None]:

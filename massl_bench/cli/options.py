@@ -145,6 +145,16 @@ def parse_sample(sample: str | None) -> dict[str, int]:
     return counts
 
 
+def parse_bytes(memory: str | None) -> int | None:
+    """Returns `8G`, `500M` as bytes (powers of 1,024)."""
+    if memory is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})([MGT])B?", memory.strip().upper())
+    if found is None or int(found[1]) == 0:
+        raise RequestError(f"--memory {memory}: expected a number of megabytes, gigabytes or terabytes, as 500M or 8G")
+    return int(found[1]) << {"M": 20, "G": 30, "T": 40}[found[2]]
+
+
 def parse_devices(devices: str | None) -> list[str]:
     """Returns `0,1` and `cuda:0,cuda:1` as ["cuda:0", "cuda:1"]."""
     found = [f"cuda:{name}" if name.isdecimal() else name for name in devices.split(",")] if devices is not None else []

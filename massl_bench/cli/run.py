@@ -22,6 +22,7 @@ from massl_bench.cli.options import (
     cache_directory,
     model_options,
     open_registry,
+    parse_bytes,
     parse_devices,
     parse_limits,
     parse_overrides,
@@ -98,6 +99,10 @@ def run(
         int | None,
         typer.Option(min=0, help="Processes that decode images [default: none on the CPU, one a core on a GPU]."),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="What computations may hold beside their features, as 8G [default: half of what is free]."),
+    ] = None,
     limit: Annotated[
         str | None, typer.Option(help="First items only: N, or train=N,test=M; the record is partial.")
     ] = None,
@@ -160,6 +165,7 @@ def run(
         device=device,
         devices=parse_devices(devices),
         processes=processes,
+        memory=parse_bytes(memory),
         data=DataOptions(
             cache_dir=cache_directory(cache_dir),
             data_root=data_root,

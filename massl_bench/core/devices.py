@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from massl_bench.core.errors import RequestError
@@ -62,6 +63,25 @@ def free_memory(device: str) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     free = [_mem_available(), *_left_in_control_groups()]
     return min(free)
+
+
+_memory_limit: int | None = None
+
+
+@contextmanager
+def memory_limited(limit: int | None) -> Iterator[None]:
+    """Inside, one computation may hold `limit` bytes beside its features; None: half of what is free."""
+    global _memory_limit  # noqa: PLW0603  # of the process, like the memory
+    before, _memory_limit = _memory_limit, limit
+    try:
+        yield
+    finally:
+        _memory_limit = before
+
+
+def memory_share() -> int:
+    """Returns the bytes that one computation may hold beside its features."""
+    return _memory_limit if _memory_limit is not None else free_memory("cpu") // 2
 
 
 def _mem_available() -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from massl_bench.core.arrays import file_of, let_go
+from massl_bench.core.devices import memory_share
 from massl_bench.core.errors import CellError
 
 ROWS = 2048
@@ -74,19 +75,24 @@ class Rows:
 class Coordinates:
     """Rows in principal axes, as many as memory should hold; those of the rest are computed whenever they are read.
 
-    Features that lie in memory leave room for two thirds of themselves, so that all stays below twice their size.
+    Features that lie in memory leave room for two thirds of themselves, so that all stays below twice their size; what
+    lies in a file, for what one computation may hold (`memory_share`). Rows are always computed in the same blocks:
+    what is held has no influence on a number.
     """
 
     def __init__(self, axes: Axes, rows: Rows) -> None:
         self._axes, self._rows = axes, rows
+        rank = axes.rotation_DR.shape[1]
         held = len(rows)
-        in_memory = rows.device == "cpu" and file_of(rows.features_ND) is None
-        if in_memory and rows.features_ND.nbytes > _LARGE_BYTES:
-            held = min(held, 2 * len(rows.features_ND) // 3)
-        self._held_MR = torch.empty((held, axes.rotation_DR.shape[1]), device=rows.device)
-        for start in range(0, held, ROWS):
-            stop = min(start + ROWS, held)
-            self._held_MR[start:stop] = axes.project(rows.read(start, stop))
+        if rows.device == "cpu" and rows.features_ND.nbytes > _LARGE_BYTES:
+            in_memory = file_of(rows.features_ND) is None
+            held = 2 * len(rows.features_ND) // 3 if in_memory else memory_share() // (4 * rank)
+        if held < len(rows):
+            held -= held % ROWS
+        self._held_MR = torch.empty((min(held, len(rows)), rank), device=rows.device)
+        for start in range(0, len(self._held_MR), ROWS):
+            self._held_MR[start : start + ROWS] = self._computed(start)
+        self._block = -1, torch.empty(0)
 
     @property
     def rank(self) -> int:
@@ -97,12 +103,24 @@ class Coordinates:
         """Returns N."""
         return len(self._rows)
 
+    def _computed(self, start: int) -> Tensor:
+        return self._axes.project(self._rows.read(start, min(start + ROWS, len(self._rows))))
+
+    def _block_at(self, start: int) -> Tensor:
+        """Returns the coordinates of a block of rows; the last one that was computed is kept, for the next piece."""
+        if start < len(self._held_MR):
+            return self._held_MR[start : start + ROWS]
+        if self._block[0] != start:
+            self._block = start, self._computed(start)
+        return self._block[1]
+
     def read(self, start: int, stop: int) -> Tensor:
         """Returns the coordinates of rows, float32 [n, R]."""
-        held = len(self._held_MR)
-        if stop <= held:
+        if stop <= len(self._held_MR):
             return self._held_MR[start:stop]
-        return torch.cat([self._held_MR[start:held], self._axes.project(self._rows.read(max(start, held), stop))])
+        blocks = range(start - start % ROWS, stop, ROWS)
+        parts = [self._block_at(first)[max(start - first, 0) : stop - first] for first in blocks]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def pieces(self, count: int) -> Iterator[tuple[slice, Tensor]]:
         """Yields (which rows, their coordinates), `count` at a time."""

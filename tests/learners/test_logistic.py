@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from massl_bench.core.devices import memory_limited
 from massl_bench.core.errors import CellError
 from massl_bench.learners import principal_axes as principal
 from massl_bench.learners.logistic import Stopping, fit
@@ -104,10 +107,20 @@ def test_constant_features_are_refused() -> None:
         principal_axes(Rows(np.ones((10, 3), dtype=np.float32)))
 
 
-def test_rows_that_are_computed_again_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", [None, 0, 100 * 6 * 4])
+def test_rows_that_are_computed_again_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: int | None
+) -> None:
+    """Features in memory, and in a file with room for none and for some of their coordinates: the same bits."""
     features, labels = blobs(200, 6, 3)
+    monkeypatch.setattr(principal, "ROWS", 32)
     held = fit(features, labels, 3, STRENGTHS, EXACT)
     monkeypatch.setattr(principal, "_LARGE_BYTES", 0)
-    again = fit(features, labels, 3, STRENGTHS, EXACT)
-    np.testing.assert_allclose(held.scores(features, 1), again.scores(features, 1), atol=1e-4)
-    assert len(principal.Coordinates(again.axes, Rows(features))._held_MR) == 133
+    if limit is not None:
+        np.save(tmp_path / "f.npy", features)
+        features = np.load(tmp_path / "f.npy", mmap_mode="r")
+    with memory_limited(limit):
+        again = fit(features, labels, 3, STRENGTHS, EXACT)
+        assert len(principal.Coordinates(again.axes, Rows(features))._held_MR) == {None: 128, 0: 0, 2400: 96}[limit]
+    assert torch.equal(held.weights_PRK, again.weights_PRK)
+    assert (held.scores(features, 1) == again.scores(features, 1)).all()
