@@ -293,7 +293,7 @@
     for (const y of [low, (low + high) / 2, high]) picture.append(svg("text", { x: left - 5, y: py(y) + 4, "text-anchor": "end" }, fixed(y, scale)));
     let last = -1e9;
     points.forEach(([x, metric]) => {
-      if (px(x) - last > 34) { picture.append(svg("text", { x: px(x), y: height - 8, "text-anchor": "middle" }, x >= 1 ? String(x) : x.toExponential(0))); last = px(x); }
+      if (px(x) - last > 34) { picture.append(svg("text", { x: px(x), y: height - 8, "text-anchor": "middle" }, x >= 1 ? String(Number(x.toPrecision(4))) : x.toExponential(0))); last = px(x); }
       if (typeof metric[1] === "number") picture.append(svg("path", { class: "bars", d: `M${px(x)} ${py(metric[1])}V${py(metric[2])}` }));
       picture.append(svg("circle", { class: "dot", cx: px(x), cy: py(metric[0]), r: 3 }));
     });
