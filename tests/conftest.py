@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 SLOW = Path(__file__).parent / "slow.txt"
-"""Tests of more than a second of the processor, as measured: the rest is the inner loop, `pytest -m "not slow"`."""
+"""Tests of more than 0.4 s of the processor, as measured: the rest is the inner loop, `pytest -m "not slow"`."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
