@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from massl_bench.bench.gathering import Gathered
 from massl_bench.bench.launch import Launcher
@@ -45,6 +46,7 @@ def _outcomes(ray: Any, planner: Planner, cells: Sequence[PlannedCell], registry
         started = not ray.is_initialized()
         if started:
             _join(ray)
+        stdout, sys.stdout = sys.stdout, cast(TextIO, _ThisThreadOnly(sys.stdout))
         try:
             waiting = _tasks(ray, planner, cells, registry)
             while waiting:
@@ -58,9 +60,20 @@ def _outcomes(ray: Any, planner: Planner, cells: Sequence[PlannedCell], registry
                 for outcome in outcomes:
                     yield from gathered.take(outcome)
         finally:
+            sys.stdout = stdout
             if started:
                 ray.shutdown()
     yield from gathered.rest(problem)
+
+
+class _ThisThreadOnly:
+    """Standard output for this thread, which prints results; what Ray's own threads print goes to standard error."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream if threading.get_ident() == self._thread else sys.stderr, name)
 
 
 def _tasks(ray: Any, planner: Planner, cells: Sequence[PlannedCell], registry: Registry) -> list[Any]:
