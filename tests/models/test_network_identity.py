@@ -12,10 +12,23 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from massl_bench.core.errors import RequestError
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.identity import network_sha256, tensors_sha256
 from tests.models.layouts import layouts
+
+FAMILIES = (
+    *("massl", "massl_bench", "clip", "open_clip_trunk", "mae", "dinov2_registers", "dinov2_swiglu", "dinov3"),
+    *(
+        "dinov3_convnext",
+        "transformers_dinov3_gated",
+        "transformers_vit",
+        "timm_vit",
+        "simsiam",
+        "obow",
+        "moco_v3_resnet",
+    ),
+)
+"""Layouts whose networks differ in kind; every class of modules that this package builds is in one of them."""
 
 _seen: set[tuple[type, str]] = set()
 """Attributes of classes that were tried already: layouts share most of them."""
@@ -54,22 +67,21 @@ def features_of(network: nn.Module, images: torch.Tensor) -> torch.Tensor | None
     return found
 
 
-@pytest.mark.parametrize("name", layouts())
+@pytest.mark.parametrize("name", FAMILIES)
 def test_what_moves_features_is_in_the_identity(name: str, tmp_path: Path) -> None:
-    try:
-        made = layouts()[name].make(tmp_path)
-        network = build_checkpoint(made.path, "x", made.settings).backbone
-    except RequestError:
-        pytest.skip("a layout that is refused")
+    made = layouts()[name].make(tmp_path)
+    network = build_checkpoint(made.path, "x", made.settings).backbone
     images = torch.randn(2, 3, made.side, made.side, generator=torch.Generator().manual_seed(0))
     whole, identity = features_of(network, images), network_sha256(network)
     assert whole is not None
+    rounding = 1e-4 * whole.abs().max()
     unseen = []
     for module, attribute, value in settings_of(network):
         for other in other_values(value):
             vars(module)[attribute] = other
             found = features_of(network, images)
-            moved = found is not None and (found.shape != whole.shape or not torch.allclose(found, whole, rtol=1e-4))
+            # Rounding is no move: which kernel computes a product is no part of what a network is.
+            moved = found is not None and (found.shape != whole.shape or (found - whole).abs().max() > rounding)
             if moved and network_sha256(network) == identity:
                 unseen.append(f"{type(module).__name__}.{attribute}: {value} -> {other}")
             vars(module)[attribute] = value
