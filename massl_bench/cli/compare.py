@@ -92,7 +92,7 @@ def _text(found: list[Comparison], refused: list[Refusal]) -> str:
 
 
 def _line(one: Comparison) -> list[str]:
-    from massl_bench.records.comparison import verdict
+    from massl_bench.records.comparison import p_text, verdict
 
     scale = one.first.record.headline_scale
     return [
@@ -102,7 +102,7 @@ def _line(one: Comparison) -> list[str]:
         f"{scale * one.difference:+.2f}",
         f"[{scale * one.ci95[0]:+.2f}, {scale * one.ci95[1]:+.2f}]" if one.ci95 is not None else "",
         f"{one.better} : {one.worse}" if one.better is not None else "",
-        f"{one.p_value:.2g}",
+        p_text(one),
         verdict(one),
         one.test + (" ¹" if one.note is not None else ""),
     ]

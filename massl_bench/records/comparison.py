@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEED = 0
+_SMALLEST = 1e-300
+"""P-values below it are not told apart."""
 Test = Literal["McNemar, exact", "sign test, exact", "intervals"]
 
 
@@ -258,6 +260,11 @@ def column_p_values(rows: Sequence[Row], known: OutcomesOf) -> tuple[NDArray[np.
         p_MM[block] = all_pairs(np.stack([columns[number] for number in numbers]))
         paired_MM[block] = True
     return p_MM, bool(paired_MM.all())
+
+
+def p_text(comparison: Comparison) -> str:
+    """Returns the p-value for people; a positive one that has no double is no 0."""
+    return f"{comparison.p_value:.2g}" if comparison.p_value > _SMALLEST else f"< {_SMALLEST:.0e}"
 
 
 def verdict(comparison: Comparison) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from massl_bench.records.comparison import LEVEL_IN_WORDS, Comparison, Refusal, verdict
+from massl_bench.records.comparison import LEVEL_IN_WORDS, Comparison, Refusal, p_text, verdict
 from massl_bench.report import html
 
 
@@ -29,7 +29,7 @@ def comparison_page(found: Sequence[Comparison], refused: Sequence[Refusal]) -> 
                 "difference": f"{scale * one.difference:+.2f}",
                 "interval": f"{scale * low:+.2f} to {scale * high:+.2f}" if one.ci95 is not None else "none",
                 "counts": f"{one.better} : {one.worse}" if one.better is not None else "",
-                "p": f"{one.p_value:.2g}",
+                "p": p_text(one),
                 "verdict": verdict(one),
                 "test": one.test,
                 "note": one.note or "",

@@ -194,3 +194,11 @@ def test_records_that_are_not_taken_are_named(run_cli: Cli) -> None:
         answer = run_cli(*arguments)
         assert answer.code == 0, answer.err
         assert "not taken: two/linear/cifar10.json: unreadable: " in answer.err
+
+
+def test_a_p_value_is_never_nothing(run_cli: Cli) -> None:
+    for model, right in zip(("one", "two"), outcomes(4000, 0), strict=True):
+        place(model, "knn", right)
+    text = run_cli("compare", "one", "two").out
+    assert "< 1e-300" in text
+    assert json.loads(run_cli("compare", "one", "two", "--json").out)["comparisons"][0]["p_value"] < 1e-300
