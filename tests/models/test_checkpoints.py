@@ -242,5 +242,5 @@ def test_contents_without_a_backbone(tmp_path: Path) -> None:
         build_checkpoint(save({"epoch": 3, "optimizer": {}}, tmp_path / "a.pth"), "x")
     with pytest.raises(RequestError, match="cannot be inferred from its tensors"):
         build_checkpoint(save({"conv.weight": torch.zeros(3)}, tmp_path / "b.pth"), "x")
-    with pytest.raises(RequestError, match="found list"):
+    with pytest.raises(RequestError, match="found a list"):
         build_checkpoint(save([1, 2], tmp_path / "c.pth"), "x")
