@@ -244,4 +244,5 @@ def own_feature(model: Any) -> FeatureName | None:
         if isinstance(model.norm, nn.Identity):  # the norm comes after pooling
             return None
         return {"token": "token", "avg": "avg"}.get(model.global_pool)  # type: ignore[return-value]
-    return "avg" if getattr(model, "global_pool", None) is not None else None
+    pool = getattr(model, "global_pool", None)
+    return "token" if pool == "token" else "avg" if pool is not None else None

@@ -96,6 +96,7 @@ class Content:
     read: list[Path] = field(default_factory=list)
     packing: Packing | None = None
     _states: dict[str, StateDict] = field(default_factory=dict, repr=False)
+    _names: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
     _configs: dict[str, Mapping[str, Any] | None] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -116,7 +117,9 @@ class Content:
 
     def names(self, key: str = "") -> frozenset[str]:
         """Returns the names of a key's state dict, without the prefixes of wrappers; none where it is not one."""
-        return frozenset(self.state(key)) if problem_of(self._at(key)) is None else frozenset()
+        if key not in self._names:
+            self._names[key] = frozenset(self.state(key)) if problem_of(self._at(key)) is None else frozenset()
+        return self._names[key]
 
     def any_under(self, prefix: str, key: str = "") -> bool:
         """Returns whether a name of a key's state dict begins with `prefix`, which ends in a dot."""
@@ -148,7 +151,11 @@ class Content:
 
     def part(self, key: str) -> Content:
         """Returns what lies under a key as if it were a file of its own, with the same files beside it."""
-        return replace(self, tree=self.value(key), _states={})
+        return self.with_tree(self.value(key))
+
+    def with_tree(self, tree: Any) -> Content:
+        """Returns another content as if it lay in the same file, with the same files beside it."""
+        return replace(self, tree=tree, _states={}, _names={})
 
     def json(self, name: str) -> Mapping[str, Any] | None:
         """Returns a JSON object that lies beside the weights (`config.json`, …); None where there is none.
@@ -214,6 +221,15 @@ def listed(names: Iterable[str], most: int = 4) -> str:
     found = list(names)
     first = ", ".join(shown(name) for name in found[:most])
     return f"{first}, … {len(found)} in all" if len(found) > most else first
+
+
+def beginnings(names: Iterable[str]) -> str:
+    """Returns how names begin, for messages: their first parts, the commonest first."""
+    counted: dict[str, int] = {}
+    for name in names:
+        first = name.split(".")[0] + ("." if "." in name else "")
+        counted[first] = counted.get(first, 0) + 1
+    return listed(sorted(counted, key=lambda first: (-counted[first], first)))
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

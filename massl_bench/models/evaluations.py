@@ -15,6 +15,19 @@ from massl_bench.core.strict import first_problem
 bilinear_crop = partial(own_size, interpolation="bilinear")
 """Short side to 8/7 of a side (256 for 224), bilinear, centre crop, ImageNet's mean and deviation: torchvision's."""
 
+
+def unit_crop(resize: int, side: int) -> Preprocessing:
+    """Returns short side to `resize`, bilinear, centre crop, values in [0, 1]: of networks that norm nothing before."""
+    return Preprocessing(
+        resize=resize,
+        resize_mode="shortest",
+        crop=side,
+        interpolation="bilinear",
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+
+
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 """What open_clip says of a model, beside its weights."""
 

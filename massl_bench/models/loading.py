@@ -48,7 +48,7 @@ def fill(described: Network, tensors: StateDict, where: str) -> nn.Module:
         RequestError: The sets of names or shapes differ; the text lists what is missing, unexpected or misshapen. Or a
             tensor has values that are not finite, or is constant where training leaves no constant.
     """
-    _check_outline(described, tensors, where)
+    check_outline(described, tensors, where)
     with _Unfilled():
         network = described.build()
     network.eval().requires_grad_(False)
@@ -64,7 +64,7 @@ def fill(described: Network, tensors: StateDict, where: str) -> nn.Module:
     return network
 
 
-def _check_outline(described: Network, tensors: StateDict, where: str) -> None:
+def check_outline(described: Network, tensors: StateDict, where: str) -> None:
     """Compares the network with the file before it takes memory: a few bytes can name a network of any size.
 
     Raises:
@@ -144,7 +144,7 @@ def is_finite(values: Tensor) -> bool:
 
 def is_constant(values: Tensor) -> bool:
     """Returns whether the weights of a layer are all one value: vectors (biases, norms, scales) may be."""
-    if not values.is_floating_point() or values.ndim < 2 or sum(side > 1 for side in values.shape) < 2:
+    if not values.is_floating_point() or not values.numel() or sum(side > 1 for side in values.shape) < 2:
         return False
     flat = values.reshape(-1)
     return bool((flat[:64] == flat[0]).all()) and bool((flat == flat[0]).all())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,9 @@ from massl_bench.core.model_settings import ModelSettings
 from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Adapter, Found, Weights
 from massl_bench.models.adapters import adapters
-from massl_bench.models.content import STATE_KEY, Content, Stored, is_stored, kind_of, listed
+from massl_bench.models.content import STATE_KEY, Content, Stored, beginnings, is_stored, listed
+from massl_bench.models.loading import check_outline
+from massl_bench.models.nearest import advice, nearest
 
 _TRAINING = {
     "optimizer": "optimizer",
@@ -37,9 +39,6 @@ _TRAINING = {
     "random_state": "random state",
 }
 """What trainers keep beside weights, whatever the method: their keys at the top, and what they are."""
-
-_MARKS = ("patch_embed.proj.weight", "layer4.0.conv1.weight", "blocks.0.attn.qkv.weight", "conv1.weight")
-"""Tensors of a ViT and of a ResNet under timm's names: what shows them behind an unknown prefix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,28 +69,31 @@ class Recognised:
         return {what: f"{len(names)} tensors ({_where(names)})" for what, names in self.left_out.items()}
 
 
-def recognise(content: Content, settings: ModelSettings, where: str) -> Recognised:
+def recognise(content: Content, settings: ModelSettings, where: str, *, advise: bool = True) -> Recognised:
     """Returns what a file is.
 
     Args:
         content: of the file.
         settings: what the user said of the model.
         where: for messages.
+        advise: whether a refusal looks for the nearest layout, which means to read the file in many ways.
 
     Raises:
         RequestError: No adapter has this layout, or two have it; the weights that its authors evaluate are not there,
             or no state dict; a tensor is left that no adapter names. The text says what to do.
     """
     key = settings.checkpoint_key
-    adapter = _adapter_of(content, where, key)
+    adapter = _adapter_of(content, where, key, advise)
     if adapter is None:
         assert key is not None  # a part of the file, which the user names, may be a file of its own
         inner = content.part(key)
-        found = recognise(inner, settings.model_copy(update={"checkpoint_key": None}), f"{where}, key {key}")
+        found = recognise(
+            inner, settings.model_copy(update={"checkpoint_key": None}), f"{where}, key {key}", advise=advise
+        )
         inner_key = STATE_KEY.join(part for part in (key, found.found.weights.key) if part)
         weights = replace(found.found.weights, key=inner_key)
         return replace(found, found=replace(found.found, weights=weights, settings=settings, where=where))
-    weights = _chosen(adapter, content, key, where)
+    weights = _chosen(adapter, content, key, where, advise)
     taken, left_out = _split(adapter, content, weights, where)
     if key is None:
         left_out |= _beside_at_the_top(adapter, content, where)
@@ -99,7 +101,7 @@ def recognise(content: Content, settings: ModelSettings, where: str) -> Recognis
     return Recognised(adapter=adapter, found=found_tensors, left_out=left_out)
 
 
-def _adapter_of(content: Content, where: str, key: str | None) -> Adapter | None:
+def _adapter_of(content: Content, where: str, key: str | None, advise: bool) -> Adapter | None:
     """Returns the adapter that a file belongs to; None where only the key that the user names may belong to one."""
     matching = [adapter for adapter in adapters().values() if adapter.matches(content)]
     top = max((adapter.rank for adapter in matching), default=None)
@@ -111,7 +113,7 @@ def _adapter_of(content: Content, where: str, key: str | None) -> Adapter | None
     if names_key and not content.is_flat:
         return None
     if not best:
-        raise RequestError(f"{where}: {_nearest(content)}")
+        raise RequestError(f"{where}: {nearest(content, _reader) if advise else 'no adapter has this layout'}")
     return best[0]
 
 
@@ -123,7 +125,7 @@ def _of_key(adapter: Adapter, content: Content, key: str) -> Weights | None:
     return named[0] if named else None
 
 
-def _chosen(adapter: Adapter, content: Content, key: str | None, where: str) -> Weights:
+def _chosen(adapter: Adapter, content: Content, key: str | None, where: str, advise: bool) -> Weights:
     sets = adapter.sets(content)
     there = [weights.name for weights in sets if _is_there(content, weights)]
     if key is not None:
@@ -135,12 +137,25 @@ def _chosen(adapter: Adapter, content: Content, key: str | None, where: str) -> 
     first = sets[0]
     if first.name in there:
         return first
-    reason = content.problem(first.key) or f"no tensor of it begins with {first.prefix}"
-    advice = f"; there: {', '.join(there)} ({asked('checkpoint_key', there[0])} takes it)" if there else ""
+    beginning = f"no tensor of it begins with {first.prefix}: they begin with {beginnings(content.names(first.key))}"
+    reason = content.problem(first.key) or beginning
+    near = advice(content, _reader) if advise and content.problem(first.key) is None else None
+    others = f"; there: {', '.join(there)} ({asked('checkpoint_key', there[0])} takes it)" if there else ""
     raise RequestError(
         f"{where}: {first.name} ({first.what}), which is evaluated of {adapter.summary}, cannot be read: {reason}"
-        f"{advice}"
+        f"{f'; {near}' if near is not None else ''}{others}"
     )
+
+
+def _reader(content: Content) -> tuple[Adapter, Collection[Stored]] | None:
+    """Returns the adapter that reads a file with nothing left over, and what it takes of it; None for none."""
+    settings = ModelSettings(num_heads=1)  # which is not in the names, and is asked for later
+    try:
+        found = recognise(content, settings, "", advise=False)
+        check_outline(found.adapter.network(found.found), found.found.tensors, "")
+    except RequestError:
+        return None
+    return found.adapter, found.found.tensors.values()
 
 
 def _is_there(content: Content, weights: Weights) -> bool:
@@ -169,9 +184,8 @@ def _split(
                 taken[inner] = tensor
                 continue
         else:
-            what = _what(name, adapter.beside) or next(
-                (twin for prefix, twin in twins.items() if prefix and name.startswith(prefix)), None
-            )
+            twin = next((what for prefix, what in twins.items() if prefix and name.startswith(prefix)), None)
+            what = twin or _what(name, adapter.beside)
         if what is None:
             rest.append(name)
         else:
@@ -236,48 +250,3 @@ def _where(names: list[str]) -> str:
         dict.fromkeys(".".join(name.split(".")[:2]) if len(names) < 8 else name.split(".")[0] for name in names)
     )
     return listed(starts, 3)
-
-
-def _nearest(content: Content) -> str:
-    """Returns why no adapter has a file, and what hinders the nearest one."""
-    if not isinstance(content.tree, Mapping):
-        return f"no backbone in this checkpoint: found a {kind_of(content.tree)}; expected a state dict"
-    for key in content.keys:
-        inner = content.part(key)
-        adapter = next((each for each in adapters().values() if content.names(key) and each.matches(inner)), None)
-        if adapter is not None:
-            return (
-                f"no adapter has this layout as a whole; under the key {key} lies {adapter.summary}: "
-                f"{asked('checkpoint_key', key)} takes it"
-            )
-    candidates = {key: content.names(key) for key in ("", *content.keys)}
-    for key, names in candidates.items():
-        for mark in _MARKS:
-            behind = next((name for name in sorted(names) if name.endswith(f".{mark}")), None)
-            if behind is not None:
-                prefix = behind.removesuffix(mark)
-                kind = "ViT" if "blocks" in mark or "patch" in mark else "ResNet"
-                place = f"under the key {key}, " if key else ""
-                return (
-                    f"no adapter has this layout: {place}the tensors of a {kind} lie behind the prefix {prefix}, which "
-                    f"none knows; nearest: timm_{kind.lower()}; save them without it: {{name.removeprefix({prefix!r}): "
-                    "tensor …} of the names that begin with it, as a state dict"
-                )
-    return _unknown(content, candidates)
-
-
-def _unknown(content: Content, candidates: Mapping[str, frozenset[str]]) -> str:
-    states = {key: names for key, names in candidates.items() if names}
-    known = ", ".join(adapters())
-    if states:
-        key, names = max(states.items(), key=lambda item: len(item[1]))
-        place = f" under the key {key}" if key else ""
-        return (
-            f"the architecture cannot be inferred from its tensors{place} ({listed(sorted(names))}); no adapter has "
-            f"this layout: {known}"
-        )
-    found = listed(content.keys, 8) or "nothing"
-    return (
-        f"no backbone in this checkpoint: found the keys {found}; expected a state dict, or one under teacher, "
-        f"state_dict, model; adapters: {known}"
-    )

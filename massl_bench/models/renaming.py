@@ -107,6 +107,15 @@ def fused_qkv(tensors: Tensors, parts: Sequence[str] = ("query", "key", "value")
     return fused
 
 
+def numbered_to_timm(tensors: Tensors, _network: Any = None) -> Tensors:
+    """Returns the tensors of a ResNet whose children are numbered, as a sequence of them is, in timm's names.
+
+    Children 2 and 3 are the activation and the pooling.
+    """
+    stages = [(rf"{stage + 3}\.(.*)", rf"layer{stage}.\1") for stage in range(1, 5)]
+    return substituted(tensors, [(r"0\.(.*)", r"conv1.\1"), (r"1\.(.*)", r"bn1.\1"), *stages])
+
+
 def unchunked(tensors: Mapping[str, Tensor]) -> Tensors:
     """Returns tensors with blocks `blocks.CHUNK.N.…` as `blocks.N.…`: N counts through all chunks."""
     return substituted(tensors, [(r"blocks\.\d+\.(\d+)\.(.*)", r"blocks.\1.\2")])

@@ -13,6 +13,7 @@ from massl_bench.core.settings import Preprocessing, own_size
 from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Found, Network, Rename
 from massl_bench.models.build import UNKNOWN_EVALUATION, timm_network
+from massl_bench.models.content import beginnings
 from massl_bench.models.networks.resnet import PHOTOGRAPHS, STEMS, PlainStemResNet, SmallImageResNet
 from massl_bench.models.shapes import count_blocks
 
@@ -57,6 +58,8 @@ def resnet(
     """
     told = found.settings.arch
     convolution = found.shape("conv1.weight")
+    if len(convolution) != 4:
+        raise RequestError(f"{found.where}: not a ResNet in timm's names: conv1.weight is missing; {_there(found)}")
     small = convolution[2:] == (3, 3)
     if told is not None and told not in STEMS:
         return timm_network(
@@ -121,6 +124,10 @@ def _photograph_resnet(found: Found, convolution: tuple[int, ...]) -> tuple[str,
     blocks = "bottlenecks" if bottleneck else "blocks"
     stages = "-".join(map(str, widths))
     return f"resnet_stem{stem_width}_widths{stages}_{blocks}{'-'.join(map(str, depths))}", build
+
+
+def _there(found: Found) -> str:
+    return f"its tensors begin with {beginnings(found.tensors)}"
 
 
 def _stages(found: Found) -> tuple[tuple[int, ...], bool]:

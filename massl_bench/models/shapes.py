@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from massl_bench.core.errors import RequestError, one_line, unknown_name
 from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Found
-from massl_bench.models.content import listed
+from massl_bench.models.content import StateDict, beginnings, listed, load
 from massl_bench.models.outline import Outline
 
 _MOST_BLOCKS = 1000
@@ -99,7 +99,10 @@ def vit_shape(found: Found) -> VitShape:
     hidden = next(filter(None, (found.shape(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "w12", "fc1_g"))), ())
     if len(projection) != 4 or not hidden:
         missing = "patch_embed.proj.weight" if len(projection) != 4 else "blocks.0.mlp.fc1.weight"
-        raise RequestError(f"{found.where}: not a ViT in timm's names: {missing} is missing")
+        raise RequestError(
+            f"{found.where}: not a ViT in timm's names: {missing} is missing; "
+            f"its tensors begin with {beginnings(found.tensors)}"
+        )
     width, _, patch, patch_width = projection
     class_token, registers = "cls_token" in found.tensors, (*found.shape("reg_token"), 0, 0)[1]
     positions = found.shape("pos_embed")
@@ -125,6 +128,20 @@ def vit_shape(found: Found) -> VitShape:
         pre_norm="norm_pre.weight" in found.tensors,
         norm_after_pooling="fc_norm.weight" in found.tensors,
     )
+
+
+def has_fixed_positions(tensors: StateDict, where: str) -> bool:
+    """Returns whether the position embeddings are MAE's and MoCo v3's sines and cosines of a grid, and not learnt.
+
+    Zeros stand for the class token, and sines and cosines of 0 for the first patch, whichever axis comes first.
+    """
+    stored = tensors.get("pos_embed")
+    if stored is None or len(stored.shape) != 3 or stored.shape[1] < 2 or stored.shape[2] % 4:
+        return False
+    positions = load({"pos_embed": stored}, where)["pos_embed"]
+    quarter = positions.shape[2] // 4
+    first_D = torch.cat([torch.zeros(quarter), torch.ones(quarter)]).repeat(2)
+    return bool((positions[0, 0] == 0).all()) and torch.allclose(positions[0, 1].float(), first_D, atol=1e-3)
 
 
 def count_blocks(names: Iterable[str], prefix: str, where: str) -> int:

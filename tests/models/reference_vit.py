@@ -229,7 +229,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def with_fixed_positions(source: SourceVit) -> SourceVit:
     """Gives a network the position embeddings of MAE and MoCo v3: sines and cosines of columns, then of rows."""
-    quarter, grid = source.width // 4, 4
+    quarter, grid = source.width // 4, math.isqrt(len(source.t["pos"]))
     rates = 10000.0 ** -(torch.arange(quarter) / quarter)
     angles = torch.arange(grid)[:, None] * rates
     line = torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -11,7 +11,6 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from massl_bench.core.settings import IMAGENET_STD
 from tests.models.layouts import Layout, Made, Published, filled, on_meta
 
 State = dict[str, Tensor]
@@ -50,14 +49,23 @@ def some(*names: str) -> State:
     return {name: torch.randn(4, 4) for name in names}
 
 
-def layout(
+def numbered(state: State) -> State:
+    """Returns the tensors of a ResNet as those of a sequence of its children."""
+    order = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
+    parts = {name: name.split(".", 1) for name in state}
+    return {f"{order.index(first)}.{rest}": state[name] for name, (first, rest) in parts.items()}
+
+
+def layout(  # what a layout's module says
     adapter: str,
     read_in: str,
     write: Write,
     *,
     left_out: frozenset[str] = frozenset(),
     twin: str | None = None,
-    std: tuple[float, float, float] = IMAGENET_STD,
+    make_network: Callable[[int], Any] = network,
+    published: Mapping[str, Published] | None = None,
+    **made: Any,
 ) -> Layout:
     """Returns a layout of ResNets for photographs, and the shapes of its ResNet-50.
 
@@ -67,29 +75,40 @@ def layout(
         write: makes the file's content.
         left_out: what must be named as left out.
         twin: by which `checkpoint_key` the second network is taken; None where a file has none.
-        std: of the evaluation.
+        make_network: from a seed.
+        published: in place of those of the ResNet-50.
+        made: fields of `Made` that are not as usual.
     """
 
     def make(folder: Path) -> Made:
-        evaluated, other = network(1), network(2)
+        evaluated, other = make_network(1), make_network(2)
         torch.save(write(evaluated.state_dict(), other.state_dict()), folder / "r.pth.tar")
         twins: Mapping[str, Any] = {twin: other} if twin is not None else {}
-        return Made(
-            path=folder / "r.pth.tar",
-            source=evaluated,
-            side=64,
-            other_side=96,
-            crop=224,
-            std=std,
-            twins=twins,
-            left_out=left_out,
-        )
+        usual: dict[str, Any] = {"source": evaluated, "side": 64, "other_side": 96, "crop": 224, "twins": twins}
+        return Made(path=folder / "r.pth.tar", left_out=left_out, **{**usual, **made})
 
-    def published() -> Any:
-        tensors = {
-            name: tensor for name, tensor in on_meta(torchvision.models.resnet50).items() if not name.startswith("fc.")
-        }
+    crop = made.get("crop", 224)
+    usual = {"resnet50": published_resnet(write, torchvision.models.resnet50, "resnet50", crop)}
+    return Layout(adapter=adapter, read_in=read_in, make=make, published=usual if published is None else published)
+
+
+def published_resnet(write: Write, build: Callable[[], nn.Module], arch: str, crop: int = 224) -> Published:
+    """Returns a published file with a network's shapes."""
+
+    def content() -> Any:
+        tensors = {name: tensor for name, tensor in on_meta(build).items() if not name.startswith("fc.")}
         return write(tensors, tensors)
 
-    sizes = {"resnet50": Published(content=published, heads=None, crop=224, arch="resnet50")}
-    return Layout(adapter=adapter, read_in=read_in, make=make, published=sizes)
+    return Published(content=content, heads=None, crop=crop, arch=arch)
+
+
+def wide_resnet(depths: tuple[int, ...], times: int) -> nn.Module:
+    """Returns a ResNet of bottlenecks that is `times` as wide everywhere, its stem too: SwAV's, VICReg's, BYOL's."""
+    made: Any = torchvision.models.ResNet(Bottleneck, [1, 1, 1, 1])
+    made.conv1, made.bn1 = nn.Conv2d(3, 64 * times, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64 * times)
+    made.inplanes = 64 * times
+    for stage, depth in enumerate(depths):
+        width = 64 * times * 2**stage
+        setattr(made, f"layer{stage + 1}", made._make_layer(Bottleneck, width, depth, stride=2 if stage else 1))
+    made.fc = nn.Identity()
+    return made  # type: ignore[no-any-return]

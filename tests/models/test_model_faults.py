@@ -235,7 +235,7 @@ def test_a_prefix_problem_never_says_arch(tmp_path: Path) -> None:
     torch.save(prefixed("net.model.", tiny_vit(seed=1).state_dict()), tmp_path / "v.pth")
     with pytest.raises(RequestError) as error:
         mb.load_encoder(str(tmp_path / "v.pth"))
-    assert "lie behind the prefix net.model., which none knows; nearest: timm_vit" in str(error.value)
+    assert "lies behind the prefix net.model., which none knows; nearest: timm_vit" in str(error.value)
     assert " arch" not in str(error.value)
 
 

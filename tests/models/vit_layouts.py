@@ -17,9 +17,11 @@ from torch import Tensor
 
 from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from tests.models.layouts import Layout, Made, Published, prefixed
-from tests.models.reference_vit import SourceVit, make_vit
+from tests.models.reference_vit import SourceVit, make_vit, with_fixed_positions
 
 State = dict[str, Tensor]
+
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 
 
 def layout(  # what a layout's module says
@@ -78,14 +80,18 @@ def published(
     crop: int = 224,
     grid: int | None = 14,
     hidden: int | None = None,
+    fixed: bool | None = None,
     **options: Any,
 ) -> Published:
-    """Returns a published file of these dimensions, without values."""
+    """Returns a published file of these dimensions, without values but, on request, those of its positions."""
     hidden = hidden or 4 * width
 
     def content() -> Any:
         sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch, "grid": grid, "hidden": hidden}
-        return write(make_vit(device="meta", **{**sizes, **options}))
+        source = make_vit(device="meta", **{**sizes, **options})
+        if fixed is not None:
+            source.t["pos"] = torch.randn(source.t["pos"].shape)
+        return write(with_fixed_positions(source) if fixed else source)
 
     return Published(content=content, heads=heads, crop=crop, arch=arch)
 

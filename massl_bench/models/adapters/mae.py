@@ -7,14 +7,11 @@ cosines of 0. A fine-tuned one norms the pooled tokens, and has no norm before.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
 from massl_bench.models.build import vit
-from massl_bench.models.content import Content, load
+from massl_bench.models.content import Content
 from massl_bench.models.renaming import in_timm_names
-from massl_bench.models.shapes import PUBLISHED_HEADS
+from massl_bench.models.shapes import PUBLISHED_HEADS, has_fixed_positions
 
 _KEY = "model"
 _DECODER = ("decoder_embed.", "decoder_blocks.", "decoder_norm.", "decoder_pred.")
@@ -28,18 +25,8 @@ def _matches(content: Content) -> bool:
         return True
     if "norm.weight" not in names:
         return "fc_norm.weight" in names
-    return "pos_embed" in names and "blocks.0.ls1.gamma" not in names and _is_fixed(content)
-
-
-def _is_fixed(content: Content) -> bool:
-    """Returns whether the position embeddings are sines and cosines of a grid, and not learnt."""
-    stored = content.state(_KEY)["pos_embed"]
-    if len(stored.shape) != 3 or stored.shape[1] < 2 or stored.shape[2] % 4:
-        return False
-    positions: Tensor = load({"pos_embed": stored}, str(content.file))["pos_embed"]
-    quarter = positions.shape[2] // 4
-    first_D = torch.cat([torch.zeros(quarter), torch.ones(quarter)]).repeat(2)
-    return bool((positions[0, 0] == 0).all()) and torch.allclose(positions[0, 1].float(), first_D, atol=1e-3)
+    plain = "pos_embed" in names and "blocks.0.ls1.gamma" not in names
+    return plain and has_fixed_positions(content.state(_KEY), str(content.file))
 
 
 def _network(found: Found) -> Network:

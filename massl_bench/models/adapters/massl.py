@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
+from massl_bench.models.adapters.dino_xcit import ADAPTER as DINO_XCIT
+from massl_bench.models.adapters.ibot_swin import ADAPTER as IBOT_SWIN
 from massl_bench.models.build import vit
 from massl_bench.models.content import Content
 from massl_bench.models.resnets import resnet
 from massl_bench.models.shapes import heads_of_64
+from massl_bench.models.swin import SWIN_MARKS, SWIN_TABLES
+from massl_bench.models.xcit import XCIT_MARKS
 
 _WHY = "as DINO's evaluation"
 
@@ -17,6 +21,10 @@ def _matches(content: Content) -> bool:
 
 
 def _network(found: Found) -> Network:
+    if found.tensors.keys() >= SWIN_MARKS:
+        return IBOT_SWIN.network(found)
+    if found.tensors.keys() >= XCIT_MARKS:
+        return DINO_XCIT.network(found)
     if "patch_embed.proj.weight" not in found.tensors:
         return resnet(found, evaluation_origin=_WHY)
     return vit(
@@ -39,7 +47,7 @@ ADAPTER = Adapter(
         Weights(name="teacher", key="teacher", prefix="backbone.", what="the teacher"),
         Weights(name="student", key="student", prefix="backbone.", what="the student"),
     ),
-    inside={"masked_embed": "mask token", "fc.": "classifier"},
+    inside={**SWIN_TABLES, "masked_embed": "mask token", "fc.": "classifier"},
     beside={"head.": "projector"},
     others={
         "memory_bank": "memory",

@@ -14,7 +14,9 @@ _WHY = "as MoCo v3's linear evaluation"
 
 
 def _matches(content: Content) -> bool:
-    return any(content.any_under(prefix, "state_dict") for prefix in (_BASE, _MOMENTUM))
+    # mmselfsup's are pairs of a backbone and a neck, by number.
+    marks = ("blocks.0.", "layer1.0.")
+    return any(content.any_under(f"{prefix}{mark}", "state_dict") for prefix in (_BASE, _MOMENTUM) for mark in marks)
 
 
 def _network(found: Found) -> Network:

@@ -1,17 +1,24 @@
-"""solo-learn: a ResNet with an online classifier, and the heads and the momentum twin of its method."""
+"""solo-learn: a ResNet or ViT with an online classifier, and the heads and the momentum twin of its method."""
 
 from __future__ import annotations
 
 from massl_bench.core.settings import Preprocessing, own_size
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
+from massl_bench.models.build import vit
 from massl_bench.models.content import Content
 from massl_bench.models.evaluations import bilinear_crop
+from massl_bench.models.renaming import in_timm_names
 from massl_bench.models.resnets import resnet
+from massl_bench.models.shapes import Heads, has_fixed_positions
 
 _KEY = "state_dict"
 _STEM = "resnet_small_images_padding2"
 _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
-_HEADS = ("projector.", "predictor.", "head.", "prototypes.", "momentum_backbone.", "momentum_encoder.")
+_HEADS = ("projector.", "predictor.", "head.", "prototypes.", "momentum_backbone.", "momentum_encoder.", "decoder.")
+_MARKS = ("layer1.0.conv1.weight", "blocks.0.attn.qkv.weight")
+_VITS: Heads = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16}
+_FIXED_VITS: Heads = {(192, 12): 12, (384, 12): 12, (768, 12): 12, (1024, 24): 16, (1280, 32): 16}
+"""Its ViTs for MAE and MoCo v3 have fixed position embeddings, and 12 heads up to `vit_base`."""
 
 
 def _prefix(content: Content) -> str | None:
@@ -20,7 +27,9 @@ def _prefix(content: Content) -> str | None:
     if not own or not any(content.any_under(head, _KEY) for head in _HEADS):
         return None
     names = ("backbone", "encoder")
-    return next((name for name in names if content.any_under(f"{name}.layer1.", _KEY)), None)
+    tensors = content.names(_KEY)
+    marks = [f"{whose}{{}}.{mark}" for whose in ("", "momentum_") for mark in _MARKS]
+    return next((name for name in names if any(mark.format(name) in tensors for mark in marks)), None)
 
 
 def _weights(content: Content) -> tuple[Weights, ...]:
@@ -36,7 +45,24 @@ def _cifar(side: int) -> Preprocessing:
     return own_size(side, interpolation="bilinear", mean=_CIFAR_MEAN, std=_CIFAR_STD)
 
 
+def _vit(found: Found) -> Network:
+    fixed = has_fixed_positions(found.tensors, found.where)
+    return vit(
+        in_timm_names(found),
+        heads=_FIXED_VITS if fixed else _VITS,
+        heads_origin="of solo-learn's ViTs for MAE and MoCo v3: these have fixed position embeddings"
+        if fixed
+        else "of solo-learn's ViTs, which are timm's",
+        positions="fixed" if fixed else "antialias",
+        feature_origin="as solo-learn evaluates",
+        evaluation=lambda side: _cifar(side) if side <= 32 else bilinear_crop(side),
+        evaluation_origin="as solo-learn's evaluation",
+    )
+
+
 def _network(found: Found) -> Network:
+    if "patch_embed.proj.weight" in found.tensors:
+        return _vit(found)
     if found.shape("conv1.weight")[2:] != (3, 3):
         return resnet(found, evaluation=bilinear_crop, evaluation_origin="as solo-learn's evaluation on ImageNet")
     assumed = () if found.settings.arch is not None else (f"its stem is taken as solo-learn's for CIFAR ({_STEM})",)
@@ -47,12 +73,13 @@ def _network(found: Found) -> Network:
 
 ADAPTER = Adapter(
     name="solo_learn",
-    summary="solo-learn (online and momentum ResNet, heads, online classifier)",
-    read_in="vturrisi/solo-learn 2aa1e64 solo/data/classification_dataloader.py; 9187ea3 solo/methods, solo/backbones",
+    summary="solo-learn (online and momentum ResNet or ViT, heads, online classifier)",
+    read_in="vturrisi/solo-learn 2aa1e64 solo/data/classification_dataloader.py; 9187ea3 solo/methods; "
+    "7af3e44 solo/backbones/vit/vit.py, 1ee0bf9 vit_mocov3.py, 15824b4 vit_mae.py, 14be766 solo/methods/mae.py",
     rank=Rank.NAMES,
     matches=lambda content: _prefix(content) is not None,
     weights=_weights,
-    inside={"fc.": "classifier"},
+    inside={"fc.": "classifier", "head.": "classifier"},
     beside={
         "classifier.": "classifier",
         "momentum_classifier.": "classifier",
@@ -63,6 +90,7 @@ ADAPTER = Adapter(
         "predictor.": "predictor",
         "momentum_predictor.": "predictor",
         "prototypes.": "prototypes",
+        "decoder.": "decoder",
         "dino_loss_func.": "loss",
         **dict.fromkeys(("queue", "queue_y", "queue_ptr", "queue_proj", "queue_index"), "queue"),
     },

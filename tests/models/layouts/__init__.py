@@ -19,6 +19,8 @@ from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from massl_bench.core.settings import IMAGENET_MEAN, IMAGENET_STD
 from massl_bench.models.outline import Outline
 
+State = dict[str, Tensor]
+
 Features = Callable[[Tensor], Tensor]
 """From normalised images [B, 3, H, W] to features [B, D]."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import torchvision
+
 from tests.models.layouts import prefixed
-from tests.models.resnet_layouts import State, layout, some
+from tests.models.resnet_layouts import State, layout, published_resnet, some, wide_resnet
 
 
 def _write(backbone: State, twin: State) -> Any:
@@ -18,5 +21,14 @@ LAYOUT = layout(
     "facebookresearch/swav 06b1b7c src/resnet50.py, eval_linear.py",
     _write,
     left_out=frozenset({"projector", "prototypes"}),
+    published={
+        "resnet50": published_resnet(_write, torchvision.models.resnet50, "resnet50"),
+        **{
+            f"resnet50w{times}": published_resnet(
+                _write, partial(wide_resnet, (3, 4, 6, 3), times), f"resnet50x{times}"
+            )
+            for times in (2, 4, 5)
+        },
+    },
     std=(0.228, 0.224, 0.225),
 )
