@@ -111,4 +111,4 @@ def wide_resnet(depths: tuple[int, ...], times: int) -> nn.Module:
         width = 64 * times * 2**stage
         setattr(made, f"layer{stage + 1}", made._make_layer(Bottleneck, width, depth, stride=2 if stage else 1))
     made.fc = nn.Identity()
-    return made  # type: ignore[no-any-return]
+    return made

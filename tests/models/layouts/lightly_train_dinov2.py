@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.models.layouts import prefixed
+from tests.models.layouts import State, prefixed
 from tests.models.layouts.lightly_train import own_part
 from tests.models.reference_vit import SourceVit, make_vit
 from tests.models.vit_layouts import fused, layout, published, twin
@@ -14,7 +14,7 @@ from tests.models.vit_layouts import fused, layout, published, twin
 
 def _write(source: SourceVit) -> Any:
     """lightly-ai/lightly-train 0037c13 _methods/dinov2/dinov2.py, 03b292d _models/dinov2_vit/dinov2_vit.py."""
-    state = {}
+    state: State = {}
     for whose, network in (("teacher", source), ("student", twin(source))):
         names = {**fused(network, blocks="blocks.{1}.{0}."), "mask_token": torch.randn(1, source.width)}
         state |= prefixed(f"{whose}_embedding_model_wrapper._model.", names)

@@ -6,21 +6,21 @@ from typing import Any
 
 import torch
 
-from tests.models.layouts import prefixed
+from tests.models.layouts import State, prefixed
 from tests.models.reference_vit import SourceVit, make_vit, to_size
 from tests.models.vit_layouts import fused, layout, published, twin
 
 
 def _write(source: SourceVit) -> Any:
     """lightly-ai/lightly 02c788d benchmarks/imagenet/vitb16/dinov2.py, 01da385 masked_vision_transformer_timm.py."""
-    state = {}
+    state: State = {}
     for name, network in (("teacher_backbone", source), ("student_backbone", twin(source))):
         head = {"head.weight": torch.randn(10, source.width), "head.bias": torch.randn(10)}
         state |= prefixed(f"{name}.vit.", {**fused(network), **head})
         state[f"{name}.mask_token"] = torch.randn(1, 1, source.width)
     for whose in ("teacher", "student"):
-        for head in ("dino", "ibot"):
-            state[f"{whose}_{head}_head._{head}_head.layers.0.weight"] = torch.randn(3, 3)
+        for kind in ("dino", "ibot"):
+            state[f"{whose}_{kind}_head._{kind}_head.layers.0.weight"] = torch.randn(3, 3)
     state["dino_criterion.center.center"] = torch.randn(1, 1, 4)
     state["online_classifier.classification_head.weight"] = torch.randn(10, 4)
     return {"pytorch-lightning_version": "2.4.0", "state_dict": state, "optimizer_states": []}

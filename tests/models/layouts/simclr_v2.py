@@ -12,7 +12,9 @@ from tests.models.resnet_layouts import State, layout, some
 
 def _their_name(name: str) -> str:
     """Separius/SimCLRv2-Pytorch resnet.py: `Stem`, `Blocks`, `BottleneckBlock`, `Projection`, `BatchNormRelu`."""
-    stage, block, part, rest = re.fullmatch(r"(?:layer(\d)\.(\d+)\.)?([a-z0-9]+)\.(.*)", name).groups()  # type: ignore[union-attr]
+    match = re.fullmatch(r"(?:layer(\d)\.(\d+)\.)?([a-z0-9]+)\.(.*)", name)
+    assert match is not None
+    stage, block, part, rest = match.groups()
     if stage is None:
         return f"net.0.{'0' if part == 'conv1' else '1.0'}.{rest}"
     at = f"net.{stage}.blocks.{block}."
