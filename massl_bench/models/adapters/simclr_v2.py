@@ -9,6 +9,7 @@ from torch import Tensor
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.settings import Preprocessing
+from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Tensors, Weights
 from massl_bench.models.content import Content
 from massl_bench.models.evaluations import unit_crop
@@ -43,7 +44,7 @@ def _network(found: Found) -> Network:
     if any(".mixing_conv." in name for name in found.tensors):
         raise RequestError(
             f"{found.where}: a converted SimCLR with selective kernels (sk1): no network of timm has them so; load it "
-            "with its converter's code, as --model FILE.py:function, or take a file without them (sk0)"
+            f"with its converter's code, as {asked('model', 'FILE.py:function')}, or take a file without them (sk0)"
         )
     return resnet(
         renamed_shapes(found, _rename),
