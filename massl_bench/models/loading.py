@@ -14,7 +14,7 @@ from massl_bench.core.errors import RequestError, one_line
 from massl_bench.models.adapter import Network
 from massl_bench.models.content import StateDict, Stored, listed, load
 from massl_bench.models.identity import BATCH_COUNTER
-from massl_bench.models.outline import CHANGES, DRAWS, Outline
+from massl_bench.models.outline import CHANGES, DRAWS, Outline, changed_by
 
 _SLACK = 1 << 22
 """Values that a network may have and its file not: tables that are computed, positions for another size."""
@@ -33,8 +33,10 @@ class _Unfilled(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         name = getattr(func, "__name__", "")
-        if name in DRAWS and args and args[0].is_floating_point():
-            return args[0].fill_(torch.nan)
+        drawn = changed_by(args, kwargs) if name in DRAWS else None
+        if drawn is not None and drawn.is_floating_point():
+            with torch.no_grad():
+                return drawn.fill_(torch.nan)
         if args and name in CHANGES and isinstance(args[0], nn.Parameter):
             return args[0]
         made = func(*args, **(kwargs or {}))
@@ -58,7 +60,8 @@ def fill(described: Network, tensors: StateDict, where: str) -> nn.Module:
         _refuse_constants([name for name, values in filled.items() if is_constant(values)], where)
         filled = renamed(described, dict(filled), network, where)
     load_exactly(network, filled, where)
-    empty = [name for name, value in network.state_dict().items() if not is_finite(value) and value.isnan().any()]
+    others = {name: value for name, value in network.state_dict().items() if name not in filled}
+    empty = [name for name, value in others.items() if not is_finite(value) and value.isnan().any()]
     if empty:  # a buffer or a tied tensor that no name reaches
         raise RequestError(f"{where}: tensors that the file does not fill: {listed(empty)}")
     return network

@@ -244,3 +244,13 @@ def test_contents_without_a_backbone(tmp_path: Path) -> None:
         build_checkpoint(save({"conv.weight": torch.zeros(3)}, tmp_path / "b.pth"), "x")
     with pytest.raises(RequestError, match="found a list"):
         build_checkpoint(save([1, 2], tmp_path / "c.pth"), "x")
+
+
+@pytest.mark.parametrize("arch", ["test_vit", "test_resnet"])
+def test_a_network_that_is_filled_draws_nothing(tmp_path: Path, arch: str) -> None:
+    """Its initialisation would take longer than reading the file, and leave values that look like weights."""
+    file = tmp_path / "network.pth"
+    torch.save(timm.create_model(arch, num_classes=0).state_dict(), file)
+    before = torch.get_rng_state()
+    build_checkpoint(file, "x", ModelSettings(arch=arch))
+    assert torch.equal(torch.get_rng_state(), before)
