@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from massl_bench.records.rows import Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
 
 _SEED = 0
 _SMALLEST = 1e-300
@@ -155,7 +158,8 @@ class OutcomesOf(dict[tuple[str, Path], Outcomes | None]):
     def _read(row: Row) -> Outcomes | None:
         try:
             items = _items(row) if row.record.items is not None else None
-        except RequestError:
+        except RequestError as error:
+            _log.warning("%s", error)
             return None  # the interval decides, and the column is marked
         column = items.outcomes.get(row.metric) if items is not None else None
         if items is None or column is None:

@@ -202,3 +202,13 @@ def test_a_p_value_is_never_nothing(run_cli: Cli) -> None:
     text = run_cli("compare", "one", "two").out
     assert "< 1e-300" in text
     assert json.loads(run_cli("compare", "one", "two", "--json").out)["comparisons"][0]["p_value"] < 1e-300
+
+
+def test_items_that_are_damaged_are_named(run_cli: Cli, caplog: pytest.LogCaptureFixture) -> None:
+    for model, right in zip(("one", "two"), outcomes(900, 100), strict=True):
+        path = place(model, "knn", right)
+    (file,) = path.parent.glob("*.items.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    answer = run_cli("report", "one", "two")
+    assert answer.code == 0
+    assert "other bytes than cifar10.json names: it was damaged or changed" in caplog.text
