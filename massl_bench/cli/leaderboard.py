@@ -51,7 +51,10 @@ def leaderboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve; 0: any that is free.")] = 8765,
     as_json: Json = False,
 ) -> None:
-    """Print the table of the complete records of current tasks, or show it while they are measured."""
+    """Print the table of the records, or show it as they arrive.
+
+    The table has the complete records of current tasks.
+    """
     from massl_bench.records.record import check_results_dir
     from massl_bench.records.rows import Selection, collect
     from massl_bench.report.formats import Setting, formats
