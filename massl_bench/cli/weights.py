@@ -217,7 +217,7 @@ def list_(
     include_path: IncludePath = None,
     as_json: Json = False,
 ) -> None:
-    """List the weights that are known by name, or those that others publish.
+    """List the weights that are known by name, or published.
 
     --json prints a list of what is known of each; of --remote also the address, its source and the day it was read.
     """
