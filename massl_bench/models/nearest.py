@@ -92,11 +92,13 @@ def _of_the_whole(content: Content, places: list[tuple[str, str]], reader: Reade
         around_all = all(name.startswith(prefix) for name in content.names(key))
         if adapter is not None and (around_all or adapter.rank > Rank.PLAIN):
             yield _Near(adapter=adapter, key=key, prefix=prefix)
+    layouts = list(_expected(content))
+    twins = tuple(twin for *_, each in layouts for twin in each if twin)
     for key, prefix in places:
-        for expected, wanted, twins in _expected(content):
-            # A twin's prefix is known: it does not hinder, and the twin is not what is meant.
-            known = prefix in (wanted, *twins)
-            if not known and _reading(content, key, prefix, wanted, reader, expected) is expected:
+        if any(twin.startswith(prefix) for twin in twins):
+            continue  # of any layout: it does not hinder, and the twin is not what is meant
+        for expected, wanted, _ in layouts:
+            if prefix != wanted and _reading(content, key, prefix, wanted, reader, expected) is expected:
                 yield _Near(adapter=expected, key=key, prefix=prefix, wanted=wanted)
 
 

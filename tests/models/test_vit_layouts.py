@@ -95,6 +95,15 @@ def test_capi_is_known_and_refused(tmp_path: Path) -> None:
         build_checkpoint(tmp_path / "capi.pth", "x")
 
 
+def test_selective_kernels_of_simclr_are_known_and_refused(tmp_path: Path) -> None:
+    file = layouts()["simclr_v2"].make(tmp_path)
+    state = torch.load(file.path, weights_only=True)
+    state["resnet"]["net.1.blocks.0.net.2.mixing_conv.weight"] = torch.randn(4, 4, 1, 1)
+    torch.save(state, tmp_path / "sk1.pth")
+    with pytest.raises(RequestError, match="selective kernels"):
+        build_checkpoint(tmp_path / "sk1.pth", "x")
+
+
 @pytest.mark.parametrize("name", ["mae", "dinov2_registers"])
 def test_an_export_keeps_how_positions_are_resampled(name: str, tmp_path: Path) -> None:
     file = layouts()[name].make(tmp_path)
