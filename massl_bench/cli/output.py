@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from massl_bench.core.errors import CellError
-from massl_bench.core.files import escaped_json, write_output
 from massl_bench.core.terminal import say, show, show_document
 
 if TYPE_CHECKING:
@@ -25,6 +23,10 @@ def fail(text: str) -> None:
 
 def as_json_document(value: Any) -> str:
     """Returns a value for machines."""
+    import json  # here, and not for every --help
+
+    from massl_bench.core.files import escaped_json
+
     return escaped_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)) + "\n"
 
 
@@ -46,6 +48,8 @@ def say_apart(board: Leaderboard, models: Sequence[str]) -> None:
 
 def write_out(out: Path, text: str) -> None:
     """Writes what `--out` asked for, and says so; raises `CellError` where the file cannot be written."""
+    from massl_bench.core.files import write_output
+
     try:
         write_output(out, text)
     except OSError as error:

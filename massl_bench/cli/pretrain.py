@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +72,8 @@ def pretrain(
     """
     if os.environ.get("RANK", "0") == "0":  # at once: torch alone takes longer to load
         say(f"pretrain: preset {preset}, dataset {dataset}")
+    import json
+
     from massl_bench.bench.pretraining import PretrainRequest, plan_pretraining, weights_name
     from massl_bench.bench.pretraining import pretrain as train
     from massl_bench.bench.progress import reporting

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import reprlib
 import unicodedata
@@ -71,6 +70,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
     if alike:
         advice = f"it looks like {alike[0]!r}, {how_they_differ(name, alike[0])}"
         return RequestError(f"unknown {kind} {name!r}", found=name, allowed=", ".join(names), remedy=advice)
+    import difflib  # here, and not for every --help
+
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         advice = f"did you mean {' or '.join(near)}?"
