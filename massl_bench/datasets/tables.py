@@ -195,6 +195,10 @@ class ArrowSplit(ImageSplit):
         from datasets import Image as ImageFeature
 
         require_columns(name, dataset.features.arrow_schema, image_column, label_column)
+        columns = [image_column] if label_column is None else [image_column, label_column]
+        with reading(root):
+            # A damaged file can hold offsets that lead outside of it, which end the process when they are followed.
+            dataset.data.table.select(columns).validate(full=True)
         self._name, self._root, self._image_column = name, root, image_column
         self.labels = self.class_names = None
         if label_column is not None:
