@@ -185,3 +185,19 @@ def test_class_names_that_are_none(names: object, tmp_path: Path) -> None:
     file.write_text(json.dumps(information))
     with pytest.raises(RequestError):
         open_dataset("tiny", registry, options(tmp_path)).split("test")
+
+
+def test_offsets_that_lead_out_of_a_saved_table_are_refused(tmp_path: Path) -> None:
+    """Followed, they would end the process by a signal."""
+    registry = tiny_registry(tmp_path)
+    root = tmp_path / "data" / "tiny"
+    write_saved(root)
+    (file,) = (root / "test").glob("*.arrow")
+    content = file.read_bytes()
+    with pa.memory_map(str(file)) as source:
+        images = pa.ipc.open_stream(source).read_all().column("img").chunk(0).field("bytes")
+        offsets = images.buffers()[1].to_pybytes()[: 4 * (len(images) + 1)]
+    assert content.count(offsets) == 1
+    file.write_bytes(content.replace(offsets, offsets[:-4] + (2**30).to_bytes(4, "little")))
+    with pytest.raises(RequestError, match="cannot be read"):
+        open_dataset("tiny", registry, options(tmp_path)).split("test")
