@@ -66,12 +66,17 @@ def test_results_are_of_these_weights_and_of_current_tasks() -> None:
         assert (record.identity.task.version, record.identity.task.spec_sha256) == (task.version, task.spec_hash), path
         assert record.complete, path
         assert not record.departures, path
-        records[record.identity.model.name, task.name] = record
-    own = {task: record for (model, task), record in records.items() if model == DEFAULT_MODEL}
+        records[record.identity.model.name, task.name, record.identity.dataset.name] = record
     expected = {"file": sha256_file(FILE), "tensors": tensors_of(FILE)}  # "file": in records of the first schema
-    for record in own.values():
-        assert record.identity.model.weights_sha256 == expected[record.identity.model.weights_hash_of]
-    assert own["knn"].headline.ci95[0] > records["pixels", "knn"].headline.ci95[1] + 0.1
+    for (model, *_), record in records.items():
+        if model == DEFAULT_MODEL:
+            assert record.identity.model.weights_sha256 == expected[record.identity.model.weights_hash_of]
+    own, pixels, untrained = (
+        {task: record for (model, task, dataset), record in records.items() if (model, dataset) == (name, "cifar10")}
+        for name in (DEFAULT_MODEL, "pixels", "random:resnet18@img_size=32")
+    )
+    assert own["knn"].headline.ci95[0] > pixels["knn"].headline.ci95[1] + 0.1
+    assert own["knn"].headline.ci95[0] > untrained["knn"].headline.ci95[1] + 0.3
     assert own["linear"].headline.value > own["knn"].headline.value > own["kmeans"].metrics["accuracy"].value
 
 
