@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -187,7 +187,7 @@ class _Making:
         pieces, waits = self._pieces, False
         try:
             while (missing := pieces.missing()) and not self._is_there():
-                claims = pieces.claims(self._options.shard.first(missing))
+                claims = self._claims(missing)
                 first = next(claims, None)
                 if first is not None:
                     self._make(encoder(), missing, chain([first], claims))
@@ -204,6 +204,12 @@ class _Making:
             raise self._cache.problem(error) from None
         finally:
             pieces.release()
+
+    def _claims(self, missing: Sequence[int]) -> Iterator[range]:
+        """Yields the items of pieces that are this process's to make."""
+        for number in self._options.shard.first(missing):
+            if self._pieces.claim(number, self._is_there):
+                yield self._pieces.range_of(number)
 
     def _is_there(self) -> bool:
         """Tells whether the bank is there, and whole where it must be; damage is seen when it is read."""

@@ -10,7 +10,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,14 +115,12 @@ class Pieces:
             return [number for number in range(len(self)) if self._file(number).name not in there]
         return list(range(len(self)))
 
-    def claims(self, numbers: Sequence[int]) -> Iterator[range]:
-        """Yields the items of pieces that are not there and that nobody makes; they are this process's to make."""
-        for number in numbers:
-            if self._claim(number):
-                yield self._ranges[number]
-
-    def _claim(self, number: int) -> bool:
+    def claim(self, number: int, is_finished: Callable[[], bool]) -> bool:
         """Takes the lock of a piece; tells whether the piece is this process's to make.
+
+        Args:
+            number: of the piece.
+            is_finished: whether the bank is there; asked with the lock held, as its pieces go only after it has come.
 
         Raises:
             OSError: The directory cannot be written to.
@@ -139,7 +137,11 @@ class Pieces:
             return True
         except FileNotFoundError:  # the bank is there, and its pieces have just gone
             return False
-        if self._file(number).is_file() or not self._lock(number).is_file():
+        if is_finished():
+            lock.release()
+            self.remove()
+            return False
+        if self._file(number).is_file():
             lock.release()
             return False
         self._locks[number] = lock

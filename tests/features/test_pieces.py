@@ -196,6 +196,27 @@ def test_the_piece_of_a_killed_process_is_taken_over(
     assert wanted.images == 200
 
 
+def test_no_piece_is_made_of_a_bank_that_has_just_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None
+) -> None:
+    """Another process ends the bank, and its pieces go, after this one has seen what is missing."""
+    wanted, missing = Wanted(tmp_path, monkeypatch), Pieces.missing
+    calls: list[int] = []
+
+    def seen_before(pieces: Pieces) -> list[int]:
+        found = missing(pieces)
+        calls.append(len(found))
+        if len(calls) == 2:  # the first is of `write_bank`
+            wanted.load()
+        return found
+
+    monkeypatch.setattr(Pieces, "missing", seen_before)
+    wanted.load()
+    assert calls[1] == 4
+    assert wanted.images == 200
+    assert not wanted.pieces.directory.exists()
+
+
 @pytest.mark.faults
 def test_no_damage_to_a_piece_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None) -> None:
     wanted = Wanted(tmp_path, monkeypatch)

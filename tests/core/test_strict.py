@@ -1,0 +1,36 @@
+"""Tuples that are lists in files; what is inside them is strict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from massl_bench.core.strict import Listed, StrictModel, first_problem
+
+
+class Model(StrictModel):
+    """A list of whole numbers."""
+
+    k: Listed[tuple[int, ...]]
+
+
+@pytest.mark.parametrize("value", [[10, 20], (10, 20)])
+def test_lists_and_tuples(value: Any) -> None:
+    assert Model(k=value).k == (10, 20)
+    assert Model.model_validate_json('{"k": [10, 20]}').k == (10, 20)
+
+
+@pytest.mark.parametrize("value", [{10: 1}, "12", b"12", 1, None])
+def test_what_is_no_list(value: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Model(k=value)
+    assert first_problem(caught.value).startswith("k: expected a list, got ")
+
+
+@pytest.mark.parametrize("inside", ["1", True, 1.0, [1]])
+def test_what_is_inside_stays_strict(inside: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Model(k=[inside])
+    assert first_problem(caught.value).startswith("k.0: expected a valid integer, got ")
