@@ -156,8 +156,9 @@ class Runner:
 
     def _help(self, cell: ImageCell | FeatureCell) -> None:
         """Extracts features that another process needs for its cell."""
-        for role in cell.to_extract(self._planner.cache) if isinstance(cell, ImageCell) else ():
-            assert isinstance(cell, ImageCell)
+        if isinstance(cell, FeatureCell):
+            return
+        for role in cell.to_extract(self._planner.cache):
             help_to_extract(
                 self._planner.cache,
                 cell.key(role),

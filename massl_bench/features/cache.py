@@ -149,28 +149,8 @@ class FeatureCache:
         Raises:
             CellError: The cache cannot be written to.
         """
-        path = self.lock_path(key.digest)
-        holder = path.with_suffix(".holder")
-        lock = FileLock(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                say(f"another process writes these features, waiting for it: {_who(holder)}")
-                # No deadline: the system frees the lock of a process that ended, so that nobody waits for a dead one.
-                lock.acquire(poll_interval=_POLL_S)
-            holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")  # for people only
-        except NotImplementedError:  # a file system without locks: the same work may be done twice, and that is all
-            pass
-        except OSError as error:
-            lock.release()
-            raise self.problem(error) from None
-        try:
+        with self._locked(key.digest, say):
             yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
 
     @contextmanager
     def claimed(self, name: str) -> Iterator[str | None]:
@@ -182,25 +162,38 @@ class FeatureCache:
         Raises:
             CellError: The cache cannot be written to.
         """
+        with self._locked(name, None) as holder:
+            yield holder
+
+    @contextmanager
+    def _locked(self, name: str, say: Callable[[str], None] | None) -> Iterator[str | None]:
+        """Yields None with a lock; without waiting (`say` is None) maybe without it: then who has it."""
         path = self.lock_path(name)
-        holder, lock = path.with_suffix(".holder"), FileLock(path)
+        holder, lock, other = path.with_suffix(".holder"), FileLock(path), None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-            holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-        except Timeout:
-            yield _who(holder)
-            return
-        except NotImplementedError:  # a file system without locks: the same work may be done twice
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                other = _who(holder)
+            if other is not None and say is not None:
+                say(f"another process writes these features, waiting for it: {other}")
+                # No deadline: the system frees the lock of a process that ended, so that nobody waits for a dead one.
+                lock.acquire(poll_interval=_POLL_S)
+                other = None
+            if other is None:
+                holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")  # for people only
+        except NotImplementedError:  # a file system without locks: the same work may be done twice, and that is all
             pass
         except OSError as error:
             lock.release()
             raise self.problem(error) from None
         try:
-            yield None
+            yield other
         finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
+            if other is None:
+                holder.unlink(missing_ok=True)
+                lock.release()
 
     def problem(self, error: OSError) -> CellError:
         """Returns the error for a cache that cannot be written to."""

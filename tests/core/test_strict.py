@@ -32,5 +32,5 @@ def test_what_is_no_list(value: Any) -> None:
 @pytest.mark.parametrize("inside", ["1", True, 1.0, [1]])
 def test_what_is_inside_stays_strict(inside: Any) -> None:
     with pytest.raises(ValidationError) as caught:
-        Model(k=[inside])
+        Model.model_validate({"k": [inside]})
     assert first_problem(caught.value).startswith("k.0: expected a valid integer, got ")
