@@ -224,7 +224,7 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 OPTIONS_OF_OTHERS = {
     "core/devices.py": {"--shm-size"},  # docker
-    "models/export.py": {"--task", "--dataset", "--model"},  # the command in the README of exported weights
+    "models/weights/export.py": {"--task", "--dataset", "--model"},  # the command in the README of exported weights
     "records/environment.py": {"--porcelain", "--untracked-files"},  # git
 }
 

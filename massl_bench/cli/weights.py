@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from massl_bench.core.model_settings import ModelSettings
     from massl_bench.models import ModelCard
-    from massl_bench.models.inspection import Inspection
+    from massl_bench.models.weights.inspection import Inspection
     from massl_bench.specs.registry import Registry
 
 weights_app = typer.Typer(
@@ -62,7 +62,7 @@ def add(
 
     --json prints {manifest} and what is known of the model: its card.
     """
-    from massl_bench.models.manifests import NewManifest, add_weights
+    from massl_bench.models.weights.manifests import NewManifest, add_weights
 
     new = NewManifest(
         file=file.expanduser(),
@@ -101,7 +101,7 @@ def inspect(
 
     Nothing in it is executed.
     """
-    from massl_bench.models.inspection import inspect_checkpoint
+    from massl_bench.models.weights.inspection import inspect_checkpoint
 
     path = file.expanduser()
     if not path.exists():
@@ -184,7 +184,7 @@ def fetch(
 
     --json prints a list of {name, file, sha256, sha256_from, problem}; file or problem is null.
     """
-    from massl_bench.models.known import Fetched, check_fetchable, fetch_known
+    from massl_bench.models.weights.known import Fetched, check_fetchable, fetch_known
 
     registry = open_registry(include_path, weights_dir)
     for name in names:
@@ -223,7 +223,7 @@ def list_(
     """
     from tabulate import tabulate
 
-    from massl_bench.models.known import here, published
+    from massl_bench.models.weights.known import here, published
 
     registry = open_registry(include_path, weights_dir)
     place = cache_directory(cache_dir)
@@ -272,7 +272,7 @@ def export(
     """
     from massl_bench.core.files import file_safe
     from massl_bench.models import ModelOptions
-    from massl_bench.models.export import card_path, export_timm, export_weights, open_for_export
+    from massl_bench.models.weights.export import card_path, export_timm, export_weights, open_for_export
 
     if format not in _SUFFIXES:
         raise unknown_name("format", format, _SUFFIXES)
@@ -305,7 +305,7 @@ def export(
 
 
 def _check_push(repo: str | None, format: str) -> None:
-    from massl_bench.models.hub import check_repository
+    from massl_bench.models.weights.hub import check_repository
 
     if repo is None:
         return
@@ -315,8 +315,8 @@ def _check_push(repo: str | None, format: str) -> None:
 
 
 def _check_output(file: Path, readme: Path, format: str, *, force: bool) -> None:
-    from massl_bench.models.fetch import CHECKPOINT_SUFFIXES
-    from massl_bench.models.timm_export import TIMM_FILES
+    from massl_bench.models.weights.fetch import CHECKPOINT_SUFFIXES
+    from massl_bench.models.weights.timm_export import TIMM_FILES
 
     suffix = _SUFFIXES[format]
     if suffix and (
@@ -346,8 +346,8 @@ def _recorded(card: ModelCard, registry: Registry, results_dir: Path) -> list[Ev
 
 
 def _pushed(repo: str, file: Path, readme: Path, name: str) -> str:
-    from massl_bench.models.hub import push
-    from massl_bench.models.timm_export import TIMM_FILES
+    from massl_bench.models.weights.hub import push
+    from massl_bench.models.weights.timm_export import TIMM_FILES
 
     files = {name: file / name for name in TIMM_FILES} if file.is_dir() else {"model.safetensors": file}
     return push(repo, {**files, "README.md": readme}, f"{name}, exported by massl-bench")

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.core.files import read_memo, sha256_of, stat_signature, write_memo
 from massl_bench.models.card import ModelCard
-from massl_bench.models.fetch import CHECKPOINT_SUFFIXES, unknown_weights
 from massl_bench.models.source import ModelOptions, Opening, Reference
 from massl_bench.models.sources import sources, usages
+from massl_bench.models.weights.fetch import CHECKPOINT_SUFFIXES, unknown_weights
 from massl_bench.specs import plugins
 from massl_bench.specs.registry import Registry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from massl_bench.core.errors import RequestError
-from massl_bench.models.fetch import CHECKPOINT_SUFFIXES
+from massl_bench.models.weights.fetch import CHECKPOINT_SUFFIXES
 
 NAMED_BY_LIBRARIES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 """What timm and Hugging Face call the file of weights beside a `config.json`, the one that they take first."""

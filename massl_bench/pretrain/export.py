@@ -16,8 +16,8 @@ from massl_bench.core.settings import Preprocessing, own_size
 from massl_bench.core.wording import asked
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.identity import telling_numbers, tensors_sha256
-from massl_bench.models.manifests import check_name
-from massl_bench.models.metadata import WeightsMetadata, save_weights
+from massl_bench.models.weights.manifests import check_name
+from massl_bench.models.weights.metadata import WeightsMetadata, save_weights
 from massl_bench.pretrain import methods
 from massl_bench.pretrain.backbones import manifest_arch
 from massl_bench.pretrain.config import PretrainConfig

@@ -19,7 +19,7 @@ import massl_bench as mb
 from massl_bench.core.files import sha256_file
 from massl_bench.core.settings import DEFAULT_PREPROCESSING
 from massl_bench.models.checkpoints import read_checkpoint
-from massl_bench.models.metadata import read_metadata
+from massl_bench.models.weights.metadata import read_metadata
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.toml import read_toml
 from tests.conftest import Answer

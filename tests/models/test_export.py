@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import massl_bench as mb
 from massl_bench.core.settings import own_size
 from massl_bench.models.encoder import Encoder
-from massl_bench.models.timm_export import _data_config
+from massl_bench.models.weights.timm_export import _data_config
 from massl_bench.records.record import read_record
 from tests.conftest import Answer
 

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from massl_bench.core.errors import MasslBenchError, RequestError
 from massl_bench.core.model_settings import ModelSettings
 from massl_bench.models.checkpoints import build_checkpoint
-from massl_bench.models.inspection import inspect_checkpoint
 from massl_bench.models.reading import described, load, load_all, open_checkpoint, state_dict, verify_zip
 from massl_bench.models.reading.globals import is_inert, normal_module
+from massl_bench.models.weights.inspection import inspect_checkpoint
 from tests.conftest import Answer
 from tests.models.mutations import MUTATIONS, OPCODES, Mutator, small_vit
 from tests.models.published import pickled, with_pickle, write_legacy, write_zip
@@ -119,7 +119,7 @@ NOTHING_RUNS = """
     import sys, warnings
     warnings.simplefilter("ignore")
     from pathlib import Path
-    from massl_bench.models.inspection import inspect_checkpoint
+    from massl_bench.models.weights.inspection import inspect_checkpoint
     from massl_bench.core.errors import MasslBenchError
     import massl_bench.models.checkpoints
     seen = []

@@ -12,7 +12,7 @@ from massl_bench.core.errors import RequestError
 from massl_bench.core.model_settings import ModelSettings
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.encoder import Encoder
-from massl_bench.models.export import ExportedModel, export_weights
+from massl_bench.models.weights.export import ExportedModel, export_weights
 from tests.models import vit_layouts
 from tests.models.layouts import clip, dinov3, layouts
 from tests.models.reference_vit import antialiased, make_vit, quick_gelu

@@ -11,11 +11,11 @@ from massl_bench.core.settings import own_size
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
 from massl_bench.models.build import timm_network, vit
 from massl_bench.models.content import Content
-from massl_bench.models.metadata import KEY, WeightsMetadata, parse_metadata
 from massl_bench.models.networks.resnet import STEMS
 from massl_bench.models.networks.vit import PositionRule, is_plain
 from massl_bench.models.resnets import resnet
 from massl_bench.models.shapes import heads_of_64, named_on_meta
+from massl_bench.models.weights.metadata import KEY, WeightsMetadata, parse_metadata
 
 _STEM = next(iter(STEMS))
 
@@ -116,7 +116,7 @@ def _configured(found: Found, config: Any) -> Network:
 ADAPTER = Adapter(
     name="massl_bench",
     summary="files of massl-bench (exports and checkpoints of its trainer)",
-    read_in="this package: models/metadata.py, models/export.py, pretrain/checkpoint.py",
+    read_in="this package: models/weights/metadata.py, models/weights/export.py, pretrain/loop/checkpoint.py",
     rank=Rank.DECLARED,
     matches=_matches,
     weights=_weights,

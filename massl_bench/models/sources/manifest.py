@@ -8,8 +8,8 @@ from massl_bench.core.errors import RequestError
 from massl_bench.core.files import remembered_sha256
 from massl_bench.core.model_settings import ModelSettings
 from massl_bench.models.card import ModelCard
-from massl_bench.models.fetch import weights_file
 from massl_bench.models.source import Opening, Reference, Source
+from massl_bench.models.weights.fetch import weights_file
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.registry import Registry
 

@@ -22,9 +22,9 @@ from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.files import remove_leftovers
 from massl_bench.core.wording import asked
 from massl_bench.models.checkpoints import read_checkpoint
-from massl_bench.models.export import official_weights
 from massl_bench.models.reading import verify_zip
-from massl_bench.models.saving import save_archive
+from massl_bench.models.weights.export import official_weights
+from massl_bench.models.weights.saving import save_archive
 from massl_bench.pretrain import methods
 from massl_bench.pretrain.config import differences, flat
 

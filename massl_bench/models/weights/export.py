@@ -21,14 +21,14 @@ from massl_bench.core.files import (
 from massl_bench.core.wording import asked
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.encoder import Encoder
-from massl_bench.models.metadata import KEY, WeightsMetadata, read_metadata, save_weights
 from massl_bench.models.networks.features import WORDS
 from massl_bench.models.open import open_model
-from massl_bench.models.readme import model_card, shell
-from massl_bench.models.saving import save_archive
 from massl_bench.models.source import ModelOptions
 from massl_bench.models.sources import sources
-from massl_bench.models.timm_export import WEIGHTS, write_timm_directory
+from massl_bench.models.weights.metadata import KEY, WeightsMetadata, read_metadata, save_weights
+from massl_bench.models.weights.readme import model_card, shell
+from massl_bench.models.weights.saving import save_archive
+from massl_bench.models.weights.timm_export import WEIGHTS, write_timm_directory
 from massl_bench.specs.registry import Registry
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from massl_bench.models.assemble import feature_of, fed
 from massl_bench.models.content import Content
 from massl_bench.models.files import open_content
 from massl_bench.models.loading import fill
-from massl_bench.models.metadata import KEY, WeightsMetadata, parse_metadata
 from massl_bench.models.reading import LazyTensor, shown, state_dict
 from massl_bench.models.reading.describing import described
 from massl_bench.models.recognition import recognise
+from massl_bench.models.weights.metadata import KEY, WeightsMetadata, parse_metadata
 
 _MOST_VALUES = 200
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from massl_bench.core.errors import CellError, MissingDataError, RequestError, unknown_name
 from massl_bench.core.wording import option
-from massl_bench.models.fetch import fetch_published, fetch_weights, weights_file
 from massl_bench.models.source import ModelOptions
+from massl_bench.models.weights.fetch import fetch_published, fetch_weights, weights_file
 from massl_bench.specs.registry import Registry
 
 _LIBRARIES = ("timm", "torchvision", "hf-hub")
@@ -66,7 +66,7 @@ def fetch_known(name: str, registry: Registry, weights_dir: Path, cache_dir: Pat
 
 
 def _published(name: str, registry: Registry, weights_dir: Path, cache_dir: Path, *, may_download: bool) -> Fetched:
-    from massl_bench.models.manifests import Download, NewManifest, add_weights
+    from massl_bench.models.weights.manifests import Download, NewManifest, add_weights
 
     source, checkpoint = registry.checkpoints[name]
     file, origin = fetch_published(name, source, checkpoint, cache_dir, may_download=may_download)
