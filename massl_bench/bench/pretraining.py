@@ -70,7 +70,7 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
         CellError: The training stopped, or something could not be written.
     """
     from massl_bench.pretrain.distributed import after_first_rank
-    from massl_bench.pretrain.export import check_names, export_weights
+    from massl_bench.pretrain.export import check_names, export_model
     from massl_bench.pretrain.loop.state import initial_network
     from massl_bench.pretrain.loop.trainer import TrainingJob, train
 
@@ -97,7 +97,7 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
             networks.append((initial_network(config).backbone.eval(), 0))
         for name, (network, steps) in zip(request.models, networks, strict=True):
             training = {"dataset": request.dataset, "fingerprint": fingerprint, "images": len(split), "steps": steps}
-            export_weights(
+            export_model(
                 network,
                 config,
                 name=name,

@@ -15,28 +15,17 @@ from massl_bench.metrics.intervals import centred_interval
 _WEIGHTS_PER_CHUNK = 1 << 22
 
 
-def interpolated_average_precision(scores_N: NDArray[np.floating], present_N: NDArray[np.bool_]) -> float:
-    """Returns the area under the interpolated precision-recall curve (VOC since 2010; FAIR's and CARP's SVM scripts).
-
-    Precision at a recall is the largest at that recall or a higher one. Equal scores are ordered by index. NaN where
-    nothing is present.
-    """
-    return float(_precisions(present_N[_best_first(scores_N)], np.ones((1, len(scores_N))))[0, 0])
-
-
-def eleven_point_average_precision(scores_N: NDArray[np.floating], present_N: NDArray[np.bool_]) -> float:
-    """Returns the mean of the interpolated precision at the recalls 0, 0.1, …, 1 (VOC 2007, section 4.2)."""
-    return float(_precisions(present_N[_best_first(scores_N)], np.ones((1, len(scores_N))))[1, 0])
-
-
 def _best_first(scores_N: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Returns the order of falling scores; equal ones are ordered by index."""
     return np.argsort(-scores_N, kind="stable")
 
 
 def _precisions(hit_N: NDArray[np.bool_], weights_RN: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns (area, mean at 11 recalls) of ranked items, [2, R], for R weightings by whole numbers.
 
-    A bootstrap resample is such a weighting. NaN where it holds nothing present.
+    The area is that under the interpolated precision-recall curve (VOC since 2010; FAIR's and CARP's SVM scripts):
+    precision at a recall is the largest at that recall or a higher one. The mean is that at the recalls 0, 0.1, …, 1
+    (VOC 2007, section 4.2). A bootstrap resample is a weighting. NaN where it holds nothing present.
     """
     hit_RN = weights_RN * hit_N
     found_RN = np.cumsum(hit_RN, axis=1)

@@ -26,7 +26,7 @@ from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.toml import sealed_toml
 
 
-def export_weights(
+def export_model(
     backbone: nn.Module,
     config: PretrainConfig,
     *,

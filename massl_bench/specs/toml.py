@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import tomli_w
 from pydantic import ValidationError
 
 from massl_bench.core.errors import SpecError, how_they_differ, look_alike, one_line
@@ -69,24 +69,7 @@ def _check_seal(path: Path, content: Mapping[str, Any]) -> None:
 
 def sealed_toml(content: Mapping[str, Any]) -> str:
     """Returns nested tables of plain values as TOML, with the hash of all of it at the top."""
-    return to_toml({SEAL: sealed(content)[SEAL], **content})
-
-
-def to_toml(content: Mapping[str, Any], section: str = "") -> str:
-    """Returns nested tables of plain values as TOML: values first, then one section for each table."""
-    lines = [f"{key} = {_toml_value(value)}\n" for key, value in content.items() if not isinstance(value, Mapping)]
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            name = f"{section}.{key}" if section else key
-            lines.append(f"\n[{name}]\n{to_toml(value, name)}")
-    return "".join(lines)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
-    # Strings, whole numbers, fractions and truth values are written alike in JSON and TOML, but for one character.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+    return tomli_w.dumps({SEAL: sealed(content)[SEAL], **content})
 
 
 def parse_setting(text: str) -> Any:

@@ -9,8 +9,6 @@ import pytest
 from numpy.typing import NDArray
 
 from massl_bench.metrics.multilabel import (
-    eleven_point_average_precision,
-    interpolated_average_precision,
     lacking,
     mean_average_precision,
     scored,
@@ -20,18 +18,22 @@ SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
 PRESENT = np.array([False, True, False, True, True])
 
 
+def of_one_class(present_N: NDArray[np.bool_]) -> tuple[float, float]:
+    """Returns (interpolated, 11-point) average precision under `SCORES`."""
+    labels = np.where(present_N, 1, -1).astype(np.int8)
+    return mean_average_precision(SCORES[:, None], labels[:, None], difficult_is_negative=True)[:2]
+
+
 def test_interpolated_by_hand() -> None:
     # Precision at the positives: 1/2, 2/4, 3/5; the largest at or behind each: 3/5, 3/5, 3/5.
-    assert interpolated_average_precision(SCORES, PRESENT) == pytest.approx(3 / 5)
+    assert of_one_class(PRESENT)[0] == pytest.approx(3 / 5)
     # 1, 2/3 and 3/5: nothing behind is larger.
-    assert interpolated_average_precision(SCORES, np.array([1, 0, 1, 0, 1], dtype=bool)) == pytest.approx(
-        (1 + 2 / 3 + 3 / 5) / 3
-    )
+    assert of_one_class(np.array([1, 0, 1, 0, 1], dtype=bool))[0] == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
 
 
 def test_eleven_points_by_hand() -> None:
     # Recalls 0 to .3 are reached with the first positive, .4 to .6 with the second, .7 to 1 with the third.
-    value = eleven_point_average_precision(SCORES, np.array([1, 0, 1, 0, 1], dtype=bool))
+    value = of_one_class(np.array([1, 0, 1, 0, 1], dtype=bool))[1]
     assert value == pytest.approx((4 * 1 + 3 * 2 / 3 + 4 * 3 / 5) / 11)
 
 

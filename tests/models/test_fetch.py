@@ -17,12 +17,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import tomli_w
 
 from massl_bench.core.errors import SpecError
 from massl_bench.core.files import sha256_file
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.registry import Registry
-from massl_bench.specs.toml import read_toml, to_toml
+from massl_bench.specs.toml import read_toml
 from tests.conftest import Answer
 
 Cli = Callable[..., Answer]
@@ -80,7 +81,7 @@ def publish(name: str = "gold", root: Path = Path("weights"), **checkpoint: Any)
     content = {**told, "citation": "A, 2024", "checkpoints": {name: {"architecture": "vit", **checkpoint}}}
     path = root / "published" / "mine.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_toml(content))
+    path.write_text(tomli_w.dumps(content))
     return path
 
 

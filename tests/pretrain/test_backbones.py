@@ -13,7 +13,7 @@ from massl_bench.models.networks.vit import MasslVisionTransformer
 from massl_bench.pretrain.backbones import build_backbone, manifest_arch
 from massl_bench.pretrain.config import BackboneConfig
 from massl_bench.pretrain.configure import load_config
-from massl_bench.pretrain.export import export_weights
+from massl_bench.pretrain.export import export_model
 from massl_bench.pretrain.loop.state import initial_network
 
 PATCH, SIDE, LOCAL = 4, 16, 8
@@ -43,7 +43,7 @@ def test_special_vits_are_timm_s_own(arch: str, tmp_path: Path) -> None:
         assert network(views).shape == (4, config.head.out_dim)
         features = backbone(views[0])
         training = {"steps": 0, "dataset": "none"}
-        export_weights(backbone, config, name="mine", folder=tmp_path, licence="none", training=training)
+        export_model(backbone, config, name="mine", folder=tmp_path, licence="none", training=training)
         encoder = build_checkpoint(tmp_path / "mine.safetensors", "mine")
         assert encoder.card.architecture == arch
         assert torch.equal(encoder.network(views[0]), features)
