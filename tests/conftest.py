@@ -15,6 +15,7 @@ os.environ.pop("MASSL_BENCH_CACHE", None)
 
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -85,8 +86,11 @@ def golden() -> Path:
 
 @pytest.fixture(autouse=True)
 def _private_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASSL_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.chdir(tmp_path_factory.mktemp("work"))
+    # In a folder of their own: pytest lists all that lies beside a directory that it makes, thousands of times.
+    places = tmp_path_factory.getbasetemp() / "places"
+    places.mkdir(exist_ok=True)
+    monkeypatch.setenv("MASSL_BENCH_CACHE", tempfile.mkdtemp(prefix="cache-", dir=places))
+    monkeypatch.chdir(tempfile.mkdtemp(prefix="work-", dir=places))
     # Tables of a test's own records, without those of the bundled weights.
     monkeypatch.setattr("massl_bench.records.rows.results_dirs", lambda own: [own])
 
@@ -153,7 +157,7 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         def log_message(self, *_: object) -> None: ...
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root)))
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     yield root, f"http://127.0.0.1:{http.server_port}"
     http.shutdown()
 

@@ -64,7 +64,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             self.close_connection = True
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     known.address = f"http://127.0.0.1:{http.server_port}"
     yield known
     http.shutdown()
@@ -223,7 +223,7 @@ def test_a_server_that_falls_silent_is_left(
             done.wait(10)
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Stalled)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     publish(url=f"http://127.0.0.1:{http.server_port}/gold.pth")
     answer = run_cli("weights", "fetch", "gold")
     done.set()
