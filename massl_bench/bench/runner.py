@@ -22,7 +22,7 @@ from massl_bench.bench.planned import FeatureCell, ImageCell, MissingCell, Plann
 from massl_bench.bench.planner import Planner, timed
 from massl_bench.bench.request import RunRequest
 from massl_bench.core.devices import free_memory, memory_limited
-from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, one_line
+from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, unforeseen
 from massl_bench.core.fingerprint import EncoderFingerprint
 from massl_bench.core.values import EvaluationData, FeatureBank, Score
 from massl_bench.core.wording import asked
@@ -138,8 +138,7 @@ class Runner:
         except Exception as error:  # a defect of ours or of a library ends its cell, not the others
             if os.environ.get("MASSL_BENCH_TRACEBACK"):
                 raise
-            text = f"unexpected {type(error).__name__}: {one_line(error)}; MASSL_BENCH_TRACEBACK=1 shows where"
-            return outcome("failed", None, None, text)
+            return outcome("failed", None, None, unforeseen(error))
         return outcome("done", path, record, None)
 
     @contextmanager

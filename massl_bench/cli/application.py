@@ -29,7 +29,7 @@ from massl_bench.cli.stopping import INTERRUPTED, InterruptionError
 from massl_bench.cli.verify import verify
 from massl_bench.cli.weights import weights_app
 from massl_bench.core import terminal
-from massl_bench.core.errors import MasslBenchError, RequestError, one_line
+from massl_bench.core.errors import MasslBenchError, RequestError, unforeseen
 from massl_bench.core.wording import options_are_read
 
 # Newer versions of typer carry their own copy of click: this is the base of every wrong use, in either.
@@ -95,24 +95,11 @@ def _code_of_the_call() -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return 0  # the reader of stdout went away (`| head`): nothing is wrong
-    except OSError as error:  # a file that cannot be written, a full disk
-        _show_traceback_where_asked()
-        fail(f"{f'{error.filename}: ' if error.filename is not None else ''}{error.strerror or error}")
+    except Exception as error:  # a file that cannot be written, a full disk; a defect of ours or of a library
+        if os.environ.get("MASSL_BENCH_TRACEBACK"):
+            traceback.print_exc()
+        fail(unforeseen(error))
         return 1
-    except Exception as error:  # a defect of ours or of a library
-        _show_traceback_where_asked()
-        text = f"unexpected {type(error).__name__}: {one_line(error)}"
-        if isinstance(error, ImportError | MemoryError):
-            text += (
-                "; is the memory of this process limited (ulimit -v), or an installation damaged? massl-bench doctor"
-            )
-        fail(f"{text}; MASSL_BENCH_TRACEBACK=1 shows where")
-        return 1
-
-
-def _show_traceback_where_asked() -> None:
-    if os.environ.get("MASSL_BENCH_TRACEBACK"):
-        traceback.print_exc()
 
 
 def _version(show: bool) -> None:

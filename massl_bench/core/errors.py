@@ -111,3 +111,13 @@ def without_addresses(text: str) -> str:
 def one_line(error: Exception) -> str:
     """Returns an error's text in one line of at most 300 characters, the same in every run."""
     return printable(without_addresses(" ".join(str(error).split())))[:300] or type(error).__name__
+
+
+def unforeseen(error: Exception) -> str:
+    """Returns one line for an error that nobody meant to raise: what the system refused, or a defect."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{f'{printable(str(error.filename))}: ' if error.filename is not None else ''}{error.strerror}"
+    text = f"unexpected {type(error).__name__}: {one_line(error)}"
+    if isinstance(error, ImportError | MemoryError):
+        text += "; is the memory of this process limited (ulimit -v), or an installation damaged? massl-bench doctor"
+    return f"{text}; MASSL_BENCH_TRACEBACK=1 shows where"

@@ -200,15 +200,15 @@ class _Making:
                         self._reporting.say(f"another process extracts these features, waiting for it: {makers}")
                 else:
                     time.sleep(_POLL_S)
-        except OSError as error:
-            raise self._cache.problem(error) from None
         finally:
             pieces.release()
 
     def _claims(self, missing: Sequence[int]) -> Iterator[range]:
         """Yields the items of pieces that are this process's to make."""
         for number in self._options.shard.first(missing):
-            if self._pieces.claim(number, self._is_there):
+            with self._cache.writing():
+                claimed = self._pieces.claim(number, self._is_there)
+            if claimed:
                 yield self._pieces.range_of(number)
 
     def _is_there(self) -> bool:
@@ -231,7 +231,8 @@ class _Making:
         made: set[int] = set()
 
         def put(piece: Extracted) -> None:
-            pieces.put(piece, encoder.card.name)
+            with self._cache.writing():
+                pieces.put(piece, encoder.card.name)
             made.add(piece.items.start)
 
         with self._reporting.progress(f"{encoder.card.name} on {where}", total) as progress:
@@ -304,7 +305,8 @@ class _Making:
         try:
             return self._pieces.read(number)
         except (OSError, ValueError) as error:
-            self._pieces.spoil(number)
+            with self._cache.writing():
+                self._pieces.spoil(number)
             raise _SpoiledError(one_line(error)) from None
 
 

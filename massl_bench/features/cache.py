@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -170,7 +170,7 @@ class FeatureCache:
         """Yields None with a lock; without waiting (`say` is None) maybe without it: then who has it."""
         path = self.lock_path(name)
         holder, lock, other = path.with_suffix(".holder"), FileLock(path), None
-        try:
+        with self.writing(), suppress(NotImplementedError):  # without locks work may be done twice, and that is all
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
@@ -181,26 +181,28 @@ class FeatureCache:
                 # No deadline: the system frees the lock of a process that ended, so that nobody waits for a dead one.
                 lock.acquire(poll_interval=_POLL_S)
                 other = None
-            if other is None:
-                holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")  # for people only
-        except NotImplementedError:  # a file system without locks: the same work may be done twice, and that is all
-            pass
-        except OSError as error:
-            lock.release()
-            raise self.problem(error) from None
-        try:
+        if other is not None:
             yield other
+            return
+        try:
+            with suppress(OSError):  # for people only
+                holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+            yield None
         finally:
-            if other is None:
-                holder.unlink(missing_ok=True)
-                lock.release()
+            with suppress(OSError):
+                holder.unlink()
+            lock.release()
 
-    def problem(self, error: OSError) -> CellError:
-        """Returns the error for a cache that cannot be written to."""
-        return CellError(
-            f"the feature cache {self.root} could not be written: {error.strerror or error}; free some space, or "
-            f"choose another place with {asked('cache_dir')} or MASSL_BENCH_CACHE"
-        )
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Raises `CellError` for an `OSError` inside, where nothing but the cache is touched."""
+        try:
+            yield
+        except OSError as error:
+            raise CellError(
+                f"the feature cache {self.root} could not be written: {error.strerror or error}; free some space, or "
+                f"choose another place with {asked('cache_dir')} or MASSL_BENCH_CACHE"
+            ) from None
 
     @contextmanager
     def writer(self, key: BankKey, dim: int, *, model: str, dataset: str) -> Iterator[BankWriter]:
@@ -217,11 +219,12 @@ class FeatureCache:
         Raises:
             CellError: The bank could not be written (no space left, …).
         """
-        try:
-            with atomic_directory(self.path(key)) as directory, (directory / "features.npy").open("wb") as file:
-                yield BankWriter(key, directory, file, dim, {"model": model, "dataset": dataset})
-        except OSError as error:
-            raise self.problem(error) from None
+        with (
+            self.writing(),
+            atomic_directory(self.path(key)) as directory,
+            (directory / "features.npy").open("wb") as file,
+        ):
+            yield BankWriter(key, directory, file, dim, {"model": model, "dataset": dataset})
 
 
 def read_meta(directory: Path) -> BankMeta:

@@ -181,7 +181,8 @@ class Pieces:
         """Gives up what this process was to make and did not: one piece, or all."""
         for each in list(self._locks) if number is None else [number]:
             if (lock := self._locks.pop(each, None)) is not None:
-                self._holder(each).unlink(missing_ok=True)
+                with suppress(OSError):
+                    self._holder(each).unlink()
                 lock.release()
 
     def read(self, number: int) -> Piece:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from massl_bench.core.errors import MasslBenchError
 from massl_bench.core.settings import Preprocessing
 from massl_bench.datasets import ORIENTED, EncodedImage, ImageSplit, Unreadable
 from massl_bench.datasets.images.preprocess import apply_preprocessing
@@ -88,7 +89,11 @@ class PreparedImages(Dataset[Any]):
 
     def __getitems__(self, keys: list[Any]) -> Batch:
         indices = [self.item(key) for key in keys]
-        encoded = self._split.encoded(indices)
+        try:
+            encoded = self._split.encoded(indices)
+        except (OSError, MemoryError, MasslBenchError) as error:  # of the file that holds them
+            # Returned: what a loader's process raises arrives as the text of its traceback.
+            return Batch([], [], [(index, Unreadable.of(error)) for index in indices], 0)
         side = self._preprocessing.crop
         pixels: _Pixels = [None] * len(indices)
         if side is not None:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from massl_bench.core.collector import paused_collector
-from massl_bench.core.errors import RequestError, one_line, unknown_name
+from massl_bench.core.errors import RequestError, unforeseen, unknown_name
 from massl_bench.core.files import distinct_file_name, file_safe
 from massl_bench.records.record import Metric, ResultRecord, find_records, read_record, results_dirs
 from massl_bench.specs.registry import Registry
@@ -170,7 +170,7 @@ def _records(results_dir: Path, *, packaged: bool) -> Iterator[tuple[Path, Path,
             except RequestError as error:
                 yield path, file, str(error).removeprefix(f"{file}: ")
             except Exception as error:  # one file, whatever is in it, takes no table down
-                yield path, file, f"unexpected {type(error).__name__}: {one_line(error)}"
+                yield path, file, unforeseen(error).removeprefix(f"{file}: ")
 
 
 def _narrows(selection: Selection) -> bool:

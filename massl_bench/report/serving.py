@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-from massl_bench.core.errors import MasslBenchError, RequestError, one_line
+from massl_bench.core.errors import MasslBenchError, RequestError, one_line, unforeseen
 from massl_bench.core.files import read_regular
 from massl_bench.core.printable import printable
 from massl_bench.core.wording import asked
@@ -126,7 +126,7 @@ class LivePage:
         except MasslBenchError as error:
             return replace(self._built, seen=seen, problem=str(error))
         except Exception as error:  # the last page stays, with what went wrong above it
-            return replace(self._built, seen=seen, problem=f"unexpected {type(error).__name__}: {one_line(error)}")
+            return replace(self._built, seen=seen, problem=unforeseen(error))
         return _Built(page=text.encode(), version=seen, measured=measured, seen=seen)
 
     def _seen(self) -> str:

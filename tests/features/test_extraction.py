@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision import transforms as reference
 
 import massl_bench as mb
-from massl_bench.core.errors import CellError
+from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.settings import (
     DEFAULT_PREPROCESSING,
     IMAGENET_MEAN,
@@ -26,7 +26,7 @@ from massl_bench.core.settings import (
     Preprocessing,
     PreprocessingOverride,
 )
-from massl_bench.datasets import DataOptions, open_dataset
+from massl_bench.datasets import DataOptions, open_dataset, splits
 from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.features import BankKey, ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
 from massl_bench.models.encoder import Encoder
@@ -92,6 +92,29 @@ def test_batch_size_and_workers_change_nothing(
         assert (plain[role].labels == other[role].labels).all()
         assert (plain[role].ids == other[role].ids).all()
         assert plain[role].key == other[role].key
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RequestError("x.parquet: it cannot be read: bad page"), r"x\.parquet: it cannot be read: bad page; then give"),
+        (OSError(errno.EIO, "Input/output error", "x.tar"), "it cannot be read: Input/output error; repair or remove"),
+        (MemoryError(), "this machine has not enough memory for it"),
+    ],
+)
+def test_a_file_of_images_that_cannot_be_read(
+    error: Exception, reason: str, workers: int, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same line whether a process of the loader met it or this one, and nothing is left out for it."""
+
+    def broken(_self: object, _indices: object) -> Never:
+        raise error
+
+    monkeypatch.setattr(splits.FileSplit, "encoded", broken)
+    options = ExtractionOptions(num_workers=workers, skip_corrupt=True)
+    with pytest.raises(CellError, match=rf"^train/blue/0\.png: {reason}"):
+        mb.extract(mb.load_encoder("pixels"), f"folder:{image_folder}", options=options)
 
 
 def test_every_image_once_in_order(image_folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Never
 
 import numpy as np
 import pytest
 
 import massl_bench as mb
+from massl_bench.core.errors import CellError
 from massl_bench.datasets import DataOptions, open_dataset
 from massl_bench.features import (
     ExtractionOptions,
@@ -166,6 +170,48 @@ def test_a_bank_is_made_once_however_many_want_it(
     assert all((features == expected).all() for features in found)
     assert len([text for text in wanted.said if text.startswith("damaged cache entry")]) == int(damaged)
     assert not wanted.pieces.directory.exists()
+
+
+def test_what_fails_elsewhere_is_not_said_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None
+) -> None:
+    """A model that cannot be read, images that cannot be read: each is named, and no piece stays claimed."""
+    wanted = Wanted(tmp_path, monkeypatch)
+
+    def gone() -> Never:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "model.pth")
+
+    options, reporting = ExtractionOptions(), Reporting()
+    with pytest.raises(OSError, match=r"model\.pth"):
+        load_or_extract(wanted.cache, wanted.key, gone, wanted.dataset, options, reporting)
+    split = wanted.dataset.split("train")
+    with monkeypatch.context() as patched:
+
+        def unreadable(_self: object, _indices: object) -> Never:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patched.setattr(type(split), "encoded", unreadable)
+        for skip_corrupt in (False, True):  # nothing says that the images are at fault
+            again = ExtractionOptions(skip_corrupt=skip_corrupt)
+            with pytest.raises(CellError, match=rf"{re.escape(split.locate(0))}: it cannot be read: Input/output"):
+                load_or_extract(wanted.cache, wanted.key, lambda: wanted.encoder, wanted.dataset, again, reporting)
+    assert len(wanted.load()) == 200
+
+
+@pytest.mark.parametrize("operation", ["claim", "put"])
+def test_a_cache_that_cannot_be_written_is_said(
+    operation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None
+) -> None:
+    wanted = Wanted(tmp_path, monkeypatch)
+    with monkeypatch.context() as patched:
+
+        def full(*_: object) -> Never:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patched.setattr(Pieces, operation, full)
+        with pytest.raises(CellError, match="the feature cache .* could not be written: No space left on device; free"):
+            wanted.load()
+    assert len(wanted.load()) == 200
 
 
 def test_the_piece_of_a_killed_process_is_taken_over(

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from massl_bench.core.errors import one_line
+from massl_bench.core.errors import MasslBenchError, one_line
 from massl_bench.core.files import open_regular
 from massl_bench.core.wording import asked
 from massl_bench.datasets.images.integrity import (
@@ -134,7 +134,9 @@ class Unreadable:
 
     @classmethod
     def of(cls, error: Exception) -> Unreadable:
-        """Returns what an exception of `decode_rgb`, or of a preprocessing, means."""
+        """Returns what an exception of `decode_rgb`, of a preprocessing, or of a split that reads its files means."""
+        if isinstance(error, MasslBenchError):
+            return cls(str(error), "then give the same command again", False)
         if isinstance(error, ImageLimitError):
             return cls(str(error), f"allow more with {asked('max_pixels', 'N')}, or remove the image", False)
         if isinstance(error, MemoryError):

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from massl_bench.core.errors import MasslBenchError
 from massl_bench.datasets import EncodedImage, ImageSplit, Unreadable, open_image
 from massl_bench.datasets.images.crops import UNIFORMS, crop_boxes
 from massl_bench.datasets.images.decoding import turn_of
@@ -80,7 +81,11 @@ class MultiCropImages(Dataset[Any]):
         sizes = [crop.size for crop in crops]
         uniform_VB = torch.rand(len(crops), len(request.indices), UNIFORMS, generator=generator).double().numpy()
         pixels = [torch.empty(len(request.indices), 3, size, size, dtype=torch.uint8) for size in sizes]
-        for row, encoded in enumerate(self._split.encoded(request.indices)):
+        try:
+            images = self._split.encoded(request.indices)
+        except (OSError, MemoryError, MasslBenchError) as error:  # of the file that holds them
+            return HostBatch([], f"{self._split.locate(request.indices[0])}: {Unreadable.of(error).what}")
+        for row, encoded in enumerate(images):
             try:
                 _cut(self._split, encoded, self._views, uniform_VB[:, row], [view[row] for view in pixels])
             except Exception as error:  # PIL's plugins raise errors of every kind for damaged files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from massl_bench.core.errors import RequestError
+from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.values import FeatureBank
 from massl_bench.core.wording import asked
-from massl_bench.datasets import ImageSplit
+from massl_bench.datasets import ImageSplit, Unreadable
 from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.pretrain.seeds import seeded_generator
 
@@ -73,8 +74,17 @@ class Holdout:
         )
         features: list[Tensor] = []
         for start in range(0, len(rows), _BATCH):
-            encoded = self.split.encoded(rows[start : start + _BATCH].tolist())
-            pixels = np.stack([apply_preprocessing(self.split.decode(image), self.preprocessing) for image in encoded])
+            pixels = self._pixels(rows[start : start + _BATCH].tolist())
             images = torch.from_numpy(pixels).to(device).float().div_(255).sub_(mean).div_(std)
             features.append(backbone(images).float().cpu())
         return torch.cat(features).numpy()
+
+    def _pixels(self, rows: Sequence[int]) -> NDArray[np.uint8]:
+        """Returns images as the backbone is to see them, [n, 3, H, W]; raises `CellError` for a damaged one."""
+        pixels, row = [], rows[0]
+        try:
+            for row, encoded in zip(rows, self.split.encoded(rows), strict=True):
+                pixels.append(apply_preprocessing(self.split.decode(encoded), self.preprocessing))
+        except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
+            raise CellError(f"{self.split.locate(row)}: {Unreadable.of(error).what}") from None
+        return np.stack(pixels)
