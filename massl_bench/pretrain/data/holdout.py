@@ -81,10 +81,10 @@ class Holdout:
 
     def _pixels(self, rows: Sequence[int]) -> NDArray[np.uint8]:
         """Returns images as the backbone is to see them, [n, 3, H, W]; raises `CellError` for a damaged one."""
-        pixels, row = [], rows[0]
+        pixels: list[NDArray[np.uint8]] = []
         try:
-            for row, encoded in zip(rows, self.split.encoded(rows), strict=True):
+            for encoded in self.split.encoded(rows):
                 pixels.append(apply_preprocessing(self.split.decode(encoded), self.preprocessing))
         except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
-            raise CellError(f"{self.split.locate(row)}: {Unreadable.of(error).what}") from None
+            raise CellError(f"{self.split.locate(rows[len(pixels)])}: {Unreadable.of(error).what}") from None
         return np.stack(pixels)
