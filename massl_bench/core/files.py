@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from io import BufferedReader
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ _MEMO = "memo"
 
 _DEEPEST = 64
 """Levels of lists and tables in a file; no file of this project has ten."""
+
+_NESTED = (dict, list)
 
 _INVISIBLE = re.compile(r"[^\n\x20-\x7e]")
 
@@ -60,9 +63,15 @@ def canonical_json(value: Any) -> str:
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
 
 
-def canonical_table(texts: Mapping[str, str]) -> str:
-    """Returns the canonical JSON of a table, of the canonical JSON of each of its values."""
-    return "{" + ",".join(f"{_canonical(key)}:{texts[key]}" for key in sorted(texts)) + "}"
+def canonical_table(table: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    """Returns the canonical JSON of a table, of some of whose values the canonical JSON is known."""
+    runs = []
+    for known, keys in groupby(sorted(table), texts.__contains__):
+        if known:
+            runs += [f"{_canonical(key)}:{texts[key]}" for key in keys]
+        else:
+            runs.append(_canonical({key: table[key] for key in keys})[1:-1])
+    return "{" + ",".join(runs) + "}"
 
 
 def escaped_json(text: str) -> str:
@@ -136,8 +145,12 @@ def check_depth(value: Any) -> None:
     """Raises `ValueError` for lists and tables that are nested deeper than what walks through them could follow."""
     level = [value]
     for _ in range(_DEEPEST + 1):
-        inner = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
-        level = [part for part in inner if isinstance(part, dict | list)]
+        level = [
+            part
+            for each in level
+            for part in (each.values() if isinstance(each, dict) else each)
+            if isinstance(part, _NESTED)
+        ]
         if not level:
             return
     raise ValueError(f"lists and tables nested more than {_DEEPEST} deep")

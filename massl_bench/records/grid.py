@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from massl_bench.records.comparison import OutcomesOf, column_p_values
-from massl_bench.records.ranking import rank_column
+from massl_bench.records.columns import column_ranks, copies, shown_names
+from massl_bench.records.comparison import OutcomesOf
 from massl_bench.records.rows import Leaderboard, Row
 
 _SKEWED = 0.25
@@ -78,6 +78,8 @@ class Grid:
     suite: str | None
     not_averaged: tuple[tuple[str, str], ...]
     """Columns that the mean leaves out: a rank or an exponent has no place among fractions."""
+    different: tuple[tuple[tuple[str, str], Mapping[str, Sequence[str]]], ...]
+    """Columns whose records were measured on different copies of the data, with the models by fingerprint."""
 
     @property
     def shows(self) -> frozenset[str]:
@@ -87,54 +89,47 @@ class Grid:
 
 
 def grid(board: Leaderboard) -> Grid:
-    """Returns the values of a leaderboard by model and cell, the best group of each column marked (`ranking`).
-
-    A column has one where there are several fractions, all measured on the same data: a larger rank or exponent is not
-    better.
-    """
+    """Returns the values of a leaderboard by model and cell, the best group of each column of several models marked."""
     # One line for each model, under the name of its latest record.
-    latest = sorted(board.rows, key=lambda row: row.record.created_at)
-    names = {row.model: row.record.identity.model.name for row in latest}
-    models = sorted(names, key=lambda model: (names[model], model))
+    latest = {row.model: row for row in sorted(board.rows, key=lambda row: row.record.created_at)}
+    names = shown_names(latest)
+    models = sorted(names, key=lambda model: (latest[model].record.identity.model.name, model))
     values = {(row.model, row.cell): row for row in board.rows}
+    columns = {cell: [row for row in board.rows if row.cell == cell] for cell in board.cells}
     outcomes = OutcomesOf()
-    best = {cell: _best(board, cell, outcomes) for cell in board.cells}
+    best = {cell: _best(rows, outcomes) for cell, rows in columns.items()}
     other = {row.cell for row in board.rows if row.record.headline_scale != 100}
     not_averaged = tuple(cell for cell in board.cells if cell in other and board.suite is not None)
     averaged = [cell for cell in board.cells if cell not in not_averaged]
     lines = []
     for model in models:
-        # Two models under one name are told apart by their hash; eight characters of `features …` are the word.
-        shared = list(names.values()).count(names[model]) > 1
         present = [values[model, cell].shown.value for cell in averaged if (model, cell) in values]
         complete = board.suite is not None and len(present) == len(averaged) > 0
         lines.append(
             Line(
-                model=f"{names[model]} ({model[:8]})" if shared else names[model],
+                model=names[model],
                 values=tuple(_shown(values.get((model, cell)), best[cell]) for cell in board.cells),
                 mean=100 * sum(present) / len(present) if complete else None,
                 num_averaged=(len(present), len(averaged)),
             )
         )
-    columns = tuple(Column(task=cell[0], dataset=cell[1], metrics=_metrics(board, cell)) for cell in board.cells)
-    return Grid(columns=columns, lines=tuple(lines), suite=board.suite, not_averaged=not_averaged)
-
-
-def _metrics(board: Leaderboard, cell: tuple[str, str]) -> tuple[str, ...]:
-    return tuple(sorted({row.metric for row in board.rows if row.cell == cell}))
-
-
-def _best(board: Leaderboard, cell: tuple[str, str], outcomes: OutcomesOf) -> frozenset[str]:
-    """Returns the models of the best group of a column; none where there is no such thing."""
-    rows = [row for row in board.rows if row.cell == cell]
-    comparable = (
-        len(rows) > 1 and len(copies(board, cell)) < 2 and all(row.record.headline_scale == 100 for row in rows)
+    return Grid(
+        columns=tuple(_column(cell, rows) for cell, rows in columns.items()),
+        lines=tuple(lines),
+        suite=board.suite,
+        not_averaged=not_averaged,
+        different=tuple((cell, found) for cell, rows in columns.items() if len(found := copies(rows)) > 1),
     )
-    if not comparable:
-        return frozenset()
-    p_MM, paired = column_p_values(rows, outcomes)
-    ranks = rank_column([row.model for row in rows], [row.shown.value for row in rows], p_MM, paired=paired)
-    return frozenset(model for model, rank in ranks.rank_of.items() if rank == 1)
+
+
+def _column(cell: tuple[str, str], rows: Sequence[Row]) -> Column:
+    return Column(task=cell[0], dataset=cell[1], metrics=tuple(sorted({row.metric for row in rows})))
+
+
+def _best(rows: Sequence[Row], outcomes: OutcomesOf) -> frozenset[str]:
+    """Returns the models of the best group of a column of several."""
+    ranks = column_ranks(rows, outcomes) if len(rows) > 1 else None
+    return frozenset(model for model, rank in ranks.rank_of.items() if rank == 1) if ranks is not None else frozenset()
 
 
 def _shown(row: Row | None, best: frozenset[str]) -> Shown | None:
@@ -143,17 +138,3 @@ def _shown(row: Row | None, best: frozenset[str]) -> Shown | None:
     metric, scale = row.shown, row.record.headline_scale
     interval = (scale * metric.ci95[0], scale * metric.ci95[1]) if metric.ci95 is not None else None
     return Shown(value=scale * metric.value, interval=interval, best=row.model in best)
-
-
-def copies(board: Leaderboard, cell: tuple[str, str]) -> dict[str, list[str]]:
-    """Returns the models of a column by the fingerprint of their data, which is unknown for handed-in features."""
-    models: dict[str, list[str]] = {}
-    for identity in (row.record.identity for row in board.rows if row.cell == cell):
-        if identity.model.weights_hash_of != "features":
-            models.setdefault(identity.dataset.fingerprint, []).append(identity.model.name)
-    return models
-
-
-def mixed(board: Leaderboard) -> Sequence[tuple[str, str]]:
-    """Returns the columns whose records were measured on different copies of the dataset."""
-    return [cell for cell in board.cells if len(copies(board, cell)) > 1]

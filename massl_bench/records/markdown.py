@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from tabulate import tabulate
 
 from massl_bench.core.printable import printable
-from massl_bench.records.grid import Grid, Shown, copies, grid, mixed
+from massl_bench.records.grid import Grid, Shown, grid
 from massl_bench.records.rows import Leaderboard
 
 _BETWEEN = 3
@@ -35,10 +35,10 @@ def to_markdown(board: Leaderboard, width: int | None = None) -> str:
     """
     if board.rows:
         shown = grid(board)
-        parts = [*_tables(shown, width), _legend(shown)]
+        parts = [*_tables(shown, width), _legend(shown), *_different_data(shown)]
     else:
         parts = ["No complete record of a current task version yet."]
-    return "\n\n".join([*parts, *_different_data(board), *_without_hash(board), *_apart(board)]) + "\n"
+    return "\n\n".join([*parts, *_without_hash(board), *_apart(board)]) + "\n"
 
 
 def escaped(text: str) -> str:
@@ -133,12 +133,10 @@ def _legend(shown: Grid) -> str:
     return " ".join(sentences)
 
 
-def _different_data(board: Leaderboard) -> list[str]:
+def _different_data(shown: Grid) -> list[str]:
     lines = []
-    for cell in mixed(board):
-        listed = "; ".join(
-            f"{copy[:8]} ({', '.join(map(escaped, names))})" for copy, names in copies(board, cell).items()
-        )
+    for cell, copies in shown.different:
+        listed = "; ".join(f"{copy[:8]} ({', '.join(map(escaped, names))})" for copy, names in copies.items())
         lines.append(f"- {escaped(' '.join(cell))}: {listed}")
     return ["Measured on different copies of the data, by fingerprint:", "\n".join(lines)] if lines else []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from massl_bench.core.errors import RequestError, unknown_name
+from massl_bench.records.columns import with_hash
 from massl_bench.records.comparison import Comparison, Refusal
 from massl_bench.records.record import read_record
 from massl_bench.records.rows import Leaderboard, Row
@@ -41,19 +42,19 @@ def _of_model(name: str, rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
         record = read_record(Path(name))
         row = Row(path=Path(name), record=record, metric=record.identity.task.headline, file=Path(name))
         return {row.cell: row}
-    own = [row for row in rows if name in (row.record.identity.model.name, _with_hash(row))]
+    own = [row for row in rows if name in (row.record.identity.model.name, _distinct(row))]
     if not own:
         known = {row.record.identity.model.name for row in rows}
         raise unknown_name("model", name, known, "models with a current, complete record of these cells")
     if len({row.model for row in own}) > 1:
-        which = ", ".join(sorted({repr(_with_hash(row)) for row in own}))
+        which = ", ".join(sorted({repr(_distinct(row)) for row in own}))
         raise RequestError(f"{name}: is the name of several weights; say which: {which}")
     return {row.cell: row for row in own}
 
 
-def _with_hash(row: Row) -> str:
+def _distinct(row: Row) -> str:
     """Returns the name as tables show it where two models share it."""
-    return f"{row.record.identity.model.name} ({row.model[:8]})"
+    return with_hash(row.record.identity.model.name, row.model)
 
 
 _PLAIN = ("difference", "ci95", "better", "worse", "p_value", "different", "test", "note")

@@ -35,7 +35,7 @@ class Row:
         """(task, dataset)."""
         return self.record.identity.task.name, self.record.identity.dataset.name
 
-    @property
+    @cached_property
     def shown(self) -> Metric:
         """The metric that is shown."""
         return self.record.metrics[self.metric]

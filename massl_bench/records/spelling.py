@@ -22,41 +22,49 @@ class Spelling:
         ValueError, TypeError, AttributeError, KeyError: The content is not even the skeleton of a record.
     """
 
-    def __init__(self, content: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        content: Mapping[str, Any],
+        parts: Mapping[str, type[StrictModel]],
+        of_identity: Mapping[str, type[StrictModel]],
+    ) -> None:
+        """Spells the content.
+
+        Args:
+            content: of the file.
+            parts: which parts many records share, by key, and what they are.
+            of_identity: which parts of the identity.
+        """
         identity = content["identity"]
-        self._content = content
-        self._identity = {key: canonical_json(part) for key, part in identity.items()}
+        self._content, self._parts, self._of_identity = content, parts, of_identity
+        self._in_identity = {key: canonical_json(part) for key, part in identity.items()}
         self._anonymous = canonical_json({key: part for key, part in identity["model"].items() if key != "name"})
-        self._texts = {key: canonical_json(part) for key, part in content.items() if key not in (SEAL, "identity")}
-        self._texts["identity"] = canonical_table(self._identity)
+        self._apart = {key: canonical_json(content[key]) for key in parts if key in content}
 
     @property
     def content_digest(self) -> str:
         """Hex sha256 of everything beside the seal."""
-        return sha256_of_text(canonical_table(self._texts))
+        unsealed = {key: part for key, part in self._content.items() if key != SEAL}
+        identity = canonical_table(self._in_identity, self._in_identity)
+        return sha256_of_text(canonical_table(unsealed, {**self._apart, "identity": identity}))
 
     @property
     def identity_digest(self) -> str:
         """`Identity.digest`, if nothing in the identity is left to its default."""
-        return sha256_of_text(canonical_table({**self._identity, "model": self._anonymous}))
+        texts = {**self._in_identity, "model": self._anonymous}
+        return sha256_of_text(canonical_table(texts, texts))
 
-    def with_shared(
-        self, parts: Mapping[str, type[StrictModel]], of_identity: Mapping[str, type[StrictModel]]
-    ) -> dict[str, Any]:
-        """Returns the content with these parts checked, their keys sorted, as in every file that this package writes.
-
-        Args:
-            parts: which, by key, and what they are.
-            of_identity: which parts of the identity.
+    def with_shared(self) -> dict[str, Any]:
+        """Returns the content with the shared parts checked, their keys sorted, as in every file of this package.
 
         Raises:
             pydantic.ValidationError: One of them is not what it should be.
         """
         identity = dict(self._content["identity"])
-        for key, kind in of_identity.items():
+        for key, kind in self._of_identity.items():
             if identity.get(key) is not None:
-                identity[key] = _part(kind, self._identity[key])
-        shared = {key: _part(kind, self._texts[key]) for key, kind in parts.items() if key in self._texts}
+                identity[key] = _part(kind, self._in_identity[key])
+        shared = {key: _part(self._parts[key], text) for key, text in self._apart.items()}
         return {**self._content, **shared, "identity": identity}
 
 

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from massl_bench.records.comparison import OutcomesOf, column_p_values
+from massl_bench.records.columns import column_ranks, copies, shown_names
+from massl_bench.records.comparison import OutcomesOf
 from massl_bench.records.published import Claim
-from massl_bench.records.ranking import ColumnRanks, SuiteRank, rank_column, rank_suite
+from massl_bench.records.ranking import ColumnRanks, SuiteRank, rank_suite
 from massl_bench.records.record import Metric, ModelFacts
 from massl_bench.records.rows import Leaderboard, Row
 from massl_bench.specs.registry import Registry
@@ -126,15 +127,13 @@ class _Ranks:
 
     def __init__(self, outcomes: OutcomesOf) -> None:
         self._outcomes = outcomes
-        self._known: dict[tuple[Cell, str], ColumnRanks] = {}
+        self._known: dict[tuple[Cell, str], ColumnRanks | None] = {}
 
-    def of(self, rows: Sequence[Row]) -> ColumnRanks:
-        """Returns those of all records of one cell, which show one metric."""
+    def of(self, rows: Sequence[Row]) -> ColumnRanks | None:
+        """Returns those of all records of one cell, which show one metric; None where nothing is ranked."""
         key = rows[0].cell, rows[0].metric
         if key not in self._known:
-            p_MM, paired = column_p_values(rows, self._outcomes)
-            models, values = [row.model for row in rows], [row.shown.value for row in rows]
-            self._known[key] = rank_column(models, values, p_MM, paired=paired)
+            self._known[key] = column_ranks(rows, self._outcomes)
         return self._known[key]
 
 
@@ -180,10 +179,15 @@ def _column(cell: Cell, rows: Sequence[Row], claims: Sequence[Claim], ranks: _Ra
     task, dataset = cell
     metric = rows[0].metric if rows else claims[0].value.metric
     scale = rows[0].record.headline_scale if rows else 100
-    copies = {row.record.identity.dataset.fingerprint for row in rows if not row.model.startswith("features ")}
-    averaged, mixed = scale == 100, len(copies) > 1
-    found = ranks.of(rows) if rows and averaged and not mixed else None
-    return Column(task=task, dataset=dataset, metric=metric, scale=scale, averaged=averaged, mixed=mixed, ranks=found)
+    return Column(
+        task=task,
+        dataset=dataset,
+        metric=metric,
+        scale=scale,
+        averaged=scale == 100,
+        mixed=len(copies(rows)) > 1,
+        ranks=ranks.of(rows) if rows else None,
+    )
 
 
 def _grouped(columns: Sequence[Column], rows: Mapping[Cell, Sequence[Row]]) -> list[Column]:
@@ -204,7 +208,7 @@ def _lines(columns: Sequence[Column], rows: Mapping[Cell, Sequence[Row]]) -> lis
         for row in found:
             by_model.setdefault(row.model, {})[cell] = row
     latest = {model: max(own.values(), key=lambda r: (r.record.created_at, r.cell)) for model, own in by_model.items()}
-    names = Counter(row.record.identity.model.name for row in latest.values())
+    names = shown_names(latest)
     averaged = [(column.task, column.dataset) for column in columns if column.averaged]
     total = len(averaged) + sum(not found for cell, found in rows.items() if cell not in averaged)
     complete = [model for model, own in by_model.items() if total and sum(cell in own for cell in averaged) == total]
@@ -214,12 +218,11 @@ def _lines(columns: Sequence[Column], rows: Mapping[Cell, Sequence[Row]]) -> lis
     for model, own in by_model.items():
         record = latest[model].record
         facts = (row.record.model_facts for row in own.values())
-        name = record.identity.model.name
         present = [own[cell].shown.value for cell in averaged if cell in own]
         lines.append(
             ModelLine(
                 model=model,
-                name=f"{name} ({model[:8]})" if names[name] > 1 else name,
+                name=names[model],
                 facts=next((known for known in facts if known != ModelFacts()), ModelFacts()),
                 architecture=record.identity.model.architecture,
                 precision=", ".join(sorted({row.record.identity.precision for row in own.values()})),

@@ -10,11 +10,11 @@ import numpy as np
 
 from massl_bench.core.collector import paused_collector
 from massl_bench.core.wording import option
+from massl_bench.records.columns import copies
 from massl_bench.records.comparison import OutcomesOf
-from massl_bench.records.grid import copies
 from massl_bench.records.published import FAR, Claim, LedgerLine, claims, ledger
 from massl_bench.records.ranking import ColumnRanks
-from massl_bench.records.rows import Leaderboard, Row
+from massl_bench.records.rows import Leaderboard
 from massl_bench.report import html
 from massl_bench.report.board import Column, ModelLine, PublishedLine, Section, interval_text, sections
 from massl_bench.report.details import Details, json_text
@@ -74,10 +74,6 @@ def _page(board: Leaderboard, registry: Registry, href: str | None, title: str, 
     )
 
 
-_Cell = tuple[int, float, str, str, int | None, str]
-"""Number of the record, value, what is shown, interval, rank, class of the style."""
-
-
 class _Table:
     """One section, as the template reads it."""
 
@@ -124,7 +120,7 @@ class _Table:
             "mean": f"{100 * line.mean:.2f}" if line.mean is not None else None,
             "present": line.present,
             "standing": line.standing,
-            "cells": [_cell(line, column, details) for column in self.section.columns],
+            "cells": "".join([_cell(line, column, details) for column in self.section.columns]),
         }
 
     def _published(self, line: PublishedLine) -> dict[str, Any]:
@@ -156,15 +152,18 @@ def _column(column: Column) -> dict[str, Any]:
     }
 
 
-def _cell(line: ModelLine, column: Column, details: Details) -> _Cell | None:
-    row: Row | None = line.rows.get((column.task, column.dataset))
+def _cell(line: ModelLine, column: Column, details: Details) -> str:
+    """Returns a value as the page's HTML: numbers alone, and by the thousand, which a template writes slowly."""
+    row = line.rows.get((column.task, column.dataset))
     if row is None:
-        return None
-    shown = row.shown
+        return '<td class="none">–</td>\n'
     rank = column.ranks.rank_of[line.model] if column.ranks is not None else None
-    best = "best" if rank == 1 and column.ranks is not None and len(column.ranks.models) > 1 else ""
-    text = f"{column.scale * shown.value:.2f}"
-    return details.number(row), round(shown.value, 5), text, interval_text(shown, column.scale), rank, best
+    best = " class=best" if rank == 1 and column.ranks is not None and len(column.ranks.models) > 1 else ""
+    value = row.shown.value
+    link = f"<a href=#r{details.number(row)} tabindex=-1{best}>{column.scale * value:.2f}</a>"
+    below = interval_text(row.shown, column.scale) or "no interval"
+    place = f" <b>{rank}.</b>" if rank is not None else ""
+    return f"<td data-v={round(value, 5)}>{link}<span>{below}{place}</span></td>\n"
 
 
 def _pairs(ranks: ColumnRanks | None, index: Mapping[str, int]) -> dict[str, Any]:
@@ -192,8 +191,9 @@ def _different(board: Leaderboard, tables: Sequence[_Table]) -> list[tuple[str, 
     """Returns the columns whose records saw different copies of the data, with the models of each copy."""
     mixed = {(c["task"], c["dataset"]) for table in tables for c in table.columns if c["mixed"]}
     return [
-        (" ".join(cell), [(copy[:8], ", ".join(names)) for copy, names in sorted(copies(board, cell).items())])
+        (" ".join(cell), [(copy[:8], ", ".join(names)) for copy, names in sorted(copies(rows).items())])
         for cell in sorted(mixed)
+        if (rows := [row for row in board.rows if row.cell == cell])
     ]
 
 

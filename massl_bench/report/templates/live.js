@@ -13,22 +13,21 @@
   };
 
   // The view survives a new page: suite, filters, order, chosen models, where it was scrolled to.
-  const tables = () => $$("table[data-section]");
   function remember() {
     const view = {
       tab: $('[role="tab"][aria-selected="true"]')?.id,
       scroll: [scrollX, scrollY],
-      tables: tables().map((table) => {
-        const box = table.closest(".scroll"), form = $("form", table.closest("section"));
+      tables: Object.fromEntries($$("table[data-section]").map((table) => {
+        const section = table.closest("section"), box = table.closest(".scroll"), form = $("form", section);
         const head = $("th[aria-sort]", table);
-        return {
+        return [section.id, {
           scroll: [box.scrollLeft, box.scrollTop],
           filters: [...form.elements].filter((field) => field.name).map((field) => [field.name, field.type === "checkbox" ? field.checked : field.value]),
           open: $("details", form).open,
           sort: head && [head.innerText, head.getAttribute("aria-sort")],
           chosen: $$("td.tick input:checked", table).map((input) => input.getAttribute("aria-label")),
-        };
-      }),
+        }];
+      })),
     };
     try { sessionStorage.setItem(key, JSON.stringify(view)); } catch { /* a page without storage */ }
   }
@@ -39,10 +38,11 @@
       sessionStorage.removeItem(key);
     } catch { /* the same */ }
     if (!view) return;
-    if (view.tab) document.getElementById(view.tab)?.click();
-    tables().forEach((table, number) => {
-      const before = view.tables[number];
-      if (!before) return;
+    const last = ([id]) => `tab-${id}` === view.tab;
+    for (const [id, before] of Object.entries(view.tables).sort((a, b) => last(a) - last(b))) {
+      document.getElementById(`tab-${id}`)?.click(); // which makes its table
+      const table = document.getElementById(id) && $("table", document.getElementById(id));
+      if (!table) continue;
       const box = table.closest(".scroll"), form = $("form", table.closest("section"));
       for (const [name, value] of before.filters) {
         const field = form.elements[name];
@@ -56,7 +56,7 @@
       for (const box of $$("td.tick input", table)) box.checked = before.chosen.includes(box.getAttribute("aria-label"));
       table.dispatchEvent(new Event("change"));
       [box.scrollLeft, box.scrollTop] = before.scroll;
-    });
+    }
     scrollTo(...view.scroll);
   }
 

@@ -33,32 +33,22 @@
     try { localStorage.setItem("massl-bench-theme", root.dataset.theme); } catch { /* a page without storage */ }
   });
 
-  // Suites, one at a time.
-  const tabs = $$('[role="tab"]');
-  function choose(tab, focus) {
-    for (const other of tabs) {
-      const chosen = other === tab;
-      other.setAttribute("aria-selected", String(chosen));
-      other.tabIndex = chosen ? 0 : -1;
-      document.getElementById(other.getAttribute("aria-controls")).hidden = !chosen;
-    }
-    if (focus) tab.focus();
-  }
-  if (tabs.length) {
-    $(".tabs").hidden = false;
-    choose(tabs.find((tab) => tab.getAttribute("aria-selected") === "true") ?? tabs[0], false);
-    tabs.forEach((tab, place) => {
-      tab.addEventListener("click", () => choose(tab, false));
-      tab.addEventListener("keydown", (event) => {
-        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-        if (step) { choose(tabs[(place + step + tabs.length) % tabs.length], true); event.preventDefault(); }
-      });
-    });
+  // Tables. They wait inside <noscript>, so that thousands of values cost nothing before they are looked at: a suite's
+  // table is made when it is chosen, its first rows at once, the others whenever nothing else is to be done.
+  const FIRST = 40;
+  const waiting = new Map();
+  const later = window.requestIdleCallback ?? ((work) => setTimeout(work, 20));
+  const chosen = (table) => $$("td.tick input:checked", table);
+  function complete(table, count = Infinity) {
+    const rows = waiting.get(table);
+    table.tBodies[0].insertAdjacentHTML("beforeend", rows.splice(0, count).join(""));
+    return rows.length > 0;
   }
 
-  // Tables: sorting, filters, one stop of the tabulator with arrow keys inside.
+  // Sorting, filters, one stop of the tabulator with arrow keys inside.
   const value = (cell) => (cell.dataset.v === undefined ? null : Number(cell.dataset.v));
   function sort(table, head, direction) {
+    complete(table);
     const column = head.cellIndex;
     const text = $("button", head).dataset.sort === "text";
     const of = (row) => (text ? row.cells[column].textContent.trim().toLowerCase() || null : value(row.cells[column]));
@@ -77,6 +67,7 @@
     if (direction) head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
   }
   function prepare(table) {
+    for (const head of $$("th[colspan]", table)) head.style.gridColumnEnd = `span ${head.colSpan}`;
     for (const button of $$("thead button", table)) {
       const head = button.closest("th");
       const first = button.dataset.sort === "text" || button.dataset.first === "up" ? 1 : -1;
@@ -94,6 +85,7 @@
       const from = event.target.closest("th, td");
       const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0], Home: [0, -1e9], End: [0, 1e9] }[event.key];
       if (!from || !step) return;
+      complete(table);
       const rows = $$("tr:not([hidden]):not(.title)", table).filter((row) => $(inside, row));
       const wanted = walk(rows, rows.indexOf(from.parentElement), from.cellIndex, step, inside);
       if (wanted) { wanted.focus(); event.preventDefault(); }
@@ -113,6 +105,7 @@
   }
 
   function filter(form, table) {
+    complete(table);
     const asked = Object.fromEntries(new FormData(form));
     const number = (name) => (asked[name] ? Number(asked[name]) : null);
     const between = (text, scale, low, high) => {
@@ -136,10 +129,16 @@
     if (title) title.hidden = !form.elements.published.checked;
     $("output", form).textContent = `${shown} of ${all} models`;
   }
-  for (const table of $$("table[data-section]")) {
-    const form = table.closest("section").querySelector("form");
-    const boxes = $$("td.tick input", table);
-    const button = $(".compare", form);
+  function make(section) {
+    const place = $("noscript", section), form = $("form", section);
+    if (!place) return; // made before, or of no model
+    const html = place.textContent, end = html.indexOf("</tbody>");
+    const [start, ...rows] = html.slice(0, end).split(/\n(?=<tr data-model=)/);
+    $("output", form).textContent = `${rows.length} of ${rows.length} models`;
+    place.insertAdjacentHTML("afterend", start + rows.splice(0, FIRST).join("") + html.slice(end));
+    place.remove();
+    const table = $("table", section), button = $(".compare", form);
+    waiting.set(table, rows);
     form.hidden = false;
     $("details", form).open = matchMedia("(min-width: 701px)").matches;
     prepare(table);
@@ -147,11 +146,11 @@
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("reset", () => setTimeout(() => {
       filter(form, table);
-      for (const box of boxes) box.checked = false;
+      for (const box of chosen(table)) box.checked = false;
       button.disabled = true;
     }));
-    table.addEventListener("change", () => { button.disabled = boxes.filter((box) => box.checked).length < 2; });
-    button.addEventListener("click", () => compare(table, boxes.filter((box) => box.checked).map((box) => box.closest("tr"))));
+    table.addEventListener("change", () => { button.disabled = chosen(table).length < 2; });
+    button.addEventListener("click", () => compare(table, chosen(table).map((box) => box.closest("tr"))));
     table.addEventListener("click", (event) => {
       const from = event.target.closest("td a, button[data-m]");
       if (!from) return;
@@ -160,8 +159,37 @@
       else if (from.hash.startsWith("#r")) record(unpacked(Number(from.hash.slice(2))));
       else published(data().claims[Number(from.hash.slice(2))]);
     });
-    filter(form, table);
+    const more = () => { if (complete(table, FIRST)) later(more); };
+    later(more);
   }
+
+  // Suites, one at a time.
+  const tabs = $$('[role="tab"]');
+  function choose(tab, focus) {
+    for (const other of tabs) {
+      const chosen = other === tab;
+      other.setAttribute("aria-selected", String(chosen));
+      other.tabIndex = chosen ? 0 : -1;
+      const section = document.getElementById(other.getAttribute("aria-controls"));
+      section.hidden = !chosen;
+      if (chosen) make(section);
+    }
+    if (focus) tab.focus();
+  }
+  if (tabs.length) {
+    $(".tabs").hidden = false;
+    choose(tabs.find((tab) => tab.getAttribute("aria-selected") === "true") ?? tabs[0], false);
+    tabs.forEach((tab, place) => {
+      tab.addEventListener("click", () => choose(tab, false));
+      tab.addEventListener("keydown", (event) => {
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (step) { choose(tabs[(place + step + tabs.length) % tabs.length], true); event.preventDefault(); }
+      });
+    });
+  }
+
+  if (!tabs.length) $$("section.suite").forEach(make);
+  addEventListener("beforeprint", () => { for (const table of waiting.keys()) complete(table); });
 
   // The dialog.
   const dialog = $("#dialog");
