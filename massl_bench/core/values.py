@@ -22,6 +22,20 @@ LabelCoding = Literal["0/1", "-1/0/1"]
 """How an array [N, C] says which classes an item shows: 0 absent, 1 present; or −1 absent, 0 difficult, 1 present."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Resampled:
+    """What a metric is of each bootstrap resample of the items.
+
+    Attributes:
+        values: float64 [R].
+        key: hex sha256 of what was drawn, and of the truth of the items: of two models with the same key, each pair of
+            values is of the same items.
+    """
+
+    values: NDArray[np.float64]
+    key: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """One metric of one cell; a fraction in [0, 1] unless the metric's definition says otherwise."""
@@ -40,6 +54,10 @@ class Score:
     have something to find): bool for right or wrong, float64 otherwise. Models are compared by it."""
     predicted: NDArray[Any] | None = field(default=None, compare=False, repr=False)
     """The class that each of these items was given, whole numbers [N]; −1 for none."""
+
+    resampled: Resampled | None = field(default=None, compare=False, repr=False)
+    """Where the value is no mean over items: the bootstrap resamples that its interval is of. Models are compared by
+    them."""
 
     def __float__(self) -> float:
         """Returns the value."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,3 +41,15 @@ def mean_interval(values_S: Sequence[float]) -> tuple[float, float] | None:
     mean = float(np.mean(values_S))
     reach = float(stats.t.ppf(_TAILS[1], len(values_S) - 1) * np.std(values_S, ddof=1) / np.sqrt(len(values_S)))
     return max(0.0, mean - reach), min(1.0, mean + reach)
+
+
+def key_of_resamples(rng: np.random.Generator, resamples: int, truth: NDArray[Any]) -> str:
+    """Returns what tells the resamples apart that are about to be drawn, as hex sha256.
+
+    Args:
+        rng: what will draw them, and draws nothing here.
+        resamples: R.
+        truth: what the items are, in their order.
+    """
+    told = f"{rng.bit_generator.state} {resamples} {truth.shape} {truth.dtype.str}"
+    return hashlib.sha256(told.encode() + np.ascontiguousarray(truth).tobytes()).hexdigest()

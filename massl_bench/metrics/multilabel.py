@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from massl_bench.core.values import Score
-from massl_bench.metrics.intervals import centred_interval
+from massl_bench.core.values import Resampled, Score
+from massl_bench.metrics.intervals import centred_interval, key_of_resamples
 
 _WEIGHTS_PER_CHUNK = 1 << 22
 
@@ -123,12 +123,18 @@ def scored(
     Arguments as of `mean_average_precision`; `resamples` is R.
     """
     *values, left_out = mean_average_precision(scores_NC, labels_NC, difficult_is_negative=difficult_is_negative)
+    key = key_of_resamples(rng, resamples, labels_NC)
     draws_2R = _resampled(
         scores_NC, labels_NC, difficult_is_negative=difficult_is_negative, resamples=resamples, rng=rng
     )
     details: dict[str, float | int | str] = {"classes_left_out": left_out} if left_out else {}
     area, eleven = (
-        Score(value=value, ci95=centred_interval(value, draws_R), details=details)
+        Score(
+            value=value,
+            ci95=centred_interval(value, draws_R),
+            details=details,
+            resampled=Resampled(values=draws_R, key=key),
+        )
         for value, draws_R in zip(values, draws_2R, strict=True)
     )
     return area, eleven

@@ -98,6 +98,50 @@ def _means(gained_N: NDArray[np.float64], resamples: int, rng: np.random.Generat
     return np.concatenate(parts)
 
 
+def compare_resampled(
+    difference: float, first_R: NDArray[np.float64], second_R: NDArray[np.float64]
+) -> tuple[tuple[float, float], float]:
+    """Returns the 95 % interval of a difference of two metrics of the same resamples, and its two-sided p-value.
+
+    For metrics that are no mean over items, of which no exact test exists. The interval is the paired bootstrap's,
+    centred as each metric's own; the p-value takes the difference as normal, with the bootstrap's standard error (Efron
+    and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 12).
+
+    Args:
+        difference: second minus first, on the items themselves.
+        first_R: the first model's metric of each resample.
+        second_R: the second's, of the same.
+    """
+    gained_R = second_R - first_R
+    low, high = percentile_interval(gained_R - gained_R.mean())
+    interval = difference + min(low, 0.0), difference + max(high, 0.0)
+    return interval, float(normal_p_values(np.array(difference), gained_R.std(ddof=1)))
+
+
+def all_resampled_pairs(values_M: NDArray[np.float64], resampled_MR: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the p-values of `compare_resampled` of all pairs of models, [M, M].
+
+    Args:
+        values_M: each model's metric.
+        resampled_MR: and of each resample.
+    """
+    p_MM = np.ones((len(values_M), len(values_M)))
+    for one in range(len(values_M) - 1):
+        error_m = (resampled_MR[one + 1 :] - resampled_MR[one]).std(axis=1, ddof=1)
+        p_MM[one, one + 1 :] = normal_p_values(values_M[one + 1 :] - values_M[one], error_m)
+    return np.minimum(p_MM, p_MM.T)
+
+
+def normal_p_values(difference_x: NDArray[np.float64], error_x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns two-sided p-values of differences with their standard errors; 1 for no difference, whatever its error."""
+    from scipy.special import erfc
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z_x = np.nan_to_num(np.abs(difference_x) / error_x, nan=0.0, posinf=40.0)
+    p_x: NDArray[np.float64] = erfc(z_x / np.sqrt(2))
+    return p_x
+
+
 def all_pairs(items_MN: NDArray[np.generic]) -> NDArray[np.float64]:
     """Returns the exact tests' two-sided p-values of all pairs of models on the same items, [M, M].
 

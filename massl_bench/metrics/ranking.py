@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from massl_bench.core.values import Score
-from massl_bench.metrics.intervals import centred_interval, percentile_interval
+from massl_bench.core.values import Resampled, Score
+from massl_bench.metrics.intervals import centred_interval, key_of_resamples, percentile_interval
 
 
 def trapezoid_average_precision(ranks_P: NDArray[np.int64], num_positives: int | None = None) -> float:
@@ -73,6 +73,7 @@ def micro_average_precision(
     thresholds_T = own_Q[true_P[first_T]]  # the highest first
     num_thresholds = len(thresholds_T)
     # How often each resample holds each query. Single precision is enough for the resamples, and twice as fast.
+    key = key_of_resamples(rng, resamples, has_original_Q)
     weights_RQ = rng.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float32)
     at_least_T = np.zeros(num_thresholds, dtype=np.int64)
     at_least_RT = np.zeros((resamples, num_thresholds), dtype=np.float32)
@@ -87,7 +88,10 @@ def micro_average_precision(
     value = float(_micro_areas(true_T, at_least_T))
     true_RT = np.add.reduceat(weights_RQ[:, true_P], first_T, axis=1)
     draws = _micro_areas(true_RT, at_least_RT)[true_RT.any(axis=1)].astype(np.float64)
-    return Score(value=value, ci95=centred_interval(value, draws) if len(draws) else None)
+    if not len(draws):
+        return Score(value=value)
+    resampled = Resampled(values=draws, key=key)  # which resamples hold no true pair, the key says too
+    return Score(value=value, ci95=centred_interval(value, draws), resampled=resampled)
 
 
 _MICRO_BLOCK = 1 << 24

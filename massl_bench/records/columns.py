@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from massl_bench.records.comparison import OutcomesOf, column_p_values
+from massl_bench.records.comparison import column_p_values
+from massl_bench.records.outcomes import OutcomesOf
 from massl_bench.records.ranking import ColumnRanks, rank_column
 from massl_bench.records.rows import Row
 

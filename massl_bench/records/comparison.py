@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from massl_bench.core.errors import RequestError
-from massl_bench.metrics.paired import all_pairs, compare_items
-from massl_bench.records.items import Items, read_items
+from massl_bench.metrics.paired import all_pairs, all_resampled_pairs, compare_items, compare_resampled
+from massl_bench.records.outcomes import OutcomesOf, outcomes_of
 from massl_bench.records.ranking import LEVEL, holm, interval_p_values
 from massl_bench.records.record import ResultRecord
 from massl_bench.records.rows import Row
@@ -20,12 +18,10 @@ from massl_bench.records.rows import Row
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_log = logging.getLogger(__name__)
-
 _SEED = 0
 _SMALLEST = 1e-300
 """P-values below it are not told apart."""
-Test = Literal["McNemar, exact", "sign test, exact", "intervals"]
+Test = Literal["McNemar, exact", "sign test, exact", "paired bootstrap", "intervals"]
 
 
 class OtherItemsError(RequestError):
@@ -39,7 +35,8 @@ class Comparison:
     Attributes:
         first: the record of the model that the other is held against.
         second: the record of the other.
-        test: what decided; `intervals` where a record has no items for the metric.
+        test: what decided; `paired bootstrap` for a metric that is no mean over items, `intervals` where a record has
+            neither items nor resamples for the metric.
         difference: second minus first, as a fraction (times the record's scale for people).
         ci95: of the difference.
         better: items on which the second got more; None without items.
@@ -91,94 +88,6 @@ def why_not(first: ResultRecord, second: ResultRecord) -> str | None:
     return None
 
 
-def paired_items(first: Row, second: Row, metric: str) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """Returns what each item got from two models.
-
-    Raises:
-        OtherItemsError: The items' classes differ.
-        RequestError: A record has no items for the metric, or another number of them.
-    """
-    one, other = _items(first), _items(second)
-    for row, items in ((first, one), (second, other)):
-        if metric not in items.outcomes:
-            raise RequestError(f"{row.path.as_posix()}: {metric} is no mean over items")
-    columns = one.outcomes[metric], other.outcomes[metric]
-    if len(columns[0]) != len(columns[1]):
-        raise RequestError(f"{len(columns[0])} items against {len(columns[1])}")
-    handed = [row for row in (first, second) if row.record.identity.model.weights_hash_of == "features"]
-    if handed and (one.labels is None or other.labels is None or not np.array_equal(one.labels, other.labels)):
-        raise OtherItemsError(
-            f"{handed[0].path.as_posix()}: of features that were handed in, and the items' classes differ"
-        )
-    return columns
-
-
-def _items(row: Row) -> Items:
-    if row.file is None:
-        raise RequestError(f"{row.path.as_posix()}: lies nowhere")
-    try:
-        return read_items(row.file, row.record)
-    except RequestError as error:  # a table says the same wherever the results lie
-        raise RequestError(str(error).replace(str(row.file), row.path.as_posix())) from None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Outcomes:
-    """What a table keeps of the items of a record.
-
-    Attributes:
-        column: what each item got, [N] float64, or bits of right and wrong.
-        num_items: N.
-        labels: hash of the items' classes.
-        classes: (name, what its items got in the mean, their number) of each class; empty where that is not known.
-    """
-
-    column: NDArray[Any]
-    num_items: int
-    labels: int | None
-    classes: Sequence[tuple[str, float, int]]
-
-    @property
-    def binary(self) -> bool:
-        """Whether an item is right or wrong."""
-        return self.column.dtype == np.uint8
-
-
-class OutcomesOf(dict[tuple[str, Path], Outcomes | None]):
-    """The outcomes of the records of a page, each file read once; None where the intervals have to do."""
-
-    def of(self, row: Row) -> Outcomes | None:
-        """Returns the outcomes of a row for the metric that it shows."""
-        key = row.metric, row.path
-        if key not in self:
-            self[key] = self._read(row)
-        return self[key]
-
-    @staticmethod
-    def _read(row: Row) -> Outcomes | None:
-        try:
-            items = _items(row) if row.record.items is not None else None
-        except RequestError as error:
-            _log.warning("%s", error)
-            return None  # the interval decides, and the column is marked
-        column = items.outcomes.get(row.metric) if items is not None else None
-        if items is None or column is None:
-            return None
-        labels = items.labels if items.labels is not None and len(items.labels) == len(column) else None
-        classes: list[tuple[str, float, int]] = []
-        if labels is not None:
-            count_C = np.bincount(labels)
-            mean_C = np.bincount(labels, weights=column.astype(np.float64)) / np.maximum(count_C, 1)
-            names = items.class_names or tuple(map(str, range(len(count_C))))
-            classes = [(names[c], float(mean_C[c]), int(count_C[c])) for c in np.flatnonzero(count_C)]
-        return Outcomes(
-            column=np.packbits(column) if column.dtype == np.bool_ else column,
-            num_items=len(column),
-            labels=hash(labels.tobytes()) if labels is not None else None,
-            classes=classes,
-        )
-
-
 def compare_rows(pairs: Sequence[tuple[Row, Row]]) -> tuple[list[Comparison], list[Refusal]]:
     """Returns the comparisons of pairs of records, corrected together, and the pairs that cannot be compared.
 
@@ -205,13 +114,36 @@ def compare_rows(pairs: Sequence[tuple[Row, Row]]) -> tuple[list[Comparison], li
 
 
 def _by_items(first: Row, second: Row) -> Comparison:
-    one_N, other_N = paired_items(first, second, first.metric)
-    paired = compare_items(one_N, other_N, rng=np.random.default_rng(_SEED))
-    binary = one_N.dtype == np.bool_ and other_N.dtype == np.bool_
+    """Returns a comparison by what the items got, or by what the metrics are of the same resamples of them.
+
+    Raises:
+        OtherItemsError: The items' classes differ.
+        RequestError: A record keeps neither, or they are of other numbers of items, or of other resamples.
+    """
+    one, other = outcomes_of(first), outcomes_of(second)
+    if one.count != other.count:
+        raise RequestError(f"{one.count} items against {other.count}")
+    # Of features that were handed in, nothing else says whether they are of the same items.
+    handed = [row for row in (first, second) if row.record.identity.model.weights_hash_of == "features"]
+    unknown = one.drawn is None and None in (one.labels, other.labels)
+    if handed and (unknown or (one.labels, one.drawn) != (other.labels, other.drawn)):
+        raise OtherItemsError(
+            f"{handed[0].path.as_posix()}: of features that were handed in, and the items' classes differ"
+        )
+    if one.drawn != other.drawn:
+        raise RequestError("other resamples of the items")
+    if one.drawn is not None:
+        difference = second.shown.value - first.shown.value
+        ci95, p_value = compare_resampled(difference, one.values, other.values)
+        return Comparison(
+            first=first, second=second, test="paired bootstrap", difference=difference, ci95=ci95, better=None,
+            worse=None, p_value=p_value,
+        )  # fmt: skip
+    paired = compare_items(one.values, other.values, rng=np.random.default_rng(_SEED))
     return Comparison(
         first=first,
         second=second,
-        test="McNemar, exact" if binary else "sign test, exact",
+        test="McNemar, exact" if one.binary and other.binary else "sign test, exact",
         difference=paired.value,
         ci95=paired.ci95,
         better=paired.better,
@@ -245,23 +177,26 @@ def column_p_values(rows: Sequence[Row], known: OutcomesOf) -> tuple[NDArray[np.
 
     Args:
         rows: M records of one cell, of the same data.
-        known: the outcomes of records that were read before.
+        known: what their items got; filled while it is asked.
     """
     p_MM = interval_p_values([row.shown for row in rows])
-    alike: dict[tuple[int, bool, int | None], list[int]] = {}
+    alike: dict[tuple[object, ...], list[int]] = {}
     columns: dict[int, NDArray[Any]] = {}
     for number, row in enumerate(rows):
-        if (outcomes := known.of(row)) is None:
+        if (found := known.of(row)) is None:
             continue
-        binary = outcomes.binary
-        columns[number] = np.unpackbits(outcomes.column, count=outcomes.num_items) == 1 if binary else outcomes.column
+        columns[number] = found.values
         # Features that were handed in have no fingerprint of their images: only their classes can be held together.
         handed = row.record.identity.model.weights_hash_of == "features"
-        alike.setdefault((outcomes.num_items, binary, outcomes.labels if handed else None), []).append(number)
+        alike.setdefault((found.count, found.binary, found.drawn, found.labels if handed else None), []).append(number)
     paired_MM = np.eye(len(rows), dtype=bool)
-    for numbers in alike.values():
+    for (_, _, drawn, _), numbers in alike.items():
         block = np.ix_(numbers, numbers)
-        p_MM[block] = all_pairs(np.stack([columns[number] for number in numbers]))
+        column_MN = np.stack([columns[number] for number in numbers])
+        if drawn is None:
+            p_MM[block] = all_pairs(column_MN)
+        else:
+            p_MM[block] = all_resampled_pairs(np.array([rows[number].shown.value for number in numbers]), column_MN)
         paired_MM[block] = True
     return p_MM, bool(paired_MM.all())
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from massl_bench.records.columns import column_ranks, copies, shown_names
-from massl_bench.records.comparison import OutcomesOf
+from massl_bench.records.outcomes import OutcomesOf
 from massl_bench.records.rows import Leaderboard, Row
 
 _SKEWED = 0.25

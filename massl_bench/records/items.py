@@ -1,7 +1,8 @@
 """What each test item got, in a small file beside its record: models are compared on the items that they share.
 
-A safetensors file holds one tensor for each metric that is a mean over items, right and wrong as one bit an item, and
-the items' classes, where they have one. Its name ends with the first digits of its hash. The record is written after it
+A safetensors file holds one tensor for each metric that is a mean over items, right and wrong as one bit an item; for a
+metric that is none (a mean average precision), what it is of each bootstrap resample of the items; and the items'
+classes, where they have one. Its name ends with the first digits of its hash. The record is written after it
 and names both: a record never points at the items of another run.
 """
 
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.files import atomic_file, read_regular
-from massl_bench.core.values import Score
+from massl_bench.core.values import Resampled, Score
 from massl_bench.records.record import ItemsFile, ResultRecord
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _SUFFIX = ".items.safetensors"
 _LABELS = "labels"
 _PREDICTED = "predicted:"
+_RESAMPLED = "resampled:"
 _METADATA = "massl_bench"
 
 
@@ -36,6 +38,7 @@ class Items:
     Attributes:
         outcomes: by metric, [N]: bool, or float64.
         predicted: by metric, the class that each item was given, int64 [N]; −1 for none.
+        resampled: by metric that is no mean over items, what it is of each resample of them.
         labels: the class of each item, int64 [N]; None where items have no single class.
         class_names: in the order of the classes, where they are known.
     """
@@ -44,6 +47,7 @@ class Items:
     labels: NDArray[np.int64] | None
     class_names: tuple[str, ...] | None = None
     predicted: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    resampled: Mapping[str, Resampled] = field(default_factory=dict)
 
 
 def write_items(
@@ -64,9 +68,10 @@ def write_items(
     from safetensors.numpy import save
 
     columns = {name: score.items for name, score in metrics.items() if score.items is not None and len(score.items)}
-    if not columns:
+    resampled = {name: score.resampled for name, score in metrics.items() if score.resampled is not None}
+    if not columns and not resampled:
         return None
-    count = max(len(column) for column in columns.values())
+    count = max((len(column) for column in (*columns.values(), *([labels] if labels is not None else []))), default=0)
     tensors: dict[str, NDArray[Any]] = {}
     bits: dict[str, int] = {}
     for name, column in columns.items():
@@ -79,9 +84,15 @@ def write_items(
         if name in columns and score.predicted is not None:
             largest = int(score.predicted.max(initial=0)) + 1
             tensors[_PREDICTED + name] = score.predicted.astype(np.min_scalar_type(-largest))  # signed: −1 is none
+    for name, drawn in resampled.items():
+        tensors[_RESAMPLED + name] = np.ascontiguousarray(drawn.values, dtype=np.float64)
     if labels is not None and labels.ndim == 1 and len(labels) == count:
         tensors[_LABELS] = labels.astype(np.min_scalar_type(int(labels.max(initial=0))))
-    told = {"bits": bits, "classes": list(class_names) if class_names is not None and _LABELS in tensors else None}
+    told: dict[str, Any] = {"bits": bits, "classes": None}
+    if class_names is not None and _LABELS in tensors:
+        told["classes"] = list(class_names)
+    if resampled:
+        told["resamples"] = {name: drawn.key for name, drawn in resampled.items()}
     content = save(tensors, {_METADATA: json.dumps(told, sort_keys=True)})
     sha256 = hashlib.sha256(content).hexdigest()
     file = path.with_name(f"{path.stem}.{sha256[:8]}{_SUFFIX}")
@@ -129,12 +140,20 @@ def read_items(record_file: Path, record: ResultRecord) -> Items:
             for name in list(tensors)
             if name.startswith(_PREDICTED)
         }
+        resampled = {
+            name: Resampled(values=tensors.pop(_RESAMPLED + name), key=str(key))
+            for name, key in told.get("resamples", {}).items()
+        }
         outcomes = {
             name: np.unpackbits(tensor, count=bits[name]).astype(bool) if name in bits else tensor
             for name, tensor in tensors.items()
         }
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(f"{file}: not a file of items: {one_line(error)}") from None
     return Items(
-        outcomes=outcomes, labels=labels, class_names=tuple(names) if names is not None else None, predicted=predicted
+        outcomes=outcomes,
+        labels=labels,
+        class_names=tuple(names) if names is not None else None,
+        predicted=predicted,
+        resampled=resampled,
     )

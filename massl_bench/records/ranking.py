@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.metrics.paired import normal_p_values
 from massl_bench.records.record import Metric
 
 LEVEL = 0.05
@@ -33,16 +34,10 @@ def interval_p_values(shown: Sequence[Metric]) -> NDArray[np.float64]:
     The test takes the two measurements as independent. On the same items they mostly rise and fall together, so that it
     finds fewer differences than a paired test does, not more.
     """
-    from scipy.special import erfc
-
     value_M = np.array([metric.value for metric in shown])
     half_M = np.array([(m.ci95[1] - m.ci95[0]) / 2 if m.ci95 is not None else np.inf for m in shown])
     error_MM = np.hypot(half_M[:, None], half_M[None, :]) / _Z95
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z_MM = np.abs(value_M[:, None] - value_M[None, :]) / error_MM
-    z_MM = np.nan_to_num(z_MM, nan=0.0, posinf=40.0)
-    p_MM: NDArray[np.float64] = erfc(z_MM / math.sqrt(2))
-    return p_MM
+    return normal_p_values(value_M[:, None] - value_M[None, :], error_MM)
 
 
 def holm(p_values: NDArray[np.float64], level: float = LEVEL) -> NDArray[np.bool_]:

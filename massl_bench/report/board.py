@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from massl_bench.records.columns import column_ranks, copies, shown_names
-from massl_bench.records.comparison import OutcomesOf
+from massl_bench.records.outcomes import OutcomesOf
 from massl_bench.records.published import Claim
 from massl_bench.records.ranking import ColumnRanks, SuiteRank, rank_suite
 from massl_bench.records.record import Metric, ModelFacts

@@ -10,7 +10,7 @@ from typing import Any
 
 from massl_bench.core.printable import printable
 from massl_bench.core.wording import option
-from massl_bench.records.comparison import OutcomesOf
+from massl_bench.records.outcomes import OutcomesOf
 from massl_bench.records.record import Metric, ResultRecord
 from massl_bench.records.rows import Row
 

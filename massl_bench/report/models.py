@@ -10,7 +10,7 @@ from typing import Any
 from massl_bench.core.errors import RequestError
 from massl_bench.core.files import parse_json, read_regular
 from massl_bench.core.galleries import Gallery, Look
-from massl_bench.records.comparison import OutcomesOf
+from massl_bench.records.outcomes import OutcomesOf
 from massl_bench.records.record import ResultRecord
 from massl_bench.records.rows import Row
 from massl_bench.report import html

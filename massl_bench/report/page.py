@@ -11,7 +11,7 @@ import numpy as np
 from massl_bench.core.collector import paused_collector
 from massl_bench.core.wording import option
 from massl_bench.records.columns import copies
-from massl_bench.records.comparison import OutcomesOf
+from massl_bench.records.outcomes import OutcomesOf
 from massl_bench.records.published import FAR, Claim, LedgerLine, claims, ledger
 from massl_bench.records.ranking import ColumnRanks
 from massl_bench.records.rows import Leaderboard
@@ -74,6 +74,10 @@ def _page(board: Leaderboard, registry: Registry, href: str | None, title: str, 
     )
 
 
+_LARGE = 1000
+"""Values in a table above which a browser lays out no row that is out of sight."""
+
+
 class _Table:
     """One section, as the template reads it."""
 
@@ -89,6 +93,7 @@ class _Table:
         self.architectures = sorted({line["architecture"] for line in (*self.ours, *self.published)})
         self.precisions = sorted({line.precision for line in section.lines})
         self.with_ranks = bool(section.name)
+        self.is_large = len(self.ours) * len(self.columns) > _LARGE
         self.width = 7 + 3 * self.with_ranks + len(self.columns)
 
     def script(self, details: Details) -> dict[str, Any]:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from massl_bench.core.values import Resampled
 from massl_bench.metrics.multilabel import (
     lacking,
     mean_average_precision,
     scored,
 )
+from massl_bench.metrics.paired import all_resampled_pairs, compare_resampled
 
 SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
 PRESENT = np.array([False, True, False, True, True])
@@ -100,3 +102,44 @@ def test_intervals_hold_the_mean_of_fresh_data(signal: float) -> None:
             assert high - low < 0.15
             held[metric] += low < fresh[metric] < high
     assert (held >= 16).all()
+
+
+def drawn(scores: NDArray[Any], labels: NDArray[Any], seed: int = 0) -> Resampled:
+    """The resamples of the mAP of scores."""
+    rng = np.random.default_rng(seed)
+    resampled = scored(scores, labels, difficult_is_negative=False, resamples=100, rng=rng)[0].resampled
+    assert resampled is not None
+    return resampled
+
+
+def test_two_models_are_drawn_the_same_resamples() -> None:
+    """Which share a key, and lie near each other where the models do; of other draws or items, the key is another."""
+    rng = np.random.default_rng(1)
+    labels = np.where(rng.random((150, 4)) < 0.3, 1, -1).astype(np.int8)
+    one = labels / 2 + rng.standard_normal(labels.shape)
+    near = one + 0.1 * rng.standard_normal(labels.shape)
+    first, second = drawn(one, labels), drawn(near, labels)
+    assert first.key == second.key
+    assert np.corrcoef(first.values, second.values)[0, 1] > 0.9
+    assert len({first.key, drawn(one, labels, seed=1).key, drawn(one, labels[::-1]).key}) == 3
+
+
+def test_the_paired_bootstrap_holds_its_level_and_finds_what_intervals_do_not() -> None:
+    rng = np.random.default_rng(2)
+    called, found, found_by_intervals = 0, 0, 0
+    for _ in range(50):
+        labels = np.where(rng.random((100, 3)) < 0.4, 1, -1).astype(np.int8)
+        image = labels / 2 + rng.standard_normal(labels.shape)  # what both models see
+        scores = [image + noise * rng.standard_normal(labels.shape) for noise in (0.3, 0.3, 0.9)]
+        value = [mean_average_precision(each, labels, difficult_is_negative=False)[0] for each in scores]
+        draws = [drawn(each, labels).values for each in scores]
+        _, equal = compare_resampled(value[1] - value[0], draws[0], draws[1])
+        interval, worse = compare_resampled(value[2] - value[0], draws[0], draws[2])
+        assert interval[0] < value[2] - value[0] < interval[1]
+        called, found = called + (equal < 0.05), found + (worse < 0.05)
+        apart = abs(value[2] - value[0]) / np.hypot(draws[0].std(), draws[2].std())
+        found_by_intervals += apart > 1.96
+        p_MM = all_resampled_pairs(np.array(value), np.stack(draws))
+        np.testing.assert_allclose(p_MM[[0, 2, 0], [1, 0, 0]], [equal, worse, 1.0])
+    assert called <= 6
+    assert found > found_by_intervals + 10

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from massl_bench.core.values import Score
+from massl_bench.core.values import Resampled, Score
 from massl_bench.records.items import write_items
 from massl_bench.records.markdown import to_markdown
 from massl_bench.records.record import Identity
@@ -212,3 +212,31 @@ def test_items_that_are_damaged_are_named(run_cli: Cli, caplog: pytest.LogCaptur
     answer = run_cli("report", "one", "two")
     assert answer.code == 0
     assert "other bytes than cifar10.json names: it was damaged or changed" in caplog.text
+
+
+def test_a_metric_that_is_no_mean_over_items(run_cli: Cli) -> None:
+    """A mean average precision, say: on the same resamples of the items, or by the intervals."""
+    rng = np.random.default_rng(0)
+    drawn_R = 0.5 + 0.02 * rng.standard_normal(1000)
+
+    def resampled(model: str, value: float, values: np.ndarray, key: str) -> None:
+        content = record(model, "linear", "cifar10", value, half=0.04)
+        path = Path("results") / model / "linear" / "cifar10.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        score = Score(value=value, resampled=Resampled(values=values, key=key))
+        items = write_items(path, {"top1": score}, np.zeros((300, 5), dtype=np.int8))
+        assert items is not None
+        assert items.num_items == 300
+        write_sealed(path, {**content, "items": items.model_dump()})
+
+    resampled("one", 0.50, drawn_R, "a")
+    resampled("two", 0.51, drawn_R + 0.01 + 0.002 * rng.standard_normal(1000), "a")
+    found = json.loads(run_cli("compare", "one", "two", "--json").out)["comparisons"][0]
+    assert (found["test"], found["better"], found["different"]) == ("paired bootstrap", None, True)
+    assert found["difference"] == pytest.approx(0.01)
+    assert found["ci95"] == pytest.approx([0.01 - 1.96 * 0.002, 0.01 + 1.96 * 0.002], abs=4e-4)
+    assert "**51.00 ± 4.00** |" in run_cli("leaderboard", "--model", "one,two").out  # alone in its group
+    resampled("two", 0.51, drawn_R + 0.01, "b")
+    answer = run_cli("compare", "one", "two")
+    assert "other resamples of the items" in answer.out
+    assert " intervals ¹" in answer.out

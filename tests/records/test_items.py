@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from massl_bench.core.errors import RequestError
-from massl_bench.core.values import Score
+from massl_bench.core.values import Resampled, Score
 from massl_bench.records.items import read_items, remove_other_items, write_items
 from massl_bench.records.record import ResultRecord, read_record
 from massl_bench.records.rows import collect
@@ -59,6 +59,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert items.labels is not None
     assert items.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert items.class_names == ("a", "b", "c")
+
+
+def test_resamples_are_kept_of_what_is_no_mean_over_items(tmp_path: Path) -> None:
+    path, draws = tmp_path / "x.json", np.linspace(0.4, 0.6, 11)
+    score = Score(value=0.5, resampled=Resampled(values=draws, key="abc"))
+    items = write_items(path, {"map": score, "top1": Score(value=0.5)}, None)
+    assert items is not None
+    found = read_items(path, ResultRecord.model_validate({**record("m", "knn", "x", 0.5), "items": items.model_dump()}))
+    assert found.outcomes == {}
+    assert set(found.resampled) == {"map"}
+    assert found.resampled["map"].key == "abc"
+    assert found.resampled["map"].values.tolist() == draws.tolist()
 
 
 def test_the_same_items_give_the_same_bytes(tmp_path: Path) -> None:
