@@ -92,17 +92,8 @@ def _text(found: list[Comparison], refused: list[Refusal]) -> str:
 
 
 def _line(one: Comparison) -> list[str]:
-    from massl_bench.records.comparison import p_text, verdict
+    from massl_bench.records.pairing import comparison_texts
 
-    scale = one.first.record.headline_scale
-    return [
-        printable(f"{' '.join(one.first.cell)} {one.first.metric}"),
-        _name(one.second),
-        *(f"{scale * row.shown.value:.2f}" for row in (one.first, one.second)),
-        f"{scale * one.difference:+.2f}",
-        f"[{scale * one.ci95[0]:+.2f}, {scale * one.ci95[1]:+.2f}]" if one.ci95 is not None else "",
-        f"{one.better} : {one.worse}" if one.better is not None else "",
-        p_text(one),
-        verdict(one),
-        one.test + (" ¹" if one.note is not None else ""),
-    ]
+    texts = {key: printable(text) for key, text in comparison_texts(one).items()}
+    texts["test"] += " ¹" if texts.pop("note") else ""
+    return list(texts.values())

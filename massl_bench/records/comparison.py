@@ -207,10 +207,11 @@ def p_text(comparison: Comparison) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Returns in words who is better."""
+    """Returns in words who is better; of ranks and exponents, which have no better end, who has more."""
     if not comparison.different:
         return "not told apart"
-    return "better" if comparison.difference > 0 else "worse"
+    words = ("better", "worse") if comparison.first.record.headline_scale == 100 else ("higher", "lower")
+    return words[0] if comparison.difference > 0 else words[1]
 
 
 LEVEL_IN_WORDS = f"{100 * LEVEL:g} %"

@@ -8,7 +8,7 @@ from typing import Any
 
 from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.records.columns import with_hash
-from massl_bench.records.comparison import Comparison, Refusal
+from massl_bench.records.comparison import Comparison, Refusal, p_text, verdict
 from massl_bench.records.record import read_record
 from massl_bench.records.rows import Leaderboard, Row
 
@@ -55,6 +55,24 @@ def _of_model(name: str, rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
 def _distinct(row: Row) -> str:
     """Returns the name as tables show it where two models share it."""
     return with_hash(row.record.identity.model.name, row.model)
+
+
+def comparison_texts(one: Comparison) -> dict[str, str]:
+    """Returns a comparison as people read it, whatever is then made of the texts; what is not there is empty."""
+    scale = one.first.record.headline_scale
+    return {
+        "cell": f"{' '.join(one.first.cell)} {one.first.metric}",
+        "model": one.second.record.identity.model.name,
+        "first": f"{scale * one.first.shown.value:.2f}",
+        "second": f"{scale * one.second.shown.value:.2f}",
+        "difference": f"{scale * one.difference:+.2f}",
+        "interval": f"[{scale * one.ci95[0]:+.2f}, {scale * one.ci95[1]:+.2f}]" if one.ci95 is not None else "",
+        "counts": f"{one.better} : {one.worse}" if one.better is not None else "",
+        "p": p_text(one),
+        "verdict": verdict(one),
+        "test": one.test,
+        "note": one.note or "",
+    }
 
 
 _PLAIN = ("difference", "ci95", "better", "worse", "p_value", "different", "test", "note")

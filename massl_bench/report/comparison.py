@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from massl_bench.records.comparison import LEVEL_IN_WORDS, Comparison, Refusal, p_text, verdict
+from massl_bench.records.comparison import LEVEL_IN_WORDS, Comparison, Refusal
+from massl_bench.records.pairing import comparison_texts
 from massl_bench.report import html
 
 
@@ -16,29 +17,16 @@ def comparison_page(found: Sequence[Comparison], refused: Sequence[Refusal]) -> 
         refused: pairs that cannot be compared.
     """
     lines = []
-    reach = max((abs(end) for one in found for end in one.ci95 or ()), default=0.0) or 1.0
+    reach: dict[int, float] = {}  # a rank's difference is no fraction's
     for one in found:
         scale = one.first.record.headline_scale
+        reach[scale] = max(reach.get(scale, 0.0), abs(one.difference), *map(abs, one.ci95 or ()))
+    for one in found:
         low, high = one.ci95 if one.ci95 is not None else (one.difference, one.difference)
-        lines.append(
-            {
-                "cell": f"{' '.join(one.first.cell)} {one.first.metric}",
-                "model": one.second.record.identity.model.name,
-                "first": f"{scale * one.first.shown.value:.2f}",
-                "second": f"{scale * one.second.shown.value:.2f}",
-                "difference": f"{scale * one.difference:+.2f}",
-                "interval": f"{scale * low:+.2f} to {scale * high:+.2f}" if one.ci95 is not None else "none",
-                "counts": f"{one.better} : {one.worse}" if one.better is not None else "",
-                "p": p_text(one),
-                "verdict": verdict(one),
-                "test": one.test,
-                "note": one.note or "",
-                # Of 100 units, the middle being no difference.
-                "low": f"{50 + 48 * low / reach:.1f}",
-                "width": f"{48 * (high - low) / reach:.1f}",
-                "dot": f"{50 + 48 * one.difference / reach:.1f}",
-            }
-        )
+        # Of 100 units, the middle being no difference.
+        unit = 48 / (reach[one.first.record.headline_scale] or 1.0)
+        bar = {"low": 50 + unit * low, "width": unit * (high - low), "dot": 50 + unit * one.difference}
+        lines.append(comparison_texts(one) | {name: f"{place:.1f}" for name, place in bar.items()})
     refusals = [
         (" ".join(r.first.cell), r.first.record.identity.model.name, r.second.record.identity.model.name, r.reason)
         for r in refused

@@ -240,3 +240,13 @@ def test_a_metric_that_is_no_mean_over_items(run_cli: Cli) -> None:
     answer = run_cli("compare", "one", "two")
     assert "other resamples of the items" in answer.out
     assert " intervals ¹" in answer.out
+
+
+def test_what_has_no_better_end_is_higher_or_lower(run_cli: Cli) -> None:
+    for model, value in (("one", 0.4), ("two", 0.2)):
+        path = Path("results") / model / "spectrum" / "cifar10.json"
+        write_sealed(path, record(model, "spectrum", "cifar10", value))
+    assert [one["different"] for one in json.loads(run_cli("compare", "one", "two", "--json").out)["comparisons"]] == [
+        True
+    ]
+    assert " lower " in run_cli("compare", "one", "two").out
