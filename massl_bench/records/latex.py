@@ -12,6 +12,9 @@ _ESCAPES = {
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "–": "--", "±": r"\(\pm\)", "…": r"\dots{}",
 }  # fmt: skip
 
+_LIGATURES = frozenset(("--", "''", "``", ",,", "?`", "!`"))
+"""Two characters of which LaTeX makes another one."""
+
 _LAST_OF_T1 = 0x17F
 """The last letter that pdflatex's own encodings know; others are written as their code points."""
 
@@ -46,7 +49,11 @@ def to_latex(board: Leaderboard, *, intervals: bool = False) -> str:
 
 def escaped(text: str) -> str:
     """Returns a text of others as LaTeX shows it, with no command of its own."""
-    return "".join(map(_escape, printable(text)))
+    text = printable(text)
+    return "".join(
+        ("{}" if before + character in _LIGATURES else "") + _escape(character)
+        for before, character in zip(f" {text}", text, strict=False)
+    )
 
 
 def _escape(character: str) -> str:

@@ -16,8 +16,8 @@ from massl_bench.records.rows import Leaderboard
 
 __all__ = ["to_csv", "to_json", "to_json_text", "to_latex", "to_markdown"]
 
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-"""With which a text becomes a formula in a spreadsheet."""
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+"""With which a text becomes a formula in a spreadsheet, the wide ones in a Japanese one."""
 
 
 def to_csv(board: Leaderboard) -> str:

@@ -31,6 +31,8 @@ HOSTILE = (
     "\x1b[31mred\x1b[0m\nsecond line",
     "</script><script>alert(2)</script>",
     "'; rm -rf ~; echo '",
+    "</noscript></table><img src=x onerror=alert(3)>",
+    '</tbody>\n<tr data-model="0"><td>',
 )
 
 

@@ -31,7 +31,8 @@ HOSTILE = [
     "a|b", "a\nb", "# a\n# b", "<script>alert(1)</script>", "![x](https://evil.example/p.png)", "[x](javascript:1)",
     "\x1b[31mred\x1b]0;title\x07", "abc\u202egnp.exe", "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =cmd", "**bold**",
     "`code`", "~~a~~", "https://evil.example", "www.evil.example", "\\input{x}", "a & b % c $ d # e _ f { g } ~ ^",
-    "&amp;", "_a_", "$x$", "猫", "a\u200bb", '"quoted", "twice"', "1. a",
+    "&amp;", "_a_", "$x$", "猫", "a\u200bb", '"quoted", "twice"', "1. a", "＝1+1", "a--b ''c'' ,,d", "</tbody>\n<tr>",
+    "</noscript><script>alert(2)</script>",
 ]  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def test_no_text_in_a_csv_is_a_formula(hostile_board: Leaderboard) -> None:
     assert len(rows) == len(HOSTILE) + 1
     for row in rows:
         for column in ("model", "task", "dataset", "record"):
-            assert not row[column].lstrip().startswith(("=", "+", "-", "@"))
+            assert not row[column].lstrip().startswith(("=", "+", "-", "@", "＝"))
     assert float(rows[0]["value"]) == pytest.approx(431 / 450)
 
 
@@ -118,6 +119,7 @@ def test_latex_has_one_row_a_model(hostile_board: Leaderboard) -> None:
         assert not any(row.startswith(("[", "*")) for row in rows)
         assert r"a \& b \% c \$ d \# e \_ f \{ g \} \textasciitilde{} \textasciicircum{}" in body
         assert "[U+732B]" in body
+        assert "a-{}-b '{}'c'{}' ,{},d" in body  # no dash, no quotes: LaTeX makes them of two characters
 
 
 def test_latex_of_one_record(record_file: Path) -> None:

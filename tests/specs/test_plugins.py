@@ -39,7 +39,7 @@ def nearest_mean_accuracy(dataset: str, data_root: Path) -> tuple[int, int]:
 
 def test_the_example_of_the_documentation(run_cli: Cli, install: Install, image_folder: Path) -> None:
     files = example()
-    assert len(files) == 9
+    assert len(files) == 10
     install(files)
     data = image_folder.parent / "data"
     data.mkdir()
@@ -60,6 +60,8 @@ def test_the_example_of_the_documentation(run_cli: Cli, install: Install, image_
     board = run_cli("leaderboard", "--suite", "mine").out
     assert "| pixels" in board
     assert "nearest-mean" in board
+    lines = run_cli("leaderboard", "--suite", "mine", "--format", "lines").out.splitlines()
+    assert lines == ["pixels: nearest-mean digits 86.4", "pixels: nearest-mean two-colours 100.0"]
     assert "ok   plugin: my-bench 1.0 (massl_bench.protocols: nearest_mean" in run_cli("doctor").out
     wrong = run_cli(
         "run", "--task", "nearest-mean", "--dataset", "digits", "--model", "pixels", "--set", "nearest-mean.k=1"
