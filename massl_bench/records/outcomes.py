@@ -60,14 +60,18 @@ def outcomes_of(row: Row) -> Outcomes:
     Raises:
         RequestError: The record keeps neither items nor resamples for the metric, or their file is damaged.
     """
+    found = _outcomes(row)
+    if found is None:
+        raise RequestError(f"{row.path.as_posix()}: {row.metric} is no mean over items, nor are its resamples kept")
+    return found
+
+
+def _outcomes(row: Row) -> Outcomes | None:
     items = _items(row)
     if (drawn := items.resampled.get(row.metric)) is not None:
         return Outcomes(column=drawn.values, count=len(drawn.values), drawn=drawn.key)
-    if row.metric not in items.outcomes:
-        raise RequestError(
-            f"{row.path.as_posix()}: {row.metric} is no mean over items, and no resamples of it are kept"
-        )
-    column = items.outcomes[row.metric]
+    if (column := items.outcomes.get(row.metric)) is None:
+        return None
     labels = items.labels if items.labels is not None and len(items.labels) == len(column) else None
     return Outcomes(
         column=np.packbits(column) if column.dtype == np.bool_ else column,
@@ -111,7 +115,7 @@ class OutcomesOf(dict[tuple[str, Path], Outcomes | None]):
 
     def _read(self, row: Row) -> Outcomes | None:
         try:
-            return outcomes_of(row)
+            return _outcomes(row)
         except RequestError as error:  # the interval decides, and the column is marked
             self._damaged += 1
             if self._damaged <= _NAMED:

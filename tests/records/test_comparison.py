@@ -242,6 +242,21 @@ def test_a_metric_that_is_no_mean_over_items(run_cli: Cli) -> None:
     assert " intervals ¹" in answer.out
 
 
+def test_a_table_names_a_few_damaged_files_and_no_metric_without_items(
+    run_cli: Cli, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(9):
+        path = place(f"m{number}", "knn", outcomes(900, 100)[0])
+        (file,) = path.parent.glob("*.items.safetensors")
+        file.unlink()
+        without = place(f"m{number}", "linear", outcomes(900, 100)[0])
+        change(without, lambda content: content["identity"]["task"].update(headline="mean_per_class"))
+    assert run_cli("leaderboard", "--format", "html", "--out", "board.html").code == 0
+    assert len(caplog.messages) == 6
+    assert all(text.startswith(f"results/m{number}/knn/") for number, text in enumerate(caplog.messages[:5]))
+    assert caplog.messages[5].startswith("the items of further records cannot be read either")
+
+
 def test_what_has_no_better_end_is_higher_or_lower(run_cli: Cli) -> None:
     for model, value in (("one", 0.4), ("two", 0.2)):
         path = Path("results") / model / "spectrum" / "cifar10.json"

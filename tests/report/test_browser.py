@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -255,7 +256,7 @@ def test_hostile_names_are_text(visit: Callable[..., Page]) -> None:
     assert page.locator("dialog img").count() == 0
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (400, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (400, "light"), (400, "dark")])
 def test_accessibility(visit: Callable[..., Page], width: int, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
@@ -303,8 +304,12 @@ def test_the_served_page_follows_its_records(browser: Browser, tmp_path: Path, m
         page.get_by_text("Nothing is running, failed: 1").wait_for()
         page.locator("#live-failed summary").click()
         assert "<img src=x> linear cifar10: no such file" in page.locator("#live-failed").inner_text()
-        findings = Axe().run(page).response["violations"]
-        assert [f["id"] for f in findings if f["impact"] in ("serious", "critical")] == []
+        for width, scheme in itertools.product((1400, 400), ("light", "dark")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            findings = Axe().run(page).response["violations"]
+            assert [f["id"] for f in findings if f["impact"] in ("serious", "critical")] == []
         with page.expect_response(lambda answer: "/records/" in answer.url) as answer:
             page.locator('td a[href^="#r"]:visible').first.click()
             page.locator("#dialog a").last.click()
