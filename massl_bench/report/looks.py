@@ -37,7 +37,7 @@ def shown_gallery(gallery: Gallery) -> dict[str, Any]:
                     {
                         **_image(found.image),
                         "mark": {True: "right", False: "wrong", None: "uncounted"}[found.right],
-                        "similarity": f"{found.similarity:.2f}" if found.similarity is not None else None,
+                        "similarity": f"{found.similarity:.3f}" if found.similarity is not None else None,
                     }
                     for found in query.neighbours
                 ],

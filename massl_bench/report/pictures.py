@@ -22,6 +22,8 @@ _NUMBERED = 12
 """Classes of a matrix whose numbers have room."""
 _MARKED = 10
 """Points of an axis that are each marked."""
+_FAR = 3
+"""Ratio of the largest to the smallest from which an axis is logarithmic."""
 _INK = "#7d8590"
 """Readable on light and on dark."""
 _COLOURS = ("#1b9e9e", "#d9782d", "#7570b3", "#d6408f", "#66a61e", "#b8860b", "#8c6d46", "#6a7f94")
@@ -136,26 +138,31 @@ def curves(
         axes.minorticks_off()
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        axes.legend()
+        _legend(axes, colours)
 
     words = [f"{name}: {', '.join(f'{p.x:g}: {p.y:.2f}' for p in points[:12])}" for name, points in series.items()]
     return _picture(title, draw, words)
 
 
 def scatter(title: str, points: Mapping[str, Point], colours: Mapping[str, str], x: str, y: str) -> Picture:
-    """Returns a chart of one named point a model, the horizontal axis logarithmic."""
+    """Returns a chart of one named point a model, the horizontal axis logarithmic where they lie far apart."""
 
     def draw(axes: Axes) -> None:
+        from matplotlib.ticker import LogLocator
+
         for name, point in points.items():
             colour = colours[name]
             if point.low is not None and point.high is not None:
                 axes.plot([point.x, point.x], [point.low, point.high], color=colour, alpha=0.6)
             axes.plot([point.x], [point.y], "o", color=colour, label=_name(name))
-        axes.set_xscale("log")
-        _plain_numbers(axes.xaxis)
+        places = [point.x for point in points.values()]
+        if max(places) > _FAR * min(places) > 0:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            _plain_numbers(axes.xaxis)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        axes.legend()
+        _legend(axes, colours)
 
     return _picture(title, draw, [f"{name}: {point.y:.2f} at {point.x:g}" for name, point in points.items()])
 
@@ -171,7 +178,7 @@ def parallel(
             axes.plot(range(len(columns)), shown, marker="o", color=colours[name], label=_name(name))
         axes.set_xticks(range(len(columns)), [_name(column) for column in columns], rotation=30, ha="right")
         axes.set_ylabel("%")
-        axes.legend()
+        _legend(axes, colours)
 
     words = [
         f"{name}: {', '.join(f'{c} {v:.2f}' for c, v in zip(columns, values, strict=True) if v is not None)}"
@@ -221,13 +228,20 @@ def bars(
         axes.set_yticks(range(len(names)), [_name(name) for name in names])
         axes.invert_yaxis()
         axes.set_xlabel(x)
-        axes.legend()
+        _legend(axes, colours)
 
     words = [
         f"{model}: {', '.join(f'{name} {value:.1f}' for name, value in zip(names, values, strict=True))}"
         for model, values in series.items()
     ]
     return _picture(title, draw, words, height=0.9 + 0.24 * len(names) * max(1, len(series) ** 0.5))
+
+
+def _legend(axes: Axes, colours: Mapping[str, str]) -> None:
+    """Names the colours above the chart, where they hide nothing; a page of one model needs no names."""
+    if len(colours) > 1:
+        assert axes.figure is not None
+        axes.figure.legend(loc="outside upper left", ncols=2)
 
 
 def _plain_numbers(axis: Axis) -> None:
