@@ -339,7 +339,7 @@
   function compare(table, rows) {
     const section = data().tables[Number(table.dataset.section)];
     const chosen = rows.map((row) => Number(row.dataset.model));
-    const offset = rows[0].cells.length - section.columns.length;
+    const offset = 2 + $$(".heads .sum", table).length;
     const names = chosen.map((place) => section.models[place][0]);
     const body = section.columns.map((column, place) => {
       const values = rows.map((row) => value(row.cells[offset + place]));
