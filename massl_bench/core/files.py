@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from io import BufferedReader
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +60,6 @@ def canonical_json(value: Any) -> str:
 
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
-
-
-def canonical_table(table: Mapping[str, Any], texts: Mapping[str, str]) -> str:
-    """Returns the canonical JSON of a table, of some of whose values the canonical JSON is known."""
-    runs = []
-    for known, keys in groupby(sorted(table), texts.__contains__):
-        if known:
-            runs += [f"{_canonical(key)}:{texts[key]}" for key in keys]
-        else:
-            runs.append(_canonical({key: table[key] for key in keys})[1:-1])
-    return "{" + ",".join(runs) + "}"
 
 
 def escaped_json(text: str) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
-from massl_bench.core.files import SEAL, canonical_json, canonical_table, sha256_of_text
+from massl_bench.core.files import SEAL, canonical_json, sha256_of_text
 from massl_bench.core.strict import StrictModel
 
 
@@ -45,14 +46,14 @@ class Spelling:
     def content_digest(self) -> str:
         """Hex sha256 of everything beside the seal."""
         unsealed = {key: part for key, part in self._content.items() if key != SEAL}
-        identity = canonical_table(self._in_identity, self._in_identity)
-        return sha256_of_text(canonical_table(unsealed, {**self._apart, "identity": identity}))
+        identity = _table(self._in_identity, self._in_identity)
+        return sha256_of_text(_table(unsealed, {**self._apart, "identity": identity}))
 
     @property
     def identity_digest(self) -> str:
         """`Identity.digest`, if nothing in the identity is left to its default."""
         texts = {**self._in_identity, "model": self._anonymous}
-        return sha256_of_text(canonical_table(texts, texts))
+        return sha256_of_text(_table(texts, texts))
 
     def with_shared(self) -> dict[str, Any]:
         """Returns the content with the shared parts checked, their keys sorted, as in every file of this package.
@@ -66,6 +67,17 @@ class Spelling:
                 identity[key] = _part(kind, self._in_identity[key])
         shared = {key: _part(self._parts[key], text) for key, text in self._apart.items()}
         return {**self._content, **shared, "identity": identity}
+
+
+def _table(table: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    """Returns the canonical JSON of a table, of some of whose values the canonical JSON is known."""
+    runs = []
+    for known, keys in groupby(sorted(table), texts.__contains__):
+        if known:
+            runs += [f"{canonical_json(key)}:{texts[key]}" for key in keys]
+        else:
+            runs.append(canonical_json({key: table[key] for key in keys})[1:-1])
+    return "{" + ",".join(runs) + "}"
 
 
 @lru_cache(maxsize=8192)
