@@ -76,6 +76,15 @@ class Dataset:
             reading["orientation"] = "upright"
         return sha256_of({"content": content, "reading": reading | self._drawn()})
 
+    def fingerprint_of(self, role: str) -> str:
+        """Returns what tells the content of a split: the dataset's fingerprint, or of shared files theirs alone."""
+        files = self.layout.shared_files(self.sources.get(role, ()))
+        if not files:
+            return self.fingerprint
+        content = fingerprint_files(self.layout.root, files, self.memo_dir, rehash=self.rehash)
+        reading = {"shared": True, "upright": self.decoding.upright}
+        return sha256_of({"content": content, "reading": reading | self._drawn()})
+
     def _drawn(self) -> dict[str, Any]:
         """Returns what decides which items are drawn, for a fingerprint; nothing where all are taken."""
         return {"sample": {**self.sample, "seed": _SAMPLE_SEED}} if self.sample else {}

@@ -36,6 +36,10 @@ class Layout(ABC):
         """Returns what the queries should find, or None where the layout does not say it."""
         return None
 
+    def shared_files(self, sources: Sequence[str]) -> list[Path]:
+        """Returns the files of a split that other datasets have as well; none where it is this dataset's alone."""
+        return []
+
     def reading(self) -> dict[str, Any]:
         """Returns what decides, beyond the files, which items a split has; a part of the fingerprint."""
         return {}

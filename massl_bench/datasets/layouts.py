@@ -194,6 +194,12 @@ class PublishedLayout(Layout):
         return all(READERS[self.reader].files(self.root, source) for source in sources)
 
     @override
+    def shared_files(self, sources: Sequence[str]) -> list[Path]:
+        reader = READERS[self.reader]
+        shared = all(source in reader.shared for source in sources)
+        return [path for source in sources for path in reader.files(self.root, source)] if shared else []
+
+    @override
     def ground_truth(self) -> GroundTruth | None:
         truth = READERS[self.reader].truth
         return truth(self.root) if truth is not None else None

@@ -73,7 +73,7 @@ def bank_key(
         network_sha256=card.network_sha256,
         pooling=card.pooling,
         preprocessing=preprocessing.of_split(role),
-        dataset_fingerprint=dataset.fingerprint,
+        dataset_fingerprint=dataset.fingerprint_of(role),
         split=role,
         limit=limit,
         precision=options.precision,

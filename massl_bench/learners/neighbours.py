@@ -124,6 +124,49 @@ def cosine_similarities(
         yield chosen, product_qM[:, place_N] if repeated else product_qM
 
 
+def num_more_similar(
+    queries_QD: NDArray[np.float32],
+    database_ND: NDArray[np.float32],
+    rows: Sequence[NDArray[np.int64]],
+    others_MD: NDArray[np.float32],
+) -> list[NDArray[np.int64]]:
+    """Returns how many other rows are more similar to a query than some rows of the database.
+
+    The others may be many: they are read once, piece by piece. What float32 cannot tell apart is settled in float64.
+
+    Args:
+        queries_QD: float32, finite.
+        database_ND: float32, finite.
+        rows: of the database, for each query.
+        others_MD: float32, finite; may be memory-mapped.
+
+    Returns:
+        For each query, the number of others for each of its rows.
+    """
+    of_rows, resolution = _Vectors(queries_QD, database_ND), np.finfo(np.float32).eps * np.sqrt(queries_QD.shape[1])
+    limits = [_exact_cosines(of_rows, np.full(len(each), query), each) for query, each in enumerate(rows)]
+    counts = [np.zeros(len(each), dtype=np.int64) for each in rows]
+    unit_QD, others = unit_rows(queries_QD), _Vectors(queries_QD, others_MD)
+    for chosen in _even_pieces(len(others_MD), max(1, _DATABASE_CHUNK_BYTES // (4 * queries_QD.shape[1]))):
+        similarities_QM = unit_QD @ unit_rows(others_MD[chosen]).T
+        for query, (similarity_M, limit_R) in enumerate(zip(similarities_QM, limits, strict=True)):
+            order_M = np.argsort(similarity_M)
+            sorted_M = similarity_M[order_M].astype(np.float64)
+            surely_R = np.searchsorted(sorted_M, limit_R + resolution, side="right")
+            maybe_R = np.searchsorted(sorted_M, limit_R - resolution, side="left")
+            counts[query] += len(order_M) - surely_R
+            for number in np.flatnonzero(maybe_R < surely_R):
+                close = order_M[maybe_R[number] : surely_R[number]]
+                counts[query][number] += _num_above(others, query, close + chosen.start, limit_R[number])
+        let_go(others_MD)
+    return counts
+
+
+def _num_above(vectors: _Vectors, query: int, rows: NDArray[np.int64], limit: float) -> int:
+    """Returns how many rows are more similar to a query than a limit, in float64."""
+    return int((_exact_cosines(vectors, np.full(len(rows), query), rows) > limit).sum())
+
+
 def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns the rows at unit Euclidean norm, float32 and contiguous; rows of zeros stay zeros."""
     unit_ND = np.empty(rows_ND.shape, dtype=np.float32)

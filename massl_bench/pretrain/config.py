@@ -170,6 +170,9 @@ class ComputeConfig(StrictModel):
     gradient_checkpointing: bool
     accumulation: int = Field(ge=1)
     """Pieces that a rank's share of the batch is computed in. BatchNorm and terms over a whole batch see one alone."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several ranks share the student. `ddp`: each has all of it (DistributedDataParallel); `fsdp`: each has its
+    share of parameters, gradients and the optimizer's numbers (FSDP2), for networks that leave a card no room."""
 
 
 class RunConfig(StrictModel):
@@ -239,8 +242,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return pairs
 
 
+_NO_DIFFERENCE = ("summary", "compute.parallel")
+"""What says nothing of the numbers, and how ranks share them: a checkpoint has whole tensors either way."""
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Returns how two configurations differ in what moves a number: `key: before, now`, in the order of the keys."""
     old, new = flat(before), flat(now)
-    keys = [key for key in {**old, **new} if not key.startswith("run.") and key != "summary"]
+    keys = [key for key in {**old, **new} if not key.startswith("run.") and key not in _NO_DIFFERENCE]
     return [f"{key}: {old.get(key)}, now {new.get(key)}" for key in keys if old.get(key) != new.get(key)]

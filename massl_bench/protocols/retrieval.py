@@ -66,10 +66,41 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         RequestError: No ground truth, one of another number of queries, or one naming rows that are not there.
         CellError: No query has a positive; every image of the database has the same features.
     """
+    truth = checked_truth(data, params)
+    none = [np.zeros(len(data.banks["database"]), dtype=np.int64)] * len(truth)
+    return scores_beside(none, truth, data, params, rng)
+
+
+def checked_truth(data: EvaluationData, params: Params) -> Sequence[QueryTruth]:
+    """Returns the ground truth where it fits the features, which differ; raises as `run`."""
     database, queries = data.banks["database"], data.banks["queries"]
     check_sizes(params, {"database": len(database), "queries": len(queries)})
     truth = check_truth(data.ground_truth, len(queries), len(database))
     check_not_constant("database images", database.features)
+    return truth
+
+
+def scores_beside(
+    others: Sequence[NDArray[np.int64]],
+    truth: Sequence[QueryTruth],
+    data: EvaluationData,
+    params: Params,
+    rng: np.random.Generator,
+) -> dict[str, Score]:
+    """Returns the scores of `run` in a database that has further rows, none of them a positive.
+
+    Args:
+        others: for each query, how many of the further rows come before each row of the database, int64 [N]; only
+            those of positives are read.
+        truth: what the queries should find.
+        data: the database and the queries.
+        params: of the protocol.
+        rng: draws the resamples.
+
+    Raises:
+        CellError: No query has a positive.
+    """
+    database, queries = data.banks["database"], data.banks["queries"]
     settings = settings_with_positives(truth)
     if not settings:
         raise CellError(f"none of the {len(truth)} queries has a positive")
@@ -80,10 +111,13 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     scores = {}
     for setting in settings:
         precisions, aps = [], []
-        for ranking_N, query in zip(rankings, truth, strict=True):
+        for ranking_N, query, others_N in zip(rankings, truth, others, strict=True):
             positives, ignored = roles_of_rows(query, setting)
             if len(positives):
                 ranks = ranks_without(ranking_N, positives, ignored)
+                found_P = ranking_N[np.isin(ranking_N, positives) & ~np.isin(ranking_N, ignored)]
+                # Positives that float32 cannot tell apart stay in their order.
+                ranks = ranks + np.maximum.accumulate(others_N[found_P])
                 aps.append(trapezoid_average_precision(ranks))
                 precisions.append([precision_at(ranks, k) for k in params.precision_at])
         columns = {f"map_{setting}": np.array(aps)}

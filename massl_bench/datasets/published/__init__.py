@@ -7,7 +7,7 @@ from massl_bench.datasets.published.copydays import COPYDAYS
 from massl_bench.datasets.published.csv_tables import GTSRB
 from massl_bench.datasets.published.embedded import DIGITS
 from massl_bench.datasets.published.inaturalist import INAT2018
-from massl_bench.datasets.published.landmarks import ROXFORD5K, RPARIS6K
+from massl_bench.datasets.published.landmarks import ROXFORD5K, ROXFORD5K_1M, RPARIS6K, RPARIS6K_1M
 from massl_bench.datasets.published.lists import DTD, EUROSAT, FGVC_AIRCRAFT, FOOD101, OXFORD_PETS
 from massl_bench.datasets.published.matlab import FLOWERS102, STANFORD_CARS
 from massl_bench.datasets.published.pickles import read_plain_pickle
@@ -33,7 +33,9 @@ READERS: dict[str, PublishedReader] = {
     "inat2018": INAT2018,
     "oxford-pets": OXFORD_PETS,
     "roxford5k": ROXFORD5K,
+    "roxford5k-1m": ROXFORD5K_1M,
     "rparis6k": RPARIS6K,
+    "rparis6k-1m": RPARIS6K_1M,
     "stanford-cars": STANFORD_CARS,
     "stl10": STL10,
     "voc2007": VOC2007,

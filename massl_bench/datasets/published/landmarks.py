@@ -7,7 +7,7 @@ folder, or as Paris's archives have them, in one folder a landmark.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +22,7 @@ from massl_bench.datasets.published.pickles import read_plain_pickle
 from massl_bench.datasets.published.reader import Listing, PublishedReader, listed
 
 _LISTS = {"database": "imlist", "queries": "qimlist"}
+_DISTRACTORS, _MILLION = "distractors", "revisitop1m"
 _FOLDERS = ("paris", "jpg")
 """Where both hold an image, that of the last one counts."""
 
@@ -100,5 +101,30 @@ def _landmarks(name: str) -> PublishedReader:
     )
 
 
+def _listing_beside(root: Path, source: str, name: str) -> Listing:
+    if source == _DISTRACTORS:
+        found = image_files(root / _MILLION / "jpg")
+        if not found:
+            raise RequestError(f"{root / _MILLION / 'jpg'}: no image in it; unpack the archives of distractors there")
+        return Listing(files=[path.relative_to(root).as_posix() for path in found], labels=None)
+    listing = _listing(root / name, source, f"gnd_{name}.pkl")
+    return replace(listing, files=[f"{name}/{file}" for file in listing.files])
+
+
+def _with_distractors(name: str) -> PublishedReader:
+    """Returns the reader of landmarks beside the distractors, each in its folder, as their publishers lay them out."""
+    table = f"{name}/gnd_{name}.pkl"
+    return listed(
+        marker=_MILLION,
+        tables={**dict.fromkeys(_LISTS, (table,)), _DISTRACTORS: ()},
+        parse=partial(_listing_beside, name=name),
+        sole=True,
+        truth=lambda root: _read(root / table).truth,
+        shared=(_DISTRACTORS,),
+    )
+
+
 ROXFORD5K = _landmarks("roxford5k")
 RPARIS6K = _landmarks("rparis6k")
+ROXFORD5K_1M = _with_distractors("roxford5k")
+RPARIS6K_1M = _with_distractors("rparis6k")

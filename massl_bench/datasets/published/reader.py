@@ -34,6 +34,8 @@ class PublishedReader:
     """The split is defined by file names: neither class folders nor parquet files can serve in its place."""
     truth: Callable[[Path], GroundTruth] | None = None
     """(root) to what the queries of the split `queries` should find; None for datasets without such queries."""
+    shared: tuple[str, ...] = ()
+    """Sources that other datasets have as well, from the same files: their features are made once for all of them."""
 
     def locate(self, place: Path) -> Path | None:
         """Returns the directory at or below `place` in which the layout begins, or None."""
@@ -66,6 +68,7 @@ def listed(
     folders: tuple[str, ...] = ("",),
     sole: bool = False,
     truth: Callable[[Path], GroundTruth] | None = None,
+    shared: tuple[str, ...] = (),
 ) -> PublishedReader:
     """Returns the reader of a layout in which tables name the image files.
 
@@ -76,6 +79,7 @@ def listed(
         folders: where the layout may begin.
         sole: whether no other layout can serve.
         truth: (root) to what the queries should find.
+        shared: sources that other datasets have as well.
     """
 
     def listing(root: Path, source: str) -> Listing:
@@ -107,7 +111,9 @@ def listed(
         found = listing(root, source)
         return FileSplit(root, found.files, found.labels, found.class_names, found.boxes)
 
-    return PublishedReader(marker=marker, files=files, read=read, folders=folders, sole=sole, truth=truth)
+    return PublishedReader(
+        marker=marker, files=files, read=read, folders=folders, sole=sole, truth=truth, shared=shared
+    )
 
 
 def _of(tables: dict[str, tuple[str, ...]], source: str) -> tuple[str, ...]:

@@ -11,11 +11,14 @@ import contextlib
 import errno
 import re
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypedDict
+from types import TracebackType
+from typing import Any, Self, TypedDict
 
 from filelock import FileLock, Timeout
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from massl_bench.core.archive_hash import has_hash
 from massl_bench.core.errors import CellError, RequestError, one_line
@@ -128,6 +131,46 @@ class CheckpointFolder:
                 if training_checkpoint(self.path(earlier)) is not None:
                     return f"go on from {self.path(earlier)}, which is whole"
         return "start anew"
+
+
+class CheckpointWriter:
+    """Writes checkpoints beside the training: what is saved is copied to the CPU, and a thread writes the copy.
+
+    As a context manager, it ends when all is written.
+    """
+
+    def __init__(self, folder: CheckpointFolder) -> None:
+        self._folder = folder
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._thread.shutdown(wait=True)
+        if error is None:
+            self._wait()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Copies a checkpoint and begins to write it, when the one before is written.
+
+        Raises:
+            CellError: The one before could not be written.
+        """
+        self._wait()
+        copied = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), checkpoint)
+        self._writing = self._thread.submit(self._folder.save, copied)
+
+    def check(self) -> None:
+        """Raises `CellError` where a checkpoint could not be written, as soon as that is known."""
+        if self._writing is not None and self._writing.done():
+            self._wait()
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
 
 def training_checkpoint(file: Path) -> Checkpoint | None:

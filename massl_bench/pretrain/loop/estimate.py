@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -28,6 +28,7 @@ from massl_bench.pretrain.config import PretrainConfig, differences
 from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages
 from massl_bench.pretrain.data.loading import PREFETCHED
 from massl_bench.pretrain.loop.optimizers import set_hyperparameters, update_teacher
+from massl_bench.pretrain.loop.sharding import blocks_of
 from massl_bench.pretrain.loop.state import autocast_dtype, build_network, initial_state, rates_at
 from massl_bench.pretrain.methods import Step
 
@@ -49,11 +50,13 @@ class Memory:
     """Bytes that one rank needs on its device, and its loader on the host."""
 
     lasting: int
-    """Networks, gradients, the optimizer's and the method's state."""
+    """Networks, gradients, the optimizer's and the method's state; of what is in shards, a rank's share."""
     step: int
     """What a step needs beside it at its peak: activations, and what the loss makes of them."""
     views: int
     """Views that wait in shared memory."""
+    checkpoint: int
+    """The copy that is written beside the training, on the first rank's host."""
 
     @property
     def device(self) -> int:
@@ -102,11 +105,25 @@ def needed_memory(config: PretrainConfig, *, num_ranks: int, device: str) -> Mem
     pixels = sum(3 * crop.size**2 for crop in config.views.crops) * images
     # The optimizer's step makes a copy or two of the parameters, when the activations are gone.
     peak = max(peak + state, lasting + trained + state + 2 * trained)
+    step = peak - lasting - trained - state
+    elsewhere = 0
+    if num_ranks > 1 and config.compute.parallel == "fsdp":
+        elsewhere = (2 * trained + state) * (num_ranks - 1) // num_ranks
+        # Two parts of the network are whole at once at most; the outermost one always is.
+        step += 2 * _largest_part(student)
     return Memory(
-        lasting=lasting + trained + state,
-        step=peak - lasting - trained - state,
+        lasting=lasting + trained + state - elsewhere,
+        step=step,
         views=pixels * PREFETCHED * config.run.workers,
+        checkpoint=lasting + state,
     )
+
+
+def _largest_part(student: nn.Module) -> int:
+    """Returns the bytes of the largest part of a network that its ranks put together at once."""
+    blocks = [sum(each.numel() for each in block.parameters()) for block in blocks_of(student.backbone)]
+    whole = sum(each.numel() for each in student.parameters())
+    return 4 * max(whole - sum(blocks), *blocks, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +176,7 @@ def memory_fit(config: PretrainConfig, *, num_ranks: int, ranks_here: int, devic
         return Fit(device=device, lasting=0, step=0, free=free, unknown=f"{type(error).__name__}: {one_line(error)}")
     if device != "cpu":
         return Fit(device=device, lasting=memory.lasting + _OVERHEAD["cuda"], step=memory.step, free=free)
-    lasting = ranks_here * (memory.lasting + memory.views + _OVERHEAD["cpu"])
+    lasting = ranks_here * (memory.lasting + memory.views + _OVERHEAD["cpu"]) + memory.checkpoint
     return Fit(device=device, lasting=lasting, step=ranks_here * memory.step, free=free)
 
 
@@ -193,23 +210,29 @@ def check_loading(config: PretrainConfig, *, num_ranks: int, ranks_here: int) ->
 
 
 def _smaller(config: PretrainConfig, fit: Fit, num_ranks: int) -> Iterator[PretrainConfig]:
-    """Yields changes that may fit: first the one that moves no number but by rounding, then smaller pieces."""
-    if fit.lasting >= fit.free:
-        return
+    """Yields changes that may fit: first those that move no number but by rounding, then smaller pieces."""
+    settings: list[dict[str, Any]] = []
+    if num_ranks > 1 and config.compute.parallel == "ddp":
+        settings = [{"parallel": "fsdp"}, {"parallel": "fsdp", "gradient_checkpointing": True}]
+    if fit.lasting < fit.free:
+        settings = [{"gradient_checkpointing": True}, *settings, *_smaller_pieces(config, fit, num_ranks)]
+    for each in settings:
+        yield config.model_copy(update={"compute": config.compute.model_copy(update=each)})
+
+
+def _smaller_pieces(config: PretrainConfig, fit: Fit, num_ranks: int) -> Iterator[dict[str, Any]]:
     images, now = config.batch_size // num_ranks, config.compute.accumulation
-    settings: list[dict[str, int]] = [{"gradient_checkpointing": True}]
     for pieces in (pieces for pieces in range(now + 1, images + 1) if images % pieces == 0):
         try:
             methods.load(config.method)(config).check_piece(images // pieces)
         except ValueError:
             break
         if fit.lasting + fit.step * now / pieces <= fit.free:
-            settings += [{"accumulation": pieces}, {"accumulation": pieces, "gradient_checkpointing": True}]
+            yield {"accumulation": pieces}
+            yield {"accumulation": pieces, "gradient_checkpointing": True}
             break
     else:
-        settings.append({"accumulation": images, "gradient_checkpointing": True})
-    for each in settings:
-        yield config.model_copy(update={"compute": config.compute.model_copy(update=each)})
+        yield {"accumulation": images, "gradient_checkpointing": True}
 
 
 class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]

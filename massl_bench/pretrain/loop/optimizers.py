@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from massl_bench.learners.lars import LARS, ParameterGroup
+from massl_bench.pretrain.loop.sharding import norms_over_ranks, of_this_rank, whole_parts
 
 __all__ = [
     "LARS",
@@ -71,18 +72,20 @@ def clip_each_gradient(parameters: Iterable[nn.Parameter], max_norm: float | Non
     Returns:
         The norms before clipping, [number of gradients], on the device: NaN or infinite where a gradient is.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
+    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not found:
         return torch.zeros(0)
-    norms = torch._foreach_norm(gradients)
+    gradients = [of_this_rank(gradient) for gradient in found]
+    all_norms = norms_over_ranks(torch.stack(torch._foreach_norm(gradients)), found)
     if max_norm is None:
-        return torch.stack(norms)
+        return all_norms
+    norms = list(all_norms.unbind())
     factors = torch._foreach_add(norms, 1e-6)
     torch._foreach_reciprocal_(factors)
     torch._foreach_mul_(factors, max_norm)
     torch._foreach_clamp_max_(factors, 1.0)
     torch._foreach_mul_(gradients, factors)
-    return torch.stack(norms)
+    return all_norms
 
 
 @torch.no_grad()
@@ -99,9 +102,8 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     Raises:
         ValueError: Networks with different numbers of parameters.
     """
-    teacher_parameters: list[Tensor] = list(teacher.parameters())
-    student_parameters: list[Tensor] = list(student.parameters())
-    if len(teacher_parameters) != len(student_parameters):
-        found = f"{len(teacher_parameters)} and {len(student_parameters)}"
-        raise ValueError(f"teacher and student: {found} parameters; allowed: the same network twice")
-    torch._foreach_lerp_(teacher_parameters, student_parameters, 1.0 - momentum)
+    for of_student, of_teacher in whole_parts(student, teacher):
+        if len(of_teacher) != len(of_student):
+            found = f"{len(of_teacher)} and {len(of_student)}"
+            raise ValueError(f"teacher and student: {found} parameters; allowed: the same network twice")
+        torch._foreach_lerp_(of_teacher, of_student, 1.0 - momentum)

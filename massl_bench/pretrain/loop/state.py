@@ -18,6 +18,7 @@ from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.distributed import world_size
 from massl_bench.pretrain.loop.checkpoint import FORMAT, Checkpoint
 from massl_bench.pretrain.loop.optimizers import parameter_groups
+from massl_bench.pretrain.loop.sharding import divided_like, divided_optimizer_state, gathered, shard
 from massl_bench.pretrain.methods import Method
 from massl_bench.pretrain.network import MultiCropNetwork
 from massl_bench.pretrain.schedules import cosine
@@ -71,13 +72,13 @@ class TrainingState:
     """The half precision of the networks, or None for float32."""
 
     def checkpoint(self, step: int, config: Mapping[str, Any], data: Mapping[str, Any]) -> Checkpoint:
-        """Returns what a checkpoint keeps after `step` steps."""
+        """Returns what a checkpoint keeps after `step` steps; all ranks call it, and the first one's is whole."""
         return {
             "format": FORMAT,
             "step": step,
-            "student": self.student.state_dict(),
+            "student": gathered(self.student.state_dict()),
             "teacher": self.teacher.state_dict(),
-            "optimiser": self.optimizer.state_dict(),
+            "optimiser": gathered(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
             "method": self.method.state_dict(),
             "config": dict(config),
@@ -91,17 +92,21 @@ class TrainingState:
             RequestError: It does not fit these networks or this method's state.
         """
         try:
-            self.student.load_state_dict(checkpoint["student"])
+            own = self.student.state_dict()
+            whole = checkpoint["student"].items()
+            self.student.load_state_dict({name: divided_like(each, own.get(name, each)) for name, each in whole})
             self.teacher.load_state_dict(checkpoint["teacher"])
             saved = checkpoint["optimiser"]
             groups = [
-                {**own, "params": group["params"]}
-                for own, group in zip(self.optimizer.param_groups, saved["param_groups"], strict=True)
+                {**now, "params": group["params"]}
+                for now, group in zip(self.optimizer.param_groups, saved["param_groups"], strict=True)
             ]
-            self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+            parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+            of_parameters = divided_optimizer_state(saved["state"], parameters)
+            self.optimizer.load_state_dict({"state": of_parameters, "param_groups": groups})
             self.scaler.load_state_dict(checkpoint["scaler"])
             self.method.load_state_dict(checkpoint["method"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, IndexError) as error:
             raise RequestError(f"{where}: does not fit this configuration: {one_line(error)}") from None
 
 
@@ -140,6 +145,8 @@ def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState
     if config.compute.gradient_checkpointing:
         backbone: Any = student.backbone
         backbone.set_grad_checkpointing(True)
+    if world_size() > 1 and config.compute.parallel == "fsdp":
+        shard(student, student.backbone, device)
     method = methods.load(config.method)(config)
     method.start(device)
     autocast = autocast_dtype(config.compute.precision, device)

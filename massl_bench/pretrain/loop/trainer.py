@@ -27,9 +27,10 @@ from massl_bench.pretrain.data.loading import Shares, StepRequests, divide, load
 from massl_bench.pretrain.data.views import photometric_views
 from massl_bench.pretrain.distributed import after_first_rank, any_rank, mean_numbers, rank_of_process, world_size
 from massl_bench.pretrain.indicators import rankme
-from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, check_same_run, write_whole
+from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, CheckpointWriter, check_same_run, write_whole
 from massl_bench.pretrain.loop.log import TrainingLog
 from massl_bench.pretrain.loop.optimizers import clip_each_gradient, set_hyperparameters, update_teacher
+from massl_bench.pretrain.loop.sharding import gathered, is_sharded, without_averaging
 from massl_bench.pretrain.loop.state import (
     Rates,
     TrainingState,
@@ -105,9 +106,7 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
     config, device, rank = job.config, torch.device(job.device), rank_of_process()
     num_steps = config.epochs * shares.steps_per_epoch
     first_step = _restore(job, state, checkpoints, num_steps)
-    student: nn.Module = state.student
-    if world_size() > 1:
-        student = DistributedDataParallel(state.student, device_ids=[device] if device.type == "cuda" else None)
+    student = _over_ranks(state.student, device)
     batches = load_batches(
         MultiCropImages(job.split, config.views, seed=config.seed, rank=rank),
         StepRequests(shares, seed=config.seed, rank=rank, first_step=first_step, num_steps=num_steps),
@@ -121,6 +120,7 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
         _termination(lambda: done > first_step) as terminated,
         _interruption(lambda: done, checkpoints),
         log,
+        CheckpointWriter(checkpoints) as writer,
     ):
         while done < num_steps and not stopping:
             number = done
@@ -156,9 +156,19 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
                 log.write(number, {"loss": sum(terms.values()), **terms, **rates.numbers(), **values})
             # Ranks agree on stopping where they write the log, so that no step has a collective only for that.
             stopping = any_rank(terminated(), device) if logs or world_size() == 1 else False
-            if rank == 0 and (last or stopping or done % config.run.checkpoint_every == 0):
-                checkpoints.save(state.checkpoint(done, config.model_dump(mode="json"), job.data))
+            if last or stopping or done % config.run.checkpoint_every == 0:
+                checkpoint = state.checkpoint(done, config.model_dump(mode="json"), job.data)
+                if rank == 0:
+                    writer.save(checkpoint)
+            writer.check()
     return Trained(step=done, finished=done == num_steps, backbone=state.teacher.backbone.eval())
+
+
+def _over_ranks(student: nn.Module, device: torch.device) -> nn.Module:
+    """Returns what a step calls, so that gradients are averaged over ranks."""
+    if world_size() == 1 or is_sharded(student):
+        return student
+    return DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
 
 
 def _move(state: TrainingState, momentum: float) -> None:
@@ -260,7 +270,7 @@ def _no_sync(student: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Returns a context in which gradients are not averaged over ranks yet."""
     if isinstance(student, DistributedDataParallel):
         return student.no_sync()
-    return nullcontext()
+    return without_averaging(student) if is_sharded(student) else nullcontext()
 
 
 def _evaluate(evaluate: OnlineEvaluation, backbone: nn.Module) -> float:
@@ -297,7 +307,7 @@ def _stop(
         "student_rows": computed.outputs.student_NX.cpu(),
         "teacher_rows": computed.outputs.teacher_GX.cpu(),
         "not_finite": broken_tensors(state.student),
-        "student": state.student.state_dict(),
+        "student": gathered(state.student.state_dict()),
         "teacher": state.teacher.state_dict(),
     }
     saved = f"see {path}"
