@@ -64,7 +64,7 @@ import numpy as np, torch
 from massl_bench.core.devices import memory_limited
 from massl_bench.learners import faiss_backend
 from massl_bench.learners.logistic import Stopping, fit
-from massl_bench.learners.neighbours import cosine_neighbours
+from massl_bench.learners.neighbours import cosine_neighbours, num_more_similar
 
 faiss_backend.import_faiss()
 torch.linalg.eigh(torch.eye(300) @ torch.eye(300))
@@ -90,6 +90,10 @@ with memory_limited(256 << 20):
     if task == "search":
         found = cosine_neighbours(np.array(features[:1000]), features, 20)
         assert (found.indices_QK[:, 0] == np.arange(1000)).all()
+    elif task == "distractors":
+        rows = [np.arange(query, query + 100) for query in range(70)]
+        counts = num_more_similar(np.array(features[:70]), np.array(features[:5000]), rows, features[5000:])
+        assert [count[0] for count in counts] == [0] * 70
     else:
         labels = np.random.default_rng(0).integers(0, 100, len(features))
         fit(features, labels, 100, np.array([1e-3, 1.0]), Stopping(tolerance=1e-3, max_iterations=2))
@@ -99,9 +103,9 @@ print(max(peaks) - before, len(peaks))
 
 @pytest.mark.speed
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc, which is Linux's")
-@pytest.mark.parametrize("task", ["search", "fit"])
+@pytest.mark.parametrize("task", ["search", "distractors", "fit"])
 def test_a_million_rows_in_a_file_take_less_than_a_gigabyte(task: str, tmp_path: Path) -> None:
-    """1,000,000 × 384: the neighbours of 1,000 queries, and a linear fit of 100 classes."""
+    """1,000,000 × 384: the neighbours of 1,000 queries, 70 queries among distractors, a linear fit of 100 classes."""
     file = np.lib.format.open_memmap(tmp_path / "f.npy", mode="w+", dtype=np.float32, shape=(1_000_000, 384))
     rng = np.random.default_rng(0)
     for start in range(0, len(file), 50_000):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -285,3 +286,33 @@ def test_check_and_plan(places: Places, run_cli: Cli) -> None:
     (plan,) = json.loads(run_cli(*command, "--dry-run", "--json").out)
     assert plan["status"] == "extract"
     assert plan["detail"].endswith(": database 6, queries 2")
+
+
+def test_a_million_distractors_are_shared(run_cli: Cli, tmp_path: Path) -> None:
+    """The publishers' folders beside each other: the distractors go through the network once for both datasets."""
+    data, names = tmp_path / "data", ("roxford5k", "rparis6k")
+    for name in names:
+        write_landmarks(data / name, name)
+        small_registry(tmp_path, f"{name}-1m", {**LANDMARK_SIZES, "distractors": 5})
+    for number in range(5):
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        path = data / "revisitop1m" / "jpg" / str(number % 2) / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).resize((60, 45), Image.Resampling.NEAREST).save(path)
+    places = ("--include-path", tmp_path / "registry", "--data-root", data, "--offline", "--model", MODEL)
+    found = []
+    for name in names:
+        answer = run_cli("run", "--task", "retrieval-1m", "--dataset", f"{name}-1m", *places)
+        assert answer.code == 0, answer.err
+        (record,) = (read_record(path) for path in Path("results").rglob(f"{name}-1m.json"))
+        assert record.num_items == {**LANDMARK_SIZES, "distractors": 5}
+        assert record.metrics["map_medium"].details["distractors"] == 5
+        assert {metric.value for metric in record.metrics.values()} == {1.0}
+        found.append((record.num_extracted, record.identity.feature_keys["distractors"]))
+    landmarks = sum(LANDMARK_SIZES.values())
+    assert [count for count, _ in found] == [landmarks + 5, landmarks]
+    assert found[0][1] == found[1][1]
+    shutil.rmtree(data / "revisitop1m")
+    answer = run_cli("run", "--task", "retrieval-1m", "--dataset", "roxford5k-1m", *places, "--force")
+    assert answer.code in (1, 2)
+    assert "expected its own layout (with revisitop1m); next: place roxford5k as for the dataset" in answer.err
