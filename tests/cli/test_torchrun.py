@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from massl_bench.models.checkpoints import read_tensors
@@ -20,16 +21,19 @@ SETTINGS = [
     *("optimiser.warmup_epochs=0", "run.log_every=1", "run.checkpoint_every=2"),
 ]
 STEPS = 10
-KILLED_AT = "MASSL_BENCH_TEST_KILLED_AT"
+KILLED = "MASSL_BENCH_TEST_KILLED"
+"""RANK:STEP of each start, STEP being the number of the step in that start."""
 SLOW = "MASSL_BENCH_TEST_SLOW"
 
 
-def torchrun(folder: Path, *, restarts: int = 0, **environment: str) -> subprocess.Popen[str]:
+def torchrun(
+    folder: Path, *changes: str, ranks: int = 2, restarts: int = 0, **environment: str
+) -> subprocess.Popen[str]:
     folder.mkdir()
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    settings = [part for setting in (*SETTINGS, *changes) for part in ("--set", setting)]
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
             *(f"--max-restarts={restarts}", __file__, "pretrain", "--dataset", "digits", "--method", "massl"),
             *("--preset", "tiny-digits", "--name", "mine", "--device", "cpu", "--resume", *settings),
         ],
@@ -48,7 +52,7 @@ def steps_and_losses(folder: Path) -> list[tuple[int, float]]:
 
 def test_a_killed_rank_restarts_all_from_the_last_checkpoint(tmp_path: Path) -> None:
     whole = torchrun(tmp_path / "whole")
-    killed = torchrun(tmp_path / "killed", restarts=1, **{KILLED_AT: "7"})
+    killed = torchrun(tmp_path / "killed", restarts=1, **{KILLED: "1:7"})
     errors = [process.communicate(timeout=600)[1] for process in (whole, killed)]
     assert [process.returncode for process in (whole, killed)] == [0, 0], errors
     assert "exitcode" in errors[1] and "-9" in errors[1]  # noqa: PT018  # torchrun tells of the killed rank
@@ -59,8 +63,27 @@ def test_a_killed_rank_restarts_all_from_the_last_checkpoint(tmp_path: Path) -> 
     assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_four_ranks_killed_one_after_the_other(tmp_path: Path, parallel: str) -> None:
+    """Each of the four dies once, in five starts; what comes out is what four undisturbed ranks make."""
+    way = f"compute.parallel={parallel}"
+    whole = torchrun(tmp_path / "whole", way, ranks=4)
+    error = whole.communicate(timeout=600)[1]
+    assert whole.returncode == 0, error
+    killed = torchrun(tmp_path / "killed", way, ranks=4, restarts=4, **{KILLED: "2:3,0:4,3:1,1:3"})
+    error = killed.communicate(timeout=1200)[1]
+    assert killed.returncode == 0, error
+    assert error.count("Sending process") + error.count("failed (exitcode: -9)") >= 4, error
+    found = steps_and_losses(tmp_path / "killed")
+    assert [step for step, _ in found] == list(range(STEPS))
+    assert found == steps_and_losses(tmp_path / "whole")
+    tensors, expected = (read_tensors(tmp_path / name / "weights" / "mine.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
+
+
 def test_sigterm_to_torchrun_leaves_a_checkpoint(tmp_path: Path) -> None:
-    process = torchrun(tmp_path / "stopped", **{SLOW: "1"})  # type: ignore[arg-type]
+    process = torchrun(tmp_path / "stopped", **{SLOW: "1"})
     limit = time.monotonic() + 600
     while not read_log(tmp_path / "stopped" / "weights" / "mine"):
         assert process.poll() is None, process.communicate()[1]
@@ -79,11 +102,12 @@ def main() -> None:
     from massl_bench.pretrain.loop import trainer
 
     update, steps = trainer.update_teacher, []
-    first_start = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    kills = [*os.environ.get(KILLED, "").split(","), *[""] * 9]
+    kill = kills[int(os.environ["TORCHELASTIC_RESTART_COUNT"])]
 
     def disturbed(*arguments: object) -> None:
         steps.append(1)
-        if os.environ["RANK"] == "1" and first_start and str(len(steps)) == os.environ.get(KILLED_AT):
+        if kill == f"{os.environ['RANK']}:{len(steps)}":
             os.kill(os.getpid(), signal.SIGKILL)
         if SLOW in os.environ:
             time.sleep(2)

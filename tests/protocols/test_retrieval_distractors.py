@@ -45,9 +45,7 @@ def test_it_is_retrieval_in_the_larger_database(seed: int, together: int, monkey
     queries, database, distractors, truth = drawn(seed)
     whole = np.concatenate([database, distractors])
     expected = retrieval.run(data_of(queries, whole, None, truth), PARAMS, np.random.default_rng(0))
-    found = retrieval_distractors.run(
-        data_of(queries, database, distractors, truth), PARAMS, np.random.default_rng(0)
-    )
+    found = retrieval_distractors.run(data_of(queries, database, distractors, truth), PARAMS, np.random.default_rng(0))
     assert {name: (score.value, score.ci95) for name, score in found.items()} == {
         name: (score.value, score.ci95) for name, score in expected.items()
     }
@@ -64,9 +62,7 @@ def test_by_hand() -> None:
     found = neighbours.num_more_similar(queries, database, [np.array([2, 1, 0])], distractors)
     assert [each.tolist() for each in found] == [[2, 0, 0]]
     truth = [QueryTruth(easy=np.array([1]), hard=np.array([2]), junk=np.array([0]))]
-    scores = retrieval_distractors.run(
-        data_of(queries, database, distractors, truth), PARAMS, np.random.default_rng(0)
-    )
+    scores = retrieval_distractors.run(data_of(queries, database, distractors, truth), PARAMS, np.random.default_rng(0))
     assert scores["map_easy"].value == 1
     # Without the first one, the positives have the ranks 0 and 3: (1 + 1)/2 and (1/3 + 2/4)/2, halved.
     assert scores["map_medium"].value == pytest.approx((1 + (1 / 3 + 1 / 2) / 2) / 2)
