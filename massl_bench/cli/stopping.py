@@ -88,7 +88,8 @@ class Signals:
 
 def _ignore_signals() -> None:
     """Keeps the exit code: while it ends, Python gives signals back to the system, which would end the process."""
-    exec("")  # where Ctrl-C came inside an `exec` (of a library), Python would remember it, and end by that signal
+    # Where Ctrl-C came inside an `exec` (of a library), Python would remember it, and end by that signal.
+    exec("")  # nosec B102  # of nothing
     for name in ("SIGINT", *_TERMINATING):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

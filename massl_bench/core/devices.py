@@ -122,7 +122,7 @@ def _left_in(group: Path, limit: str, usage: str, reclaimable: str) -> Iterator[
         yield max(0, int(allowed) - used + int(statistics.get(reclaimable, 0)))
 
 
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # nosec B108  # its free space is read, no file is made there
 
 
 def check_shared_memory(needed: int, workers: int, remedy: str) -> None:
