@@ -6,11 +6,12 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from massl_bench import protocols
+from massl_bench.bench.finding import Finding
+from massl_bench.bench.shared_directory import examine_directory, versions_of
 from massl_bench.core.devices import num_gpus
 from massl_bench.core.errors import MasslBenchError, one_line
 from massl_bench.core.wording import asked
@@ -25,25 +26,15 @@ _REQUIRED = ("torch", "torchvision", "timm", "scikit-learn", "datasets", "pandas
 _LOW_DISK_GB = 5
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    ok: bool
-    text: str
-    optional: bool = False
-    """Whether the tool works without it."""
-
-
-def examine(cache_dir: Path, data_root: Path | None, registry: Registry) -> list[Finding]:
+def examine(cache_dir: Path, results_dir: Path, data_root: Path | None, registry: Registry) -> list[Finding]:
     """Returns what was found, in the order in which a reader would ask."""
     versions = (
         f"massl-bench {metadata.version('massl-bench')}, Python {platform.python_version()}, {platform.platform()}"
     )
     findings = [Finding("versions", sys.version_info >= (3, 11, 4), versions)]
     findings += [_package(name) for name in _REQUIRED]
-    findings += [_torch(), _faiss_wheels(), *_searches(), _cache(cache_dir), *_plugins(), *_registry(registry)]
+    findings += [_torch(), _faiss_wheels(), *_searches(), *_storage(cache_dir, results_dir)]
+    findings += [*_plugins(), *_registry(registry)]
     return findings + _datasets(cache_dir, data_root, registry)
 
 
@@ -99,9 +90,22 @@ def _searches() -> list[Finding]:
     return [cpu, *gpus]
 
 
+def _storage(cache_dir: Path, results_dir: Path) -> list[Finding]:
+    findings = [_cache(cache_dir), *examine_directory("cache", cache_dir), versions_of(FeatureCache(cache_dir))]
+    if results_dir.exists():
+        free = _free_gb(results_dir)
+        findings.append(Finding("results", free >= _LOW_DISK_GB, f"{results_dir}: {free:.0f} GB free", optional=True))
+        findings += examine_directory("results", results_dir)
+    return findings
+
+
+def _free_gb(directory: Path) -> float:
+    place = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    return shutil.disk_usage(place).free / 1e9
+
+
 def _cache(cache_dir: Path) -> Finding:
-    place = next(path for path in (cache_dir, *cache_dir.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free / 1e9
+    free = _free_gb(cache_dir)
     banks = list(entries(FeatureCache(cache_dir)))
     size = sum(entry.num_bytes for entry in banks) / 1e9
     text = f"{cache_dir}: {len(banks)} feature banks, {size:.2f} GB; {free:.0f} GB free"

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import typer
 
-from massl_bench.cli.options import CacheDir, DataRoot, IncludePath, Json, WeightsDir, cache_directory, open_registry
+from massl_bench.cli.options import (
+    CacheDir,
+    DataRoot,
+    IncludePath,
+    Json,
+    ResultsDir,
+    WeightsDir,
+    cache_directory,
+    open_registry,
+)
 from massl_bench.cli.output import print_json
 from massl_bench.core.terminal import show
 
@@ -14,6 +23,7 @@ from massl_bench.core.terminal import show
 def doctor(
     data_root: DataRoot = None,
     cache_dir: CacheDir = None,
+    results_dir: ResultsDir = Path("results"),
     weights_dir: WeightsDir = Path("weights"),
     include_path: IncludePath = None,
     as_json: Json = False,
@@ -21,7 +31,7 @@ def doctor(
     """Say what works here, what is missing, and how to get it."""
     from massl_bench.bench.doctor import examine
 
-    findings = examine(cache_directory(cache_dir), data_root, open_registry(include_path, weights_dir))
+    findings = examine(cache_directory(cache_dir), results_dir, data_root, open_registry(include_path, weights_dir))
     if as_json:
         print_json([vars(finding) for finding in findings])
     else:

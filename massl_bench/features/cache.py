@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,6 +41,9 @@ from massl_bench.features.pieces import Pieces
 
 _POLL_S = 0.2
 """How often a process looks whether another one has finished the bank that it waits for."""
+
+_VERSIONS = "versions"
+"""A folder of empty files called after the versions of this package that wrote banks."""
 
 EXTRACTOR_VERSION = 1
 """Raised when the extraction changes in a way that can change features."""
@@ -95,6 +99,13 @@ class FeatureCache:
     def lock_path(self, digest: str) -> Path:
         """Returns the file that is locked while a bank is made or replaced."""
         return self.root / "locks" / f"{digest}.lock"
+
+    def versions(self) -> list[str]:
+        """Returns the versions of this package that wrote banks here."""
+        try:
+            return sorted(path.name for path in (self.root / _VERSIONS).iterdir())
+        except OSError:
+            return []
 
     def pieces(self, key: BankKey, num_items: int, options: ExtractionOptions) -> Pieces:
         """Returns what there is of a bank that is being made, of a split of so many items under its limit."""
@@ -219,12 +230,15 @@ class FeatureCache:
         Raises:
             CellError: The bank could not be written (no space left, …).
         """
+        written_by = self.root / _VERSIONS / version("massl-bench")
         with (
             self.writing(),
             atomic_directory(self.path(key)) as directory,
             (directory / "features.npy").open("wb") as file,
         ):
             yield BankWriter(key, directory, file, dim, {"model": model, "dataset": dataset})
+            written_by.parent.mkdir(exist_ok=True)
+            written_by.touch()
 
 
 def read_meta(directory: Path) -> BankMeta:
