@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -125,7 +124,7 @@ def _clock(subject: str, scratch: Path) -> Finding:
     name, file = f"{subject}: clock", scratch / "clock"
     before = time.time()
     file.touch()
-    dated, after = os.stat(file).st_mtime, time.time()
+    dated, after = file.stat().st_mtime, time.time()
     apart = max(before - dated, dated - after, 0.0)
     if apart <= _CLOCK_S:
         return Finding(name, True, "the file system's and this machine's agree")
@@ -133,8 +132,8 @@ def _clock(subject: str, scratch: Path) -> Finding:
     return Finding(
         name,
         False,
-        f"the file system's is {apart:,.0f} s {direction} this machine's: ages and times of records are off by as much, "
-        "and what is being written may be taken for a leftover from a day on; let both follow one time server",
+        f"the file system's is {apart:,.0f} s {direction} this machine's: ages and times of records are off by as "
+        "much, and what is being written may be taken for a leftover from a day on; let both follow one time server",
         optional=True,
     )
 
