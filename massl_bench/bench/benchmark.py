@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from massl_bench.bench.launch import find_launcher
 from massl_bench.bench.places import data_options, registry_with
 from massl_bench.bench.planner import Planner
 from massl_bench.bench.progress import reporting as show_progress
@@ -94,6 +95,8 @@ def benchmark(
     include_path: Sequence[str | Path] = (),
     cache_dir: str | Path | None = None,
     device: str = "auto",
+    devices: Sequence[str] = (),
+    processes: int | None = None,
     offline: bool = False,
     force: bool = False,
     progress: bool = True,
@@ -127,6 +130,9 @@ def benchmark(
         include_path: directories with more tasks, datasets and suites.
         cache_dir: None for the user's cache directory.
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
+        devices: of processes that share the work of models that are named (`cuda:0`, …); none: all GPUs of the
+            machine, where `device` is `auto`. An encoder stays in this process.
+        processes: how many of them; None: one for each device.
         offline: never download.
         force: run finished cells again.
         progress: whether stderr is told how far it is.
@@ -156,6 +162,8 @@ def benchmark(
         overrides=params or {},
         limit={"": limit} if isinstance(limit, int) else dict(limit or {}),
         device=device,
+        devices=devices,
+        processes=processes,
         data=data_options(
             cache_dir=cache_dir,
             data_root=data_root,
@@ -173,8 +181,12 @@ def benchmark(
         force=force,
     )
     reporting = show_progress() if progress else Reporting()
-    planner = Planner(request, registry, reporting)
-    return BenchmarkResult(list(Runner(planner, reporting).run(planner.plan())))
+    if not all(isinstance(each, str) for each in request.models):
+        planner = Planner(request, registry, reporting)
+        return BenchmarkResult(list(Runner(planner, reporting).run(planner.plan())))
+    outcomes = list(find_launcher("local").run(request, registry, reporting))
+    order = [(each, *cell) for each in dict.fromkeys(outcome.model for outcome in outcomes) for cell in request.cells]
+    return BenchmarkResult(sorted(outcomes, key=lambda each: order.index((each.model, each.task, each.dataset))))
 
 
 def _of_encoder(encoder: Encoder) -> Model:

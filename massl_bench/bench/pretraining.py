@@ -5,6 +5,7 @@ becomes a model that every task takes.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +63,22 @@ def weights_name(name: str | None, preset: str, dataset: str) -> str:
     return file_safe(name if name is not None else f"{preset_name(preset)}-{dataset}")
 
 
-def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device: str) -> Trained:
+def pretrain(
+    request: PretrainRequest,
+    registry: Registry,
+    *,
+    rank: int,
+    device: str,
+    written: Callable[[Path, int], None] | None = None,
+) -> Trained:
     """Trains; where the training came to its end, the first rank writes the weights and their manifests.
+
+    Args:
+        request: what is trained, and on what.
+        registry: knows the datasets.
+        rank: of this process.
+        device: likewise.
+        written: is told, on the first rank, of each checkpoint that is there, and of its step.
 
     Raises:
         RequestError: The data or an earlier run do not fit the configuration; before any work.
@@ -89,6 +104,7 @@ def pretrain(request: PretrainRequest, registry: Registry, *, rank: int, device:
             resume=request.resume,
             force=request.force,
             evaluate=_online_evaluation(config, split) if rank == 0 else None,
+            written=written,
         )
     )
     if trained.finished and rank == 0:

@@ -140,7 +140,7 @@ def _gathered(
     }
     threads = str(max(1, available_cores() // len(shards)))
     try:
-        with _environment(OMP_NUM_THREADS=threads):
+        with _environment(OMP_NUM_THREADS=threads), _without_main():
             for shard in shards:
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(theirs, shard, registry, sys.argv, reads_options()))
@@ -176,6 +176,21 @@ def _environment(**variables: str) -> Iterator[None]:
     finally:
         for name in new:
             del os.environ[name]
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Lets processes that are started inside not run the user's script again: nothing of it is needed there."""
+    main = sys.modules["__main__"]
+    told = {name: getattr(main, name) for name in ("__spec__", "__file__") if hasattr(main, name)}
+    try:
+        main.__spec__ = None
+        if "__file__" in told:
+            del main.__file__
+        yield
+    finally:
+        for name, value in told.items():
+            setattr(main, name, value)
 
 
 def _work(pipe: Connection, request: RunRequest, registry: Registry, argv: Sequence[str], options: bool) -> None:

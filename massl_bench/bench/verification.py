@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from massl_bench.bench.launch import find_launcher
 from massl_bench.bench.request import RunRequest
-from massl_bench.bench.runner import run_request
 from massl_bench.core.errors import CellError, RequestError, without_addresses
 from massl_bench.core.fingerprint import EncoderFingerprint
 from massl_bench.datasets import MAX_PIXELS, Columns, DataOptions
@@ -68,6 +69,8 @@ def verify(
     data: DataOptions,
     *,
     device: str = "auto",
+    devices: Sequence[str] = (),
+    processes: int | None = None,
     use_cached_features: bool = False,
     reporting: Reporting,
 ) -> Verdict:
@@ -78,6 +81,8 @@ def verify(
         registry: holds the record's task.
         data: where its dataset is; how it is read, the record says.
         device: where encoders run.
+        devices: of the processes that share the work; none: all GPUs of the machine, where `device` is `auto`.
+        processes: how many of them; None: one for each device.
         use_cached_features: whether features may come from the cache; otherwise the images go through the model again.
         reporting: where messages and progress go.
 
@@ -90,10 +95,12 @@ def verify(
         request = replace(
             request_of(record, registry, data),
             device=device,
+            devices=devices,
+            processes=processes,
             features_dir=None if use_cached_features else Path(folder),
             results_dir=Path(folder) / "results",
         )
-        (outcome,) = run_request(request, registry, reporting)
+        (outcome,) = find_launcher("local").run(request, registry, reporting)
     if outcome.record is None:
         raise CellError(outcome.error or "the cell failed")
     return compare(record, outcome.record.model_copy(update={"fingerprint": fingerprint}))

@@ -34,6 +34,14 @@ MaxPixels = Annotated[
     int | None, typer.Option(min=1, help="Images of more pixels are refused [default: 89478485, as Pillow warns].")
 ]
 Rehash = Annotated[bool, typer.Option("--rehash", help="Read all files again, also those whose hash is remembered.")]
+Devices = Annotated[
+    str | None,
+    typer.Option(help="Several, as 0,1 or cuda:0,cuda:1: a process on each [default: all GPUs of the machine]."),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, help="So many processes on this machine share the work [default: one a device]."),
+]
 Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Never download.")]
 
 

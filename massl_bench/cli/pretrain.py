@@ -28,9 +28,12 @@ from massl_bench.core.terminal import say, show, show_document
 from massl_bench.pretrain.presets import preset_files
 
 if TYPE_CHECKING:
+    from massl_bench.bench.beside import BesideTraining
+    from massl_bench.bench.launch import Launcher
     from massl_bench.bench.pretraining import PretrainPlan, PretrainRequest
     from massl_bench.bench.request import RunRequest
     from massl_bench.bench.runner import Outcome
+    from massl_bench.pretrain.config import PretrainConfig
     from massl_bench.specs.registry import Registry
 
 
@@ -54,6 +57,11 @@ def pretrain(
         bool, typer.Option("--dry-run", help="Print the configuration, steps, memory and hours, and train nothing.")
     ] = False,
     bench: Annotated[str | None, typer.Option(help="Then run this suite, beside the untrained network.")] = None,
+    bench_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Run it on checkpoints too, every so many steps, beside the training (--launcher)."),
+    ] = None,
+    launcher: Annotated[str, typer.Option(help="Of --bench, as of run: local, ray, or a plugin's.")] = "local",
     wandb: Annotated[str | None, typer.Option(help="Project of Weights & Biases to log to as well.")] = None,
     licence: Annotated[str, typer.Option(help="Of the weights, for their manifest.")] = "none stated",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
@@ -74,10 +82,11 @@ def pretrain(
         say(f"pretrain: preset {preset}, dataset {dataset}")
     import json
 
+    from massl_bench.bench import watched
+    from massl_bench.bench.launch import find_launcher
     from massl_bench.bench.pretraining import PretrainRequest, plan_pretraining, weights_name
     from massl_bench.bench.pretraining import pretrain as train
     from massl_bench.bench.progress import reporting
-    from massl_bench.bench.runner import run_request
     from massl_bench.datasets import DataOptions
     from massl_bench.pretrain.configure import load_config
     from massl_bench.pretrain.loop.trackers import require_wandb
@@ -89,6 +98,8 @@ def pretrain(
     tracking = [f"run.wandb={json.dumps(wandb)}"] if wandb is not None else []
     config = load_config(preset, [*(set or []), *tracking], method)
     require_wandb(config)
+    found = find_launcher(launcher)
+    _check_bench(bench, bench_every, launcher, config)
     request = PretrainRequest(
         dataset=dataset,
         config=config,
@@ -103,8 +114,12 @@ def pretrain(
     if dry_run:
         _print_plan(request, plan_pretraining(request, registry, device=device), as_json=as_json)
         return
-    with _process_group(device) as (rank, rank_device):
-        trained = train(request, registry, rank=rank, device=rank_device)
+    with (
+        _process_group(device) as (rank, rank_device),
+        _beside(request, bench_every if rank == 0 else None, found, cells, registry, results_dir) as beside,
+    ):
+        written = beside.written if beside is not None else None
+        trained = train(request, registry, rank=rank, device=rank_device, written=written)
     if not trained.finished:
         say(f"stopped by SIGTERM after step {trained.step}; the same command with --resume goes on")
         raise typer.Exit(REQUEUE)
@@ -113,17 +128,53 @@ def pretrain(
     manifest = weights_dir / f"{request.name}.toml"
     if not as_json:
         show(f"{request.name}: {trained.step} steps on {dataset} -> {manifest}")
-    outcomes: list[Outcome] = []
+    outcomes: list[Outcome] = [*beside.outcomes] if beside is not None else []
     if bench is not None:
         run = _run_of(request, bench, cells, device, results_dir)
         registry = open_registry(include_path, weights_dir)  # anew: it now holds the manifests
-        outcomes = list(run_request(run, registry, reporting()))
+        outcomes += watched.launch(found, run, registry, reporting())
         if not as_json:
             _print_rows(run, bench, registry)
     if as_json:
         found = [outcome_json(outcome) for outcome in outcomes]
         print_json({"name": request.name, "steps": trained.step, "manifest": manifest, "outcomes": found})
     _end_with_failures(outcomes, bench)
+
+
+def _check_bench(bench: str | None, every: int | None, launcher: str, config: PretrainConfig) -> None:
+    """Raises `RequestError` for options of the benchmark that do not go together."""
+    if bench is None and (every is not None or launcher != "local"):
+        raise RequestError(f"--{'bench-every' if every is not None else 'launcher'}: belongs to --bench SUITE")
+    if every is not None:
+        from massl_bench.bench.beside import check_bench_every
+
+        check_bench_every(every, config.run.checkpoint_every, launcher)
+
+
+@contextmanager
+def _beside(  # what a benchmark of a checkpoint needs
+    request: PretrainRequest,
+    every: int | None,
+    launcher: Launcher,
+    cells: Sequence[tuple[str, str]],
+    registry: Registry,
+    results_dir: Path,
+) -> Iterator[BesideTraining | None]:
+    """Yields what measures checkpoints as they appear, where that is asked for."""
+    if every is None:
+        yield None
+        return
+    from massl_bench.bench.beside import BesideTraining
+    from massl_bench.bench.progress import reporting
+    from massl_bench.bench.request import RunRequest
+
+    def run(file: Path, step: int) -> RunRequest:
+        name = f"{request.name}-step{step}"
+        return RunRequest(cells=cells, models=[str(file)], name=name, data=request.data, results_dir=results_dir)
+
+    folder = request.weights_dir / request.name
+    with BesideTraining(launcher, run, registry, reporting(), folder=folder, every=every) as beside:
+        yield beside
 
 
 def _run_of(

@@ -12,10 +12,12 @@ from massl_bench.cli.options import (
     NONE_GIVEN,
     CacheDir,
     DataRoot,
+    Devices,
     IncludePath,
     Json,
     MaxPixels,
     Offline,
+    Processes,
     Rehash,
     ResultsDir,
     WeightsDir,
@@ -75,14 +77,8 @@ def run(
     weights_dir: WeightsDir = Path("weights"),
     include_path: IncludePath = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
-    devices: Annotated[
-        str | None,
-        typer.Option(help="Several, as 0,1 or cuda:0,cuda:1: a process on each [default: all GPUs of the machine]."),
-    ] = None,
-    processes: Annotated[
-        int | None,
-        typer.Option(min=1, help="So many processes on this machine share the work [default: one a device]."),
-    ] = None,
+    devices: Devices = None,
+    processes: Processes = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -138,6 +134,7 @@ def run(
     """Run cells: every model on every task and dataset. Finished cells are skipped."""
     from massl_bench.bench import watched
     from massl_bench.bench.launch import find_launcher
+    from massl_bench.bench.planned import ImageCell
     from massl_bench.bench.planner import Planner
     from massl_bench.bench.progress import reporting
     from massl_bench.bench.request import RunRequest
@@ -191,7 +188,12 @@ def run(
     )
     if dry_run:
         planner = Planner(request, registry, reporting())
-        _print_plans([planner.describe(cell) for cell in planner.plan()], as_json=as_json)
+        plan = planner.plan()
+        _print_plans([planner.describe(cell) for cell in plan], as_json=as_json)
+        if any(isinstance(cell, ImageCell) and cell.to_extract(planner.cache) for cell in plan):
+            from massl_bench.bench.cost import extraction_cost
+
+            say(str(extraction_cost(planner, plan)))
         return
     outcomes = print_outcomes(watched.launch(found, request, registry, reporting()), as_json=as_json)
     _exit_with(outcomes)

@@ -10,12 +10,15 @@ import typer
 from massl_bench.cli.options import (
     CacheDir,
     DataRoot,
+    Devices,
     IncludePath,
     Json,
     Offline,
+    Processes,
     WeightsDir,
     cache_directory,
     open_registry,
+    parse_devices,
 )
 from massl_bench.cli.output import print_json
 from massl_bench.core.terminal import show
@@ -28,6 +31,8 @@ def verify(
     weights_dir: WeightsDir = Path("weights"),
     include_path: IncludePath = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    devices: Devices = None,
+    processes: Processes = None,
     cached: Annotated[
         bool, typer.Option("--cached", help="Take features from the cache where they are there.")
     ] = False,
@@ -58,7 +63,16 @@ def verify(
     known = claims(registry)
     verdicts = []
     for path, record in records:
-        verdict = recompute(record, registry, data, device=device, use_cached_features=cached, reporting=reporting())
+        verdict = recompute(
+            record,
+            registry,
+            data,
+            device=device,
+            devices=parse_devices(devices),
+            processes=processes,
+            use_cached_features=cached,
+            reporting=reporting(),
+        )
         first = verdict.first_difference
         shown: dict[str, Any] = {
             "path": path,

@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -137,12 +137,16 @@ class CheckpointWriter:
     """Writes checkpoints beside the training: what is saved is copied to the CPU, and a thread writes the copy.
 
     As a context manager, it ends when all is written.
+
+    Args:
+        folder: where they are written.
+        written: is told of each that is there, and of its step, from that thread.
     """
 
-    def __init__(self, folder: CheckpointFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: CheckpointFolder, written: Callable[[Path, int], None] | None = None) -> None:
+        self._folder, self._written = folder, written
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[Path] | None = None
+        self._writing: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -160,12 +164,17 @@ class CheckpointWriter:
         """
         self._wait()
         copied = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), checkpoint)
-        self._writing = self._thread.submit(self._folder.save, copied)
+        self._writing = self._thread.submit(self._write, copied)
 
     def check(self) -> None:
         """Raises `CellError` where a checkpoint could not be written, as soon as that is known."""
         if self._writing is not None and self._writing.done():
             self._wait()
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        path = self._folder.save(checkpoint)
+        if self._written is not None:
+            self._written(path, checkpoint["step"])
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, None

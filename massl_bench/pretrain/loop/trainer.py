@@ -58,6 +58,7 @@ class TrainingJob:
         resume: go on from the last checkpoint, where there is one.
         force: resume although configuration or data differ.
         evaluate: the online evaluation, every `run.knn_every` steps.
+        written: is told of each checkpoint that is there, and of its step.
     """
 
     config: PretrainConfig
@@ -68,6 +69,7 @@ class TrainingJob:
     resume: bool = False
     force: bool = False
     evaluate: OnlineEvaluation | None = None
+    written: Callable[[Path, int], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,7 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
         _termination(lambda: done > first_step) as terminated,
         _interruption(lambda: done, checkpoints),
         log,
-        CheckpointWriter(checkpoints) as writer,
+        CheckpointWriter(checkpoints, job.written) as writer,
     ):
         while done < num_steps and not stopping:
             number = done
