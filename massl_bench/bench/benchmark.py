@@ -265,6 +265,8 @@ def verify(
     include_path: Sequence[str | Path] = (),
     cache_dir: str | Path | None = None,
     device: str = "auto",
+    devices: Sequence[str] = (),
+    processes: int | None = None,
     offline: bool = False,
     progress: bool = True,
 ) -> Verdict:
@@ -276,6 +278,8 @@ def verify(
         include_path: directories with more tasks and datasets.
         cache_dir: None for the user's cache directory.
         device: where the encoder runs.
+        devices: as of `benchmark`.
+        processes: likewise.
         offline: never download.
         progress: whether stderr is told how far it is.
 
@@ -286,4 +290,12 @@ def verify(
     recorded = record if isinstance(record, ResultRecord) else read_record(Path(record))
     data = data_options(cache_dir=cache_dir, data_root=data_root, offline=offline)
     reporting = show_progress() if progress else Reporting()
-    return verify_record(recorded, registry_with(include_path), data, device=device, reporting=reporting)
+    return verify_record(
+        recorded,
+        registry_with(include_path),
+        data,
+        device=device,
+        devices=devices,
+        processes=processes,
+        reporting=reporting,
+    )

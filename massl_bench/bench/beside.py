@@ -52,7 +52,7 @@ class BesideTraining:
         every: how many steps lie between two that are measured.
     """
 
-    def __init__(  # noqa: PLR0913  # what a launcher takes, and when
+    def __init__(
         self,
         launcher: Launcher,
         request: Callable[[Path, int], RunRequest],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from massl_bench.core.directories import check_directory
 from massl_bench.core.errors import MissingDataError, RequestError
 from massl_bench.core.printable import printable
 from massl_bench.core.values import DatasetKind
@@ -58,6 +59,8 @@ class DataOptions:
         if self.split_share is not None and not 0 < self.split_share < 1:
             allowed = "a number between 0 and 1, as 0.2 for a fifth"
             raise RequestError(field="split_share", found=self.split_share, allowed=allowed)
+        for field_name in ("cache_dir", "data_root"):
+            check_directory(getattr(self, field_name), field_name)
         for role, count in self.sample.items():
             if count < 1:
                 raise RequestError(field="sample", found=f"{role}={count}", allowed="numbers from 1")

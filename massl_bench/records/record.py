@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
+from massl_bench.core.directories import check_directory
 from massl_bench.core.errors import RequestError, one_line, shown
 from massl_bench.core.files import (
     SEAL,
@@ -365,7 +366,8 @@ def find_records(directory: Path) -> list[Path]:
 
 
 def check_results_dir(directory: Path, field: str = "results_dir") -> None:
-    """Raises `RequestError`, naming the setting, for a place where a file stands in the way."""
+    """Raises `RequestError`, naming the setting, for an address, and where a file stands in the way."""
+    check_directory(directory, field)
     there = next((path for path in (directory, *directory.parents) if path.exists()), None)
     if there is not None and not there.is_dir():
         text = f"expected a directory, found the file {there}"

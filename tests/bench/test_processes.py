@@ -188,3 +188,38 @@ def test_what_cannot_be_shared_is_said(run_cli: Cli, options: list[str], said: s
     answer = run_cli("run", *CELLS, *options)
     assert answer.code == 2
     assert said in answer.err
+
+
+def test_verify_and_python_use_what_run_uses(tmp_path: Path, run_cli: Cli, alone: Numbers) -> None:
+    """From a script without a guard around its calls: the processes do not run it again."""
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import massl_bench as mb\n"
+        "print('begun', flush=True)\n"
+        "found = mb.benchmark('pixels', tasks=['knn', 'few-shot', 'spectrum'], datasets='digits', processes=2,\n"
+        "                     results_dir='r', cache_dir='c')\n"
+        "print(' '.join(outcome.task + ' ' + outcome.status for outcome in found))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["begun", "knn done few-shot done spectrum done"]
+    assert "2 processes, on cpu" in done.stderr
+    assert numbers(tmp_path / "r" / "pixels") == alone
+    answer = run_cli("verify", tmp_path / "r" / "pixels" / "knn" / "digits.json", "--processes", "2")
+    assert answer.code == 0, answer.err
+    assert "2 processes, on cpu" in answer.err
+    assert "reproduced exactly" in answer.out
+
+
+def test_a_plan_tells_what_the_extraction_takes(run_cli: Cli, tmp_path: Path) -> None:
+    """Each bank once, whatever number of cells read it; nothing of what is there."""
+    command = ["run", *CELLS, "--cache-dir", tmp_path / "c", "--limit", "train=100,test=20"]
+    told = run_cli(*command, "--dry-run", "--json")
+    assert len(json.loads(told.out)) == 3
+    line = next(line for line in told.err.splitlines() if "to extract" in line)
+    assert "to extract: 120 images, 2 banks, about " in line
+    assert line.endswith(" s, told by a few of them")
+    assert run_cli(*command).code == 0
+    assert "to extract" not in run_cli(*command, "--dry-run").err
