@@ -23,6 +23,7 @@ from massl_bench.cli.options import (
 )
 from massl_bench.cli.output import outcome_json, print_json, print_outcome
 from massl_bench.cli.stopping import REQUEUE, stopping
+from massl_bench.core.directories import check_directory
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.terminal import say, show, show_document
 from massl_bench.pretrain.presets import preset_files
@@ -95,6 +96,7 @@ def pretrain(
     registry = open_registry(include_path, weights_dir)
     cells = registry.suite(bench).pairs if bench is not None else []
     check_results_dir(results_dir)
+    check_directory(weights_dir, "weights_dir")
     tracking = [f"run.wandb={json.dumps(wandb)}"] if wandb is not None else []
     config = load_config(preset, [*(set or []), *tracking], method)
     require_wandb(config)
