@@ -3,7 +3,8 @@
 python -m benchmarks                     # what there is
 python -m benchmarks knn linear --quick
 python -m benchmarks all --json benchmarks/records/laptop.json
-python -m benchmarks page benchmarks/records/*.json > docs/performance.md
+python -m benchmarks page FILE.json > docs/performance.md
+python -m benchmarks scaling > docs/scaling.md
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from types import ModuleType
 
 from tabulate import tabulate
 
+from benchmarks import scaling
 from benchmarks.measure import Bar, Comparison, machine
 
 
@@ -100,6 +102,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.names[:1] == ["page"]:
         sys.stdout.write(page([Path(name) for name in options.names[1:]]))
+        return 0
+    if options.names == ["scaling"]:
+        sys.stdout.write(scaling.page())
         return 0
     there = modules()
     if not options.names:

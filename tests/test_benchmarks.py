@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from benchmarks import scaling
+from massl_bench.specs.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,7 +24,43 @@ def benchmarks(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_what_there_is() -> None:
     listed = [line.split()[0] for line in benchmarks().stdout.splitlines()]
-    assert {"knn", "linear", "retrieval", "massl_objective", "views", "extraction", "startup", "growth"} <= set(listed)
+    assert {
+        "knn",
+        "linear",
+        "retrieval",
+        "massl_objective",
+        "views",
+        "extraction",
+        "startup",
+        "growth",
+        "host_rates",
+    } <= set(listed)
+
+
+def test_the_page_on_scale_is_what_the_model_gives() -> None:
+    """After a change of a rate or of a dataset's size: python -m benchmarks scaling > docs/scaling.md."""
+    assert (ROOT / "docs" / "scaling.md").read_text() == scaling.page()
+
+
+def test_the_model_of_scale() -> None:
+    """By hand: one dataset's share, and what each resource does to the hours."""
+    registry, (rates, _) = Registry(), scaling.Rates.read()
+    parts = {part.dataset: part for part in scaling.work(registry)}
+    assert len(parts) == 17
+    assert parts["stl10"].images == 13_000
+    assert parts["stl10"].products == 5_000 * 8_000 * 384
+    assert parts["stl10"].fitted == 5_000 * 384 * 10
+    assert (parts["voc2007"].products, parts["roxford5k"].fitted) == (0, 0)
+    eight, more = (scaling.simulate(cards, rates, registry) for cards in (8, 64))
+    weighted = sum(part.images * part.weight for part in parts.values())
+    assert eight.hours["network"] == pytest.approx(50 * weighted / rates.network / 8 / 3600)
+    assert more.hours["network"] == pytest.approx(eight.hours["network"] / 8)
+    assert more.hours["reading"] == eight.hours["reading"] > more.hours["network"]
+    assert more.bottleneck == "reading"
+    faster = scaling.simulate(64, replace(rates, file_system=rates.file_system * 100), registry)
+    assert faster.bottleneck != "reading"
+    assert faster.total < more.total
+    assert scaling.simulate(8, replace(rates, price=2 * rates.price), registry).dollars == 2 * eight.dollars
 
 
 @pytest.mark.slow

@@ -160,7 +160,7 @@ def test_the_weights_of_lars_are_those_of_one_process(ranks: Path, single: Path)
     assert_close(found, expected, 1e-4)
     before = CheckpointFolder(single / "lars", 9).load(CUT)["student"]
     moved = max(float((tensor - before[name]).abs().max()) for name, tensor in expected.items())
-    assert moved > 0.01
+    assert moved > 0.005
 
 
 def test_each_reads_what_the_other_wrote(ranks: Path, tmp_path: Path) -> None:
