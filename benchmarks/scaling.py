@@ -198,9 +198,9 @@ def page() -> str:
     first, last = simulated
     return f"""# Scale, on paper
 
-{CHECKPOINTS} checkpoints of a ViT-S/16 on the {len(DATASETS)} datasets, {images:,} images each time: k-NN and a linear fit
-over {STRENGTHS} strengths where there are classes, the ranking where there are landmarks. Nobody ran it: this page is what
-`python -m benchmarks scaling` computes from the rates below, and a test compares the two.
+{CHECKPOINTS} checkpoints of a ViT-S/16 on the {len(DATASETS)} datasets, {images:,} images each time: k-NN and
+a linear fit over {STRENGTHS} strengths where there are classes, the ranking where there are landmarks. Nobody ran it:
+this page is what `python -m benchmarks scaling` computes from the rates below, and a test compares the two.
 
 {table(rows, head)}
 
