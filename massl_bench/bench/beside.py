@@ -19,7 +19,7 @@ from massl_bench.core.wording import asked
 from massl_bench.features import Reporting
 from massl_bench.specs.registry import Registry
 
-_COPY = "bench-{:08}.pth"
+_COPY, _COPIES = "bench-{:08}.pth", "bench-*.pth"
 
 
 def check_bench_every(every: int, checkpoint_every: int, launcher: str) -> None:
@@ -68,7 +68,7 @@ class BesideTraining:
         self.outcomes: list[Outcome] = []
 
     def __enter__(self) -> Self:
-        for left in self._folder.glob(_COPY.format(0).replace("0" * 8, "*")):  # by a training that was killed
+        for left in self._folder.glob(_COPIES):  # by a training that was killed
             left.unlink(missing_ok=True)
         return self
 
