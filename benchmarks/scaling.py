@@ -150,8 +150,9 @@ def simulate(cards: int, rates: Rates, registry: Registry) -> Simulated:
     parts = list(work(registry))
     images = sum(part.images for part in parts)
     weighted = sum(part.images * part.weight for part in parts)
-    read = images * rates.image_bytes * (CHECKPOINTS + 1)
-    bank = images * (4 * DIM + 8 + 32)
+    bank = images * (4 * DIM + 8 + 32)  # features, labels and names
+    # Images once more for their hash; pieces, their bank, and the bank for its cells.
+    read = images * rates.image_bytes * (CHECKPOINTS + 1) + CHECKPOINTS * bank * 3
     seconds = {
         "network": CHECKPOINTS * weighted / (rates.network * cards),
         "decoding": CHECKPOINTS * images / (rates.decoding * rates.cores * cards),
@@ -164,7 +165,7 @@ def simulate(cards: int, rates: Rates, registry: Registry) -> Simulated:
     return Simulated(
         cards=cards,
         hours={name: each / 3600 for name, each in seconds.items()},
-        bytes_read=read + CHECKPOINTS * bank * 3,  # pieces, their bank, and the bank for its cells
+        bytes_read=read,
         bytes_written=CHECKPOINTS * bank * 2,
         price=rates.price,
     )
@@ -179,8 +180,8 @@ def page() -> str:
     names = list(simulated[0].hours)
     head = ["", *(f"{each.cards} cards" for each in simulated)]
     rows = [
-        ["**hours**", *(f"**{each.total:,.1f}**" for each in simulated)],
-        *[[f"{name}, alone", *(f"{each.hours[name]:,.1f} h" for each in simulated)] for name in names],
+        ["**hours**", *(f"**{each.total:,.2f}**" for each in simulated)],
+        *[[f"{name}, alone", *(f"{each.hours[name]:,.2f} h" for each in simulated)] for name in names],
         ["bottleneck", *(each.bottleneck for each in simulated)],
         ["bytes read", *(f"{each.bytes_read / 1e12:,.1f} TB" for each in simulated)],
         ["bytes written", *(f"{each.bytes_written / 1e9:,.0f} GB" for each in simulated)],
