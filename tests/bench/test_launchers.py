@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -90,6 +91,44 @@ def test_ray_gives_the_records_of_a_local_run(run_cli: Cli, cluster: ModuleType,
     assert "worker" not in " ".join(record["argv"])
     again = run_cli("run", *CELLS, *LIMIT, *places, "--launcher", "ray", "--json")
     assert [outcome["status"] for outcome in json.loads(again.out)] == ["finished"] * 6
+
+
+def listening(inodes: set[str]) -> list[str]:
+    """The addresses at which sockets listen, of those with these inodes, as /proc writes them."""
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.append(fields[1].partition(":")[0])
+    return found
+
+
+def sockets_of(process: int) -> set[str]:
+    """The inodes of the sockets of a process and of those that it started."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    family = {process}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    found = set()
+    for member in family:
+        with suppress(OSError):
+            for link in Path(f"/proc/{member}/fd").iterdir():
+                with suppress(OSError):
+                    name = os.readlink(link)  # noqa: PTH115  # no path, but `socket:[123]`
+                    found |= {name[8:-1]} if name.startswith("socket:[") else set()
+    return found
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="sockets are read from /proc, which is Linux's")
+def test_a_cluster_of_this_machine_listens_to_nobody_else(cluster: ModuleType) -> None:
+    addresses = listening(sockets_of(os.getpid()))
+    assert addresses  # its servers are there
+    assert set(addresses) <= {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 
 
 @pytest.mark.cluster

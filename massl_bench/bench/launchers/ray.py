@@ -116,13 +116,17 @@ def _ray() -> Any:
 
 
 def _join(ray: Any) -> None:
-    """Joins the cluster of `RAY_ADDRESS`, or starts one for this process, without a dashboard."""
+    """Joins the cluster of `RAY_ADDRESS`, or starts one for this process, to which nobody else can talk.
+
+    It has no dashboard. Under this machine's own address Ray listens to all networks, and whoever asks its servers to
+    runs code here: under the address of the loop it listens to nothing else.
+    """
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
             ray.init(address=address, logging_level="WARNING")
         else:
-            ray.init(include_dashboard=False, logging_level="WARNING")
+            ray.init(include_dashboard=False, logging_level="WARNING", _node_ip_address="127.0.0.1")
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         text = f"no cluster at {address or 'this machine'}: {one_line(error)}"
         raise RequestError(text, field="launcher", found="ray") from None
