@@ -62,7 +62,7 @@ def test_checkpoints_are_measured_as_they_appear(
     assert sorted(path.parent.parent.name for path in Path("results").rglob("digits.json")) == sorted(
         name for name, _ in models
     )
-    assert [path.name for path in Path("weights/net").glob("*.pth")] == ["checkpoint-00000011.pth"]
+    assert [path.name for path in Path("weights/net").glob("*.pth")] == ["checkpoint-00000010.pth"]
     record = json.loads(Path("results/net-step9/knn/digits.json").read_text())
     assert record["identity"]["preprocessing"]["crop"] == 8
 

@@ -8,6 +8,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
+import timm  # noqa: F401  # in the server of processes, once for all of them
 import torch
 
 from massl_bench.cli import main
@@ -16,8 +17,8 @@ from massl_bench.models.encoder import Encoder
 from massl_bench.records.record import read_record
 from tests.bench.test_launchers import numbers
 
-PROCESSES, IMAGES = 8, 200
-MODELS, TASKS = ("pixels", "random:test_vit"), ("knn", "few-shot", "spectrum")
+PROCESSES, IMAGES = 8, 80
+MODELS, TASKS = ("pixels", "random:test_vit"), ("knn", "kmeans")
 RUN = ["run", "--task", ",".join(TASKS), "--dataset", "digits", "--model", ",".join(MODELS), "--limit", str(IMAGES)]
 
 

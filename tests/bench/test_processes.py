@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, cast
@@ -17,13 +17,15 @@ import pytest
 from massl_bench.bench import processes
 from massl_bench.bench.gathering import Gathered
 from massl_bench.bench.processes import devices_of
+from massl_bench.bench.launchers import local
 from massl_bench.bench.request import RunRequest
-from massl_bench.bench.runner import Outcome, Status
+from massl_bench.bench.runner import Outcome, Status, run_request
 from massl_bench.bench.shards import parse_shard, shard_of_environment
 from massl_bench.core.errors import RequestError
 from massl_bench.datasets import DataOptions
-from massl_bench.features import ExtractionOptions
+from massl_bench.features import ExtractionOptions, Reporting
 from massl_bench.features.options import Shard
+from massl_bench.specs.registry import Registry
 from tests.bench.test_launchers import numbers
 from tests.conftest import Answer
 
@@ -190,7 +192,9 @@ def test_what_cannot_be_shared_is_said(run_cli: Cli, options: list[str], said: s
     assert said in answer.err
 
 
-def test_verify_and_python_use_what_run_uses(tmp_path: Path, run_cli: Cli, alone: Numbers) -> None:
+def test_verify_and_python_use_what_run_uses(
+    tmp_path: Path, run_cli: Cli, alone: Numbers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From a script without a guard around its calls: the processes do not run it again."""
     script = tmp_path / "mine.py"
     script.write_text(
@@ -207,15 +211,25 @@ def test_verify_and_python_use_what_run_uses(tmp_path: Path, run_cli: Cli, alone
     assert done.stdout.splitlines() == ["begun", "knn done few-shot done spectrum done"]
     assert "2 processes, on cpu" in done.stderr
     assert numbers(tmp_path / "r" / "pixels") == alone
+    asked: list[Sequence[str]] = []
+
+    def here(
+        request: RunRequest, registry: Registry, reporting: Reporting, devices: Sequence[str]
+    ) -> Iterator[Outcome]:
+        asked.append(devices)
+        return run_request(request, registry, reporting)
+
+    monkeypatch.setattr(local, "run_in_processes", here)
     answer = run_cli("verify", tmp_path / "r" / "pixels" / "knn" / "digits.json", "--processes", "2")
     assert answer.code == 0, answer.err
-    assert "2 processes, on cpu" in answer.err
+    assert asked == [["cpu", "cpu"]]
     assert "reproduced exactly" in answer.out
 
 
 def test_a_plan_tells_what_the_extraction_takes(run_cli: Cli, tmp_path: Path) -> None:
     """Each bank once, whatever number of cells read it; nothing of what is there."""
-    command = ["run", *CELLS, "--cache-dir", tmp_path / "c", "--limit", "train=100,test=20"]
+    command = ["run", "--task", "knn,spectrum,kmeans", "--dataset", "digits", "--model", "pixels"]
+    command += ["--cache-dir", tmp_path / "c", "--limit", "train=100,test=20"]
     told = run_cli(*command, "--dry-run", "--json")
     assert len(json.loads(told.out)) == 3
     line = next(line for line in told.err.splitlines() if "to extract" in line)
