@@ -16,8 +16,8 @@ import pytest
 
 from massl_bench.bench import processes
 from massl_bench.bench.gathering import Gathered
-from massl_bench.bench.processes import devices_of
 from massl_bench.bench.launchers import local
+from massl_bench.bench.processes import devices_of
 from massl_bench.bench.request import RunRequest
 from massl_bench.bench.runner import Outcome, Status, run_request
 from massl_bench.bench.shards import parse_shard, shard_of_environment
