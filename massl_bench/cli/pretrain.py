@@ -138,8 +138,8 @@ def pretrain(
         if not as_json:
             _print_rows(run, bench, registry)
     if as_json:
-        found = [outcome_json(outcome) for outcome in outcomes]
-        print_json({"name": request.name, "steps": trained.step, "manifest": manifest, "outcomes": found})
+        told = [outcome_json(outcome) for outcome in outcomes]
+        print_json({"name": request.name, "steps": trained.step, "manifest": manifest, "outcomes": told})
     _end_with_failures(outcomes, bench)
 
 

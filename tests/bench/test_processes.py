@@ -229,7 +229,7 @@ def test_verify_and_python_use_what_run_uses(
 def test_a_plan_tells_what_the_extraction_takes(run_cli: Cli, tmp_path: Path) -> None:
     """Each bank once, whatever number of cells read it; nothing of what is there."""
     command = ["run", "--task", "knn,spectrum,kmeans", "--dataset", "digits", "--model", "pixels"]
-    command += ["--cache-dir", tmp_path / "c", "--limit", "train=100,test=20"]
+    command += ["--cache-dir", str(tmp_path / "c"), "--limit", "train=100,test=20"]
     told = run_cli(*command, "--dry-run", "--json")
     assert len(json.loads(told.out)) == 3
     line = next(line for line in told.err.splitlines() if "to extract" in line)

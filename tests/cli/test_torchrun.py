@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ SLOW = "MASSL_BENCH_TEST_SLOW"
 
 
 def torchrun(
-    folder: Path, *changes: str, ranks: int = 2, restarts: int = 0, **environment: str
+    folder: Path, *changes: str, ranks: int = 2, restarts: int = 0, environment: Mapping[str, str] = {}
 ) -> subprocess.Popen[str]:
     folder.mkdir()
     settings = [part for setting in (*SETTINGS, *changes) for part in ("--set", setting)]
@@ -40,7 +41,7 @@ def torchrun(
         cwd=folder,
         env=os.environ
         | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
-        | environment,
+        | dict(environment),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -52,7 +53,7 @@ def steps_and_losses(folder: Path) -> list[tuple[int, float]]:
 
 def test_a_killed_rank_restarts_all_from_the_last_checkpoint(tmp_path: Path) -> None:
     whole = torchrun(tmp_path / "whole")
-    killed = torchrun(tmp_path / "killed", restarts=1, **{KILLED: "1:7"})
+    killed = torchrun(tmp_path / "killed", restarts=1, environment={KILLED: "1:7"})
     errors = [process.communicate(timeout=600)[1] for process in (whole, killed)]
     assert [process.returncode for process in (whole, killed)] == [0, 0], errors
     assert "exitcode" in errors[1] and "-9" in errors[1]  # noqa: PT018  # torchrun tells of the killed rank
@@ -71,7 +72,7 @@ def test_four_ranks_killed_one_after_the_other(tmp_path: Path, parallel: str) ->
     whole = torchrun(tmp_path / "whole", way, ranks=4)
     error = whole.communicate(timeout=600)[1]
     assert whole.returncode == 0, error
-    killed = torchrun(tmp_path / "killed", way, ranks=4, restarts=4, **{KILLED: "2:3,0:4,3:1,1:3"})
+    killed = torchrun(tmp_path / "killed", way, ranks=4, restarts=4, environment={KILLED: "2:3,0:4,3:1,1:3"})
     error = killed.communicate(timeout=1200)[1]
     assert killed.returncode == 0, error
     assert error.count("Sending process") + error.count("failed (exitcode: -9)") >= 4, error
@@ -83,7 +84,7 @@ def test_four_ranks_killed_one_after_the_other(tmp_path: Path, parallel: str) ->
 
 
 def test_sigterm_to_torchrun_leaves_a_checkpoint(tmp_path: Path) -> None:
-    process = torchrun(tmp_path / "stopped", **{SLOW: "1"})
+    process = torchrun(tmp_path / "stopped", environment={SLOW: "1"})
     limit = time.monotonic() + 600
     while not read_log(tmp_path / "stopped" / "weights" / "mine"):
         assert process.poll() is None, process.communicate()[1]

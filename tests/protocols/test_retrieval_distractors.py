@@ -32,9 +32,11 @@ def drawn(seed: int) -> tuple[Rows, Rows, Rows, list[QueryTruth]]:
 
 
 def data_of(queries: Rows, database: Rows, distractors: Rows | None, truth: list[QueryTruth]) -> EvaluationData:
-    banks = {"queries": (queries,), "database": (database,)}
-    banks |= {} if distractors is None else {"distractors": (distractors,)}
-    return replace(evaluation(**banks), ground_truth=truth)
+    if distractors is None:
+        found = evaluation(queries=(queries,), database=(database,))
+    else:
+        found = evaluation(queries=(queries,), database=(database,), distractors=(distractors,))
+    return replace(found, ground_truth=truth)
 
 
 @pytest.mark.parametrize("seed", range(5))

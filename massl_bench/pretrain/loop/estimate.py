@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -31,6 +31,7 @@ from massl_bench.pretrain.loop.optimizers import set_hyperparameters, update_tea
 from massl_bench.pretrain.loop.sharding import blocks_of
 from massl_bench.pretrain.loop.state import autocast_dtype, build_network, initial_state, rates_at
 from massl_bench.pretrain.methods import Step
+from massl_bench.pretrain.network import MultiCropNetwork
 
 _STATES = {"adamw": 2, "sgd": 1, "lars": 1}
 """Numbers that an optimizer keeps for each parameter."""
@@ -119,7 +120,7 @@ def needed_memory(config: PretrainConfig, *, num_ranks: int, device: str) -> Mem
     )
 
 
-def _largest_part(student: nn.Module) -> int:
+def _largest_part(student: MultiCropNetwork) -> int:
     """Returns the bytes of the largest part of a network that its ranks put together at once."""
     blocks = [sum(each.numel() for each in block.parameters()) for block in blocks_of(student.backbone)]
     whole = sum(each.numel() for each in student.parameters())

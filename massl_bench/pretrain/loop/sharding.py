@@ -77,8 +77,8 @@ def gathered(content: Content) -> Content:
     On the CPU, so that no device holds more than one of them; only the first rank keeps what it is for.
     """
 
-    def whole(tensor: DTensor) -> Tensor:
-        found = tensor.detach().full_tensor()
+    def whole(tensor: Any) -> Tensor:
+        found: Tensor = tensor.detach().full_tensor()
         return found.cpu() if rank_of_process() == 0 else found.new_empty(0)
 
     made: Content = tree_map_only(DTensor, whole, content)
@@ -125,7 +125,7 @@ def whole_parts(student: nn.Module, teacher: nn.Module) -> Iterator[tuple[list[T
             part.reshard()
 
 
-def _own_names(part: nn.Module, parts: Iterable[nn.Module], names: Mapping[Tensor, str]) -> list[str]:
+def _own_names(part: nn.Module, parts: Iterable[nn.Module], names: Mapping[nn.Parameter, str]) -> list[str]:
     """Returns the names of the parameters of a part that are of no part inside it."""
     inside = [other for other in parts if other is not part and any(other is module for module in part.modules())]
     others = {id(parameter) for other in inside for parameter in other.parameters()}
