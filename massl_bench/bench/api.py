@@ -20,6 +20,7 @@ from massl_bench.core.values import FeatureBank
 from massl_bench.datasets import Columns, open_dataset
 from massl_bench.datasets.handed import HandedSplit
 from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
+from massl_bench.features.banks import help_to_extract
 from massl_bench.features.memory import extract_handed
 from massl_bench.models import ModelOptions, open_model
 from massl_bench.models.encoder import Encoder
@@ -188,10 +189,12 @@ def extract(
         return _extract_handed(encoder, dataset, chosen, reporting, places.columns, limit)
     found = open_dataset(dataset, registry_with(include_path), places, fetch=not offline)
     with _bank_places(cache, cache_path(cache_dir)) as place:
-        banks = {}
-        for role in found.sources:
-            key = bank_key(encoder.card, encoder.card.preprocessing, found, role, limit, chosen)
-            bank = load_or_extract(FeatureCache(place), key, lambda: encoder, found, chosen, reporting)
+        kept, preprocessing, banks = FeatureCache(place), encoder.card.preprocessing, {}
+        keys = {role: bank_key(encoder.card, preprocessing, found, role, limit, chosen) for role in found.sources}
+        for key in keys.values() if chosen.shard.count > 1 else ():  # before the end of the first is waited for
+            help_to_extract(kept, key, lambda: encoder, found, chosen, reporting)
+        for role, key in keys.items():
+            bank = load_or_extract(kept, key, lambda: encoder, found, chosen, reporting)
             # What is not kept must not be read from a file that is about to go.
             banks[role] = bank if cache else replace(bank, features=np.array(bank.features))
         return banks

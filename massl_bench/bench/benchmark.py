@@ -23,6 +23,7 @@ from massl_bench.records.pairing import pairs_of, plain_comparison
 from massl_bench.records.record import ResultRecord, read_record
 from massl_bench.records.rows import Selection, collect
 from massl_bench.records.tables import to_json
+from massl_bench.specs.registry import Registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,13 +181,17 @@ def benchmark(
         results_dir=Path(results_dir),
         force=force,
     )
-    reporting = show_progress() if progress else Reporting()
+    return BenchmarkResult(_outcomes(request, registry, show_progress() if progress else Reporting()))
+
+
+def _outcomes(request: RunRequest, registry: Registry, reporting: Reporting) -> list[Outcome]:
+    """Runs cells in the order of the request: in this process where models are given, else wherever `run` would."""
     if not all(isinstance(each, str) for each in request.models):
         planner = Planner(request, registry, reporting)
-        return BenchmarkResult(list(Runner(planner, reporting).run(planner.plan())))
+        return list(Runner(planner, reporting).run(planner.plan()))
     outcomes = list(find_launcher("local").run(request, registry, reporting))
     order = [(each, *cell) for each in dict.fromkeys(outcome.model for outcome in outcomes) for cell in request.cells]
-    return BenchmarkResult(sorted(outcomes, key=lambda each: order.index((each.model, each.task, each.dataset))))
+    return sorted(outcomes, key=lambda each: order.index((each.model, each.task, each.dataset)))
 
 
 def _of_encoder(encoder: Encoder) -> Model:

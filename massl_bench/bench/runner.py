@@ -249,6 +249,9 @@ class Runner:
         if isinstance(cell, FeatureCell):
             return {role: cell.handed.banks[role] for role in cell.roles}, cell.handed.num_classes
         banks = {}
+        if self._shard.count > 1:  # what nobody makes of the later splits, before the end of the first is waited for
+            with clock.measure("extract"):
+                self._help(cell)
         for role in cell.bank_roles:
             with clock.measure("extract"):
                 banks[role] = load_or_extract(

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -67,9 +68,11 @@ def test_a_launcher_that_is_not_there(run_cli: Cli) -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ModuleType]:
     """A real cluster of Ray on this machine, started as the launcher starts one; runs join it."""
-    ray = pytest.importorskip("ray")
-    from massl_bench.bench.launchers.ray import _join
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    from massl_bench.bench.launchers.ray import _join, _ray
 
+    ray: ModuleType = _ray()
     _join(ray)
     yield ray
     ray.shutdown()

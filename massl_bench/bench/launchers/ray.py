@@ -107,6 +107,10 @@ def _parts(planner: Planner, cells: Sequence[PlannedCell]) -> int:
 
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told
+    if not os.environ.get("RAY_ADDRESS"):
+        # Under this machine's own address Ray's servers listen to all networks, and run what anybody sends them. Told
+        # that there are no clusters, it takes the address of the loop, and listens to nothing else.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ModuleNotFoundError:
@@ -116,17 +120,13 @@ def _ray() -> Any:
 
 
 def _join(ray: Any) -> None:
-    """Joins the cluster of `RAY_ADDRESS`, or starts one for this process, to which nobody else can talk.
-
-    It has no dashboard. Under this machine's own address Ray listens to all networks, and whoever asks its servers to
-    runs code here: under the address of the loop it listens to nothing else.
-    """
+    """Joins the cluster of `RAY_ADDRESS`, or starts one for this process, without a dashboard."""
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
             ray.init(address=address, logging_level="WARNING")
         else:
-            ray.init(include_dashboard=False, logging_level="WARNING", _node_ip_address="127.0.0.1")
+            ray.init(include_dashboard=False, logging_level="WARNING")
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         text = f"no cluster at {address or 'this machine'}: {one_line(error)}"
         raise RequestError(text, field="launcher", found="ray") from None
