@@ -66,8 +66,7 @@ class Outcome:
     """Why it failed, or who measures it."""
 
 
-_PEAK = 2
-"""Memory that a protocol takes at most, as a multiple of its features."""
+_PEAK = 2  # memory that a protocol takes at most, as a multiple of its features
 
 
 def run_request(request: RunRequest, registry: Registry, reporting: Reporting) -> Iterator[Outcome]:
@@ -130,7 +129,7 @@ class Runner:
                 if record is not None:
                     return outcome("finished", path, record, None)
                 if holder is not None:
-                    self._help(ready)
+                    self._help(ready, _Clock())
                     return outcome("elsewhere", path, None, f"left to {holder}")
                 path, record = self._run_cell(ready)
         except MasslBenchError as error:
@@ -153,15 +152,15 @@ class Runner:
             with self._planner.cache.claimed(f"cell-{self._planner.identity(cell, {}).digest}") as holder:
                 yield holder
 
-    def _help(self, cell: ImageCell | FeatureCell) -> None:
-        """Extracts features that another process needs for its cell."""
-        if isinstance(cell, FeatureCell):
+    def _help(self, cell: ImageCell | FeatureCell, clock: _Clock) -> None:
+        """Extracts features of a cell that several processes need, as long as there are any that nobody makes."""
+        if isinstance(cell, FeatureCell) or self._shard.count == 1:
             return
         for role in cell.to_extract(self._planner.cache):
             help_to_extract(
                 self._planner.cache,
                 cell.key(role),
-                lambda: self._loaded(cell, _Clock()),
+                lambda: self._loaded(cell, clock),
                 cell.dataset,
                 self._planner.request.extraction,
                 self._reporting,
@@ -249,11 +248,9 @@ class Runner:
         if isinstance(cell, FeatureCell):
             return {role: cell.handed.banks[role] for role in cell.roles}, cell.handed.num_classes
         banks = {}
-        if self._shard.count > 1:  # what nobody makes of the later splits, before the end of the first is waited for
-            with clock.measure("extract"):
-                self._help(cell)
-        for role in cell.bank_roles:
-            with clock.measure("extract"):
+        with clock.measure("extract"):
+            self._help(cell, clock)  # with all splits, before the end of the first is waited for
+            for role in cell.bank_roles:
                 banks[role] = load_or_extract(
                     self._planner.cache,
                     cell.key(role),
