@@ -84,7 +84,6 @@ def pretrain(
     import json
 
     from massl_bench.bench import watched
-    from massl_bench.bench.launch import find_launcher
     from massl_bench.bench.pretraining import PretrainRequest, plan_pretraining, weights_name
     from massl_bench.bench.pretraining import pretrain as train
     from massl_bench.bench.progress import reporting
@@ -96,12 +95,11 @@ def pretrain(
     registry = open_registry(include_path, weights_dir)
     cells = registry.suite(bench).pairs if bench is not None else []
     check_results_dir(results_dir)
-    check_directory(weights_dir, "weights_dir")
     tracking = [f"run.wandb={json.dumps(wandb)}"] if wandb is not None else []
     config = load_config(preset, [*(set or []), *tracking], method)
     require_wandb(config)
-    found = find_launcher(launcher)
-    _check_bench(bench, bench_every, launcher, config)
+    check_directory(weights_dir, "weights_dir")
+    found = _bench_launcher(launcher, bench, bench_every, config)
     request = PretrainRequest(
         dataset=dataset,
         config=config,
@@ -120,8 +118,7 @@ def pretrain(
         _process_group(device) as (rank, rank_device),
         _beside(request, bench_every if rank == 0 else None, found, cells, registry, results_dir) as beside,
     ):
-        written = beside.written if beside is not None else None
-        trained = train(request, registry, rank=rank, device=rank_device, written=written)
+        trained = train(request, registry, rank=rank, device=rank_device, written=beside and beside.written)
     if not trained.finished:
         say(f"stopped by SIGTERM after step {trained.step}; the same command with --resume goes on")
         raise typer.Exit(REQUEUE)
@@ -143,14 +140,18 @@ def pretrain(
     _end_with_failures(outcomes, bench)
 
 
-def _check_bench(bench: str | None, every: int | None, launcher: str, config: PretrainConfig) -> None:
-    """Raises `RequestError` for options of the benchmark that do not go together."""
+def _bench_launcher(launcher: str, bench: str | None, every: int | None, config: PretrainConfig) -> Launcher:
+    """Returns the launcher of the benchmark; raises `RequestError` for options that do not go together."""
+    from massl_bench.bench.launch import find_launcher
+
+    found = find_launcher(launcher)
     if bench is None and (every is not None or launcher != "local"):
         raise RequestError(f"--{'bench-every' if every is not None else 'launcher'}: belongs to --bench SUITE")
     if every is not None:
         from massl_bench.bench.beside import check_bench_every
 
         check_bench_every(every, config.run.checkpoint_every, launcher)
+    return found
 
 
 @contextmanager
