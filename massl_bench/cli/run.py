@@ -38,10 +38,11 @@ from massl_bench.core.errors import RequestError
 from massl_bench.core.terminal import say, show
 
 if TYPE_CHECKING:
-    from massl_bench.bench.planned import CellPlan
+    from massl_bench.bench.request import RunRequest
     from massl_bench.bench.runner import Outcome
     from massl_bench.core.model_settings import ModelSettings
     from massl_bench.features.options import Shard
+    from massl_bench.specs.registry import Registry
 
 
 @model_options
@@ -134,8 +135,6 @@ def run(
     """Run cells: every model on every task and dataset. Finished cells are skipped."""
     from massl_bench.bench import watched
     from massl_bench.bench.launch import find_launcher
-    from massl_bench.bench.planned import ImageCell
-    from massl_bench.bench.planner import Planner
     from massl_bench.bench.progress import reporting
     from massl_bench.bench.request import RunRequest
     from massl_bench.datasets import MAX_PIXELS, Columns, DataOptions
@@ -187,13 +186,7 @@ def run(
         force=force,
     )
     if dry_run:
-        planner = Planner(request, registry, reporting())
-        plan = planner.plan()
-        _print_plans([planner.describe(cell) for cell in plan], as_json=as_json)
-        if any(isinstance(cell, ImageCell) and cell.to_extract(planner.cache) for cell in plan):
-            from massl_bench.bench.cost import extraction_cost
-
-            say(str(extraction_cost(planner, plan)))
+        _print_plans(request, registry, as_json=as_json)
         return
     outcomes = print_outcomes(watched.launch(found, request, registry, reporting()), as_json=as_json)
     _exit_with(outcomes)
@@ -214,13 +207,23 @@ def _cells(task: list[str] | None, dataset: list[str] | None, features: Path | N
     return [(each, data) for data in datasets for each in split_names("--task", task)]
 
 
-def _print_plans(plans: Sequence[CellPlan], *, as_json: bool) -> None:
-    """Prints what running each cell would do."""
+def _print_plans(request: RunRequest, registry: Registry, *, as_json: bool) -> None:
+    """Prints what running each cell would do, and says what the extraction would take."""
+    from massl_bench.bench.planned import ImageCell
+    from massl_bench.bench.planner import Planner
+    from massl_bench.bench.progress import reporting
+
+    planner = Planner(request, registry, reporting())
+    cells = planner.plan()
+    plans = [planner.describe(cell) for cell in cells]
     if as_json:
         print_json([vars(plan) for plan in plans])
-        return
-    for plan in plans:
+    for plan in [] if as_json else plans:
         show(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
+    if any(isinstance(cell, ImageCell) and cell.to_extract(planner.cache) for cell in cells):
+        from massl_bench.bench.cost import extraction_cost
+
+        say(str(extraction_cost(planner, cells)))
 
 
 def _place(device: str, devices: str | None, processes: int | None, shard: str | None) -> tuple[str, Shard]:
