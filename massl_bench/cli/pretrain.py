@@ -118,7 +118,8 @@ def pretrain(
         _process_group(device) as (rank, rank_device),
         _beside(request, bench_every if rank == 0 else None, found, cells, registry, results_dir) as beside,
     ):
-        trained = train(request, registry, rank=rank, device=rank_device, written=beside and beside.written)
+        written = beside.written if beside is not None else None
+        trained = train(request, registry, rank=rank, device=rank_device, written=written)
     if not trained.finished:
         say(f"stopped by SIGTERM after step {trained.step}; the same command with --resume goes on")
         raise typer.Exit(REQUEUE)
