@@ -2,8 +2,9 @@
 
 python -m benchmarks                     # what there is
 python -m benchmarks knn linear --quick
-python -m benchmarks all --json benchmarks/records/laptop.json
-python -m benchmarks page FILE.json > docs/performance.md
+python -m benchmarks all --json benchmarks/records/laptop.json   # all but gpu
+python -m benchmarks gpu --json benchmarks/records/card.json
+python -m benchmarks page benchmarks/records/*.json > docs/performance.md
 python -m benchmarks scaling > docs/scaling.md
 """
 
@@ -18,11 +19,12 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from tabulate import tabulate
 
 from benchmarks import scaling
-from benchmarks.measure import Bar, Comparison, machine
+from benchmarks.measure import Comparison, machine
 
 
 def modules() -> dict[str, ModuleType]:
@@ -48,49 +50,68 @@ def table(comparisons: list[Comparison], quick: bool) -> str:
             for name, times in each.times.items()
         ]
         header = [each.what, "median s", "spread", "× ours", "peak MB"]
-        bars = [
-            f"{'kept  ' if each.kept(bar) else 'MISSED'}  {_in_words(bar)}: {each.measured(bar):.2f}"
-            for bar in each.bars
-            if not quick
-        ]
+        bars = [f"{'kept  ' if kept else 'MISSED'}  {bar}" for bar, kept in each.judged() if not quick]
         parts.append("\n".join([tabulate(rows, header, disable_numparse=True), *bars, *each.notes]))
     return "\n\n".join(parts)
 
 
-def _in_words(bar: Bar) -> str:
-    if bar.kind == "faster":
-        return f"at least {bar.ratio} × as fast as {bar.call}"
-    return f"at most {bar.ratio} × the time of {bar.call}"
-
-
 def page(files: list[Path]) -> str:
-    """Returns the page of the measurements in `files`, each with its machine and date."""
+    """Returns the page of the measurements in `files`, those of CPUs first, each with its machine and date."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    records = [record for record in found if "benchmarks" in record]
     lines = [
         "# Performance",
         "",
-        "Written by `python -m benchmarks page`; every figure is from one run, in which the calls took turns.",
-        "`× ours` above 1: this project is faster.",
+        "Written by `python -m benchmarks page` from `benchmarks/records`. In a table the calls took turns in one run,",
+        "on the same data and threads; `× ours` above 1 means that this project is faster. The bars are those that the",
+        "project sets itself; one that is missed is shown. `python -m benchmarks all` repeats it on another machine.",
     ]
-    for file in files:
-        record = json.loads(file.read_text(encoding="utf-8"))
+    for record in sorted(records, key=lambda record: (record["machine"]["gpu"] is not None, record["date"])):
         where = record["machine"]
         device = where["gpu"] or f"{where['processor']}, {where['threads']} threads"
-        lines += ["", f"## {device}", "", f"{record['date']}, torch {where['torch']}, `{record['command']}`"]
-        for name, comparisons in record["benchmarks"].items():
+        kind = "GPU" if where["gpu"] else "CPU"
+        small = ", small sizes only" if record.get("quick") else ""
+        lines += ["", f"## {kind}: {device}", "", f"{record['date']}, torch {where['torch']}{small}"]
+        for name, comparisons in sorted(record["benchmarks"].items()):
             for each in comparisons:
-                rows = [
-                    [
-                        call,
-                        f"{statistics.median(times['seconds']):.3f}",
-                        f"{each['ratios'][call]:.2f}" if call in each["ratios"] else "",
-                        f"{each['peak_mb'][call]:,.0f}" if call in each["peak_mb"] else "",
-                    ]
-                    for call, times in each["times"].items()
-                ]
-                header = [f"`{name}`: {each['what']}", "median s", "× ours", "peak MB"]
-                lines += ["", tabulate(rows, header, tablefmt="github", disable_numparse=True)]
-                lines += ["", *(f"- {note}" for note in each["notes"])] if each["notes"] else []
+                lines += ["", *_section(name, each)]
+    for kind, command in (("CPU", "all"), ("GPU", "gpu")):
+        if not any((record["machine"]["gpu"] is not None) == (kind == "GPU") for record in records):
+            lines += ["", f"## {kind}", "", f"Nothing is on record yet; `python -m benchmarks {command}` measures."]
     return "\n".join(lines) + "\n"
+
+
+def _section(name: str, measured: dict[str, Any]) -> list[str]:
+    """Returns the table of one comparison, its bars and its notes."""
+    rows = []
+    for call, times in measured["times"].items():
+        seconds = times["seconds"]
+        middle = statistics.median(seconds)
+        spread = f"± {50 * (max(seconds) - min(seconds)) / middle:.0f} %" if len(seconds) > 1 else ""
+        ratio = f"{measured['ratios'][call]:.2f}" if call in measured["ratios"] else ""
+        peak = f"{measured['peak_mb'][call]:,.0f}" if call in measured["peak_mb"] else ""
+        rows.append([call, f"{middle:.3g}", spread, ratio, peak])
+    header = [f"`{name}`: {measured['what']}", "median s", "spread", "× ours", "peak MB"]
+    said = [f"- {'kept' if each['kept'] else '**missed**'}: {each['bar']}" for each in measured.get("judged", ())]
+    said += [f"- {note}" for note in measured["notes"]]
+    return [tabulate(rows, header, tablefmt="github", disable_numparse=True), *(["", *said] if said else [])]
+
+
+def keep(file: Path, name: str, measured: list[Comparison], quick: bool) -> None:
+    """Writes a benchmark to a record, beside the others of the same day and machine that are there."""
+    record: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "quick": quick,
+        "machine": machine(),
+        "benchmarks": {},
+    }
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if all(before.get(key) == record[key] for key in ("date", "quick", "machine")):
+            record["benchmarks"] = before["benchmarks"]
+    record["benchmarks"][name] = [each.as_json() for each in measured]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -110,7 +131,7 @@ def main() -> int:
     if not options.names:
         print(tabulate([[name, module.SUMMARY] for name, module in there.items()], tablefmt="plain"))
         return 0
-    names = list(there) if options.names == ["all"] else options.names
+    names = [name for name in there if name != "gpu"] if options.names == ["all"] else options.names
     unknown = [name for name in names if name not in there]
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(there)}")
@@ -119,17 +140,10 @@ def main() -> int:
         measured[name] = there[name].run(options.quick)
         print(f"\n{table(measured[name], options.quick)}", flush=True)
         if options.json is not None:  # after each, so that what was measured is kept
-            record = {
-                "date": datetime.now(UTC).date().isoformat(),
-                "command": f"python -m benchmarks {' '.join(options.names)}{' --quick' if options.quick else ''}",
-                "machine": machine(),
-                "benchmarks": {key: [each.as_json() for each in value] for key, value in measured.items()},
-            }
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            keep(options.json, name, measured[name], options.quick)
     return int(
         not options.quick
-        and any(not each.kept(bar) for value in measured.values() for each in value for bar in each.bars)
+        and any(not kept for value in measured.values() for each in value for _, kept in each.judged())
     )
 
 

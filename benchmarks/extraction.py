@@ -24,7 +24,7 @@ SUMMARY = "features of JPEG photographs, against forward passes on ready tensors
 def run(quick: bool) -> list[Comparison]:
     """Returns a comparison for a ViT and a ResNet at 224 from 500 × 375 photographs."""
     with tempfile.TemporaryDirectory() as folder:
-        count = 16 if quick else 256
+        count = 16 if quick else 128
         noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
         for number in range(count):
             image = Image.fromarray(np.roll(noise, number, axis=0)).resize((500, 375), Image.Resampling.BICUBIC)
@@ -54,6 +54,9 @@ def _of(model: str, split: FileSplit, count: int) -> Comparison:
     times = take_turns(calls, 2)
     parts = times["forward on ready tensors"].median + times["decoding, one core"].median / (os.cpu_count() or 1)
     ratio = times["ours"].median / parts
-    kept = "kept" if ratio <= 1.15 else "MISSED"
-    note = f"{kept}: {ratio:.2f} × (forward + decoding / cores), bar 1.15; {count / times['ours'].median:.1f} images/s"
-    return Comparison(what=f"{model}, {count} photographs of 500 × 375 at 224", times=times, notes=(note,))
+    return Comparison(
+        what=f"{model}, {count} photographs of 500 × 375 at 224",
+        times=times,
+        checks=((f"at most 1.15 × (forward + decoding / cores): {ratio:.2f}", ratio <= 1.15),),
+        notes=(f"{count / times['ours'].median:.1f} images/s",),
+    )

@@ -32,7 +32,7 @@ class Inputs:
     block_size: int
 
 
-def make_inputs(images: int, memory_size: int, block_size: int) -> Inputs:
+def make_inputs(images: int, memory_size: int, block_size: int, *, views: int = VIEWS) -> Inputs:
     """Random rows, the same in every call."""
     generator = torch.Generator().manual_seed(0)
 
@@ -41,7 +41,7 @@ def make_inputs(images: int, memory_size: int, block_size: int) -> Inputs:
         return rows_RD.div_(torch.linalg.vector_norm(rows_RD, dim=1, keepdim=True))
 
     return Inputs(
-        student=unit_rows(VIEWS * images).requires_grad_(),
+        student=unit_rows(views * images).requires_grad_(),
         teacher=unit_rows(2 * images),
         memory=unit_rows(memory_size),
         permutation=torch.randperm(memory_size, generator=generator),
@@ -64,11 +64,17 @@ def ours(inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """Loss and gradient as the paper writes them: whole logit matrices in blocks, a cross-entropy for each pair."""
+    """Loss and gradient of `plain_loss`."""
+    loss = plain_loss(inputs, student_temp=STUDENT_TEMP, teacher_temp=TEACHER_TEMP)
+    return loss.detach(), torch.autograd.grad(loss, inputs.student)[0]
+
+
+def plain_loss(inputs: Inputs, *, student_temp: float, teacher_temp: float) -> Tensor:
+    """The loss as the paper writes it: whole logit matrices in blocks, a cross-entropy for each pair."""
     num_images = len(inputs.teacher) // 2
     logits_NK, targets_GK = (
         (rows_RD @ inputs.memory.T / temperature)[:, inputs.permutation]
-        for rows_RD, temperature in ((inputs.student, STUDENT_TEMP), (inputs.teacher, TEACHER_TEMP))
+        for rows_RD, temperature in ((inputs.student, student_temp), (inputs.teacher, teacher_temp))
     )
     student_views = [blocks_BPS(view_BK, inputs) for view_BK in torch.split(logits_NK, num_images)]
     teacher_views = [blocks_BPS(view_BK, inputs).softmax(2) for view_BK in torch.split(targets_GK, num_images)]
@@ -78,8 +84,7 @@ def plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
         for i, student_BPS in enumerate(student_views)
         if i != j
     ]
-    loss = torch.stack(losses).mean()
-    return loss.detach(), torch.autograd.grad(loss, inputs.student)[0]
+    return torch.stack(losses).mean()
 
 
 def blocks_BPS(view_BK: Tensor, inputs: Inputs) -> Tensor:

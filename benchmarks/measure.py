@@ -55,6 +55,7 @@ class Comparison:
         bars: what the ratios should keep to.
         peak_mb: by call, the most memory over what was resident before it.
         notes: agreement of results, rates, whatever the ratios do not tell.
+        checks: bars that are no ratio of two calls: what was found beside its bar, and whether it is kept.
     """
 
     what: str
@@ -62,6 +63,7 @@ class Comparison:
     bars: tuple[Bar, ...] = ()
     peak_mb: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    checks: tuple[tuple[str, bool], ...] = ()
 
     def ratio(self, call: str) -> float:
         """Returns (median time of `call`) / (median time of ours): above 1, ours is faster."""
@@ -77,12 +79,21 @@ class Comparison:
         measured = self.measured(bar)
         return measured >= bar.ratio if bar.kind == "faster" else measured <= bar.ratio
 
+    def judged(self) -> list[tuple[str, bool]]:
+        """Returns every bar in words, with what was found, and whether it is kept."""
+        words = {"faster": "at least {} × as fast as {}", "at_most": "at most {} × the time of {}"}
+        bars = [
+            (f"{words[bar.kind].format(f'{bar.ratio:g}', bar.call)}: {self.measured(bar):.2f}", self.kept(bar))
+            for bar in self.bars
+        ]
+        return [*bars, *self.checks]
+
     def as_json(self) -> dict[str, Any]:
         """Returns everything, with the ratios, for a file."""
         return {
             **asdict(self),
             "ratios": {call: self.ratio(call) for call in self.times if call != "ours"},
-            "kept": {bar.call: self.kept(bar) for bar in self.bars},
+            "judged": [{"bar": words, "kept": kept} for words, kept in self.judged()],
         }
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scaling
+from benchmarks import gpu, scaling
+from benchmarks.__main__ import _section, page, table
+from benchmarks.measure import Bar, Comparison, Times
 from massl_bench.specs.registry import Registry
 
 ROOT = Path(__file__).parents[1]
@@ -24,17 +26,8 @@ def benchmarks(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_what_there_is() -> None:
     listed = [line.split()[0] for line in benchmarks().stdout.splitlines()]
-    assert {
-        "knn",
-        "linear",
-        "retrieval",
-        "massl_objective",
-        "views",
-        "extraction",
-        "startup",
-        "growth",
-        "host_rates",
-    } <= set(listed)
+    assert {"knn", "linear", "retrieval", "massl_objective", "carp_objective", "training_step"} <= set(listed)
+    assert {"views", "extraction", "suite", "few_shot_svm", "startup", "growth", "host_rates", "gpu"} <= set(listed)
 
 
 def test_the_page_on_scale_is_what_the_model_gives() -> None:
@@ -67,7 +60,7 @@ def test_the_model_of_scale() -> None:
 def test_one_that_is_not_there() -> None:
     done = benchmarks("knm")
     assert done.returncode == 2
-    assert "no benchmark 'knm'; there are extraction, few_shot_svm," in done.stderr
+    assert "no benchmark 'knm'; there are carp_objective, extraction, few_shot_svm," in done.stderr
 
 
 @pytest.mark.slow
@@ -79,5 +72,32 @@ def test_one_runs_and_becomes_a_page(tmp_path: Path) -> None:
     (knn,) = record["benchmarks"]["knn"]
     assert knn["ratios"]["published loop"] > 0
     assert record["machine"]["threads"] >= 1
-    page = benchmarks("page", tmp_path / "x.json").stdout
-    assert "| `knn`: 2,000 × 384, 500 queries, k = 10, 20, 100, 200 " in page
+    shown = benchmarks("page", tmp_path / "x.json").stdout
+    assert "| `knn`: 2,000 × 384, 500 queries, k = 10, 20, 100, 200 " in shown
+
+
+def test_the_page_is_that_of_the_records() -> None:
+    """`python -m benchmarks page benchmarks/records/*.json > docs/performance.md` after a record was added."""
+    files = sorted((ROOT / "benchmarks" / "records").glob("*.json"))
+    assert (ROOT / "docs" / "performance.md").read_text(encoding="utf-8") == page(files)
+
+
+def test_a_missed_bar_is_shown() -> None:
+    times = {"ours": Times(seconds=(2.0, 2.2, 2.1)), "theirs": Times(seconds=(1.0, 1.0, 1.0))}
+    compared = Comparison(what="x", times=times, bars=(Bar(call="theirs", ratio=1.5),), checks=(("y: 3", True),))
+    assert compared.judged() == [("at most 1.5 × the time of theirs: 2.10", False), ("y: 3", True)]
+    shown = "\n".join(_section("name", compared.as_json()))
+    assert "- **missed**: at most 1.5 × the time of theirs: 2.10" in shown
+    assert "| theirs " in shown
+    assert "- kept: y: 3" in shown
+    assert "MISSED  at most 1.5" in table([compared], quick=False)
+    assert "MISSED" not in table([compared], quick=True)
+
+
+def test_what_a_card_will_be_asked_runs_on_a_cpu() -> None:
+    """The small sizes of `python -m benchmarks gpu`, whose times nobody judges here."""
+    found = gpu.run(quick=True, device="cpu")
+    assert [each.what.split(",")[0].split(" of ")[0] for each in found] == [
+        *("objective", "whole step", "whole step", "views", "whole step", "k-NN", "linear")
+    ]
+    assert [kept for words, kept in found[0].judged() if words.startswith("gradient")] == [True]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,12 +84,16 @@ def pretrain(
         RequestError: The data or an earlier run do not fit the configuration; before any work.
         CellError: The training stopped, or something could not be written.
     """
+    import torch
+
+    from massl_bench.pretrain.compute import settled
     from massl_bench.pretrain.distributed import after_first_rank
     from massl_bench.pretrain.export import check_names, export_model
     from massl_bench.pretrain.loop.state import initial_network
     from massl_bench.pretrain.loop.trainer import TrainingJob, train
 
-    config = request.config
+    config = settled(request.config, torch.device(device))
+    request = replace(request, config=config)
     check_names(request.models, request.weights_dir)
     after_first_rank(lambda: _check_machine(request, device) if rank == 0 else None)
     # The first rank downloads, converts and hashes what is not there yet.
@@ -133,6 +137,8 @@ def _check_machine(request: PretrainRequest, device: str) -> None:
     check_loading(request.config, **ranks)
     fit = memory_fit(request.config, device=device, **ranks)
     say(f"memory: {fit}")
+    if request.config.compute.compile:
+        say("compile: the first steps write kernels for both sizes of views, which takes a minute or two")
     if not request.force:
         check_fit(fit, request.config, **ranks)
 
@@ -142,6 +148,7 @@ class PretrainPlan:
     """What a pretraining would do on this machine, and need.
 
     Attributes:
+        config: with what `auto` means on the device.
         images: that are trained on.
         steps: of the whole training.
         fit: what it needs of the device's memory, and what is there.
@@ -150,6 +157,7 @@ class PretrainPlan:
         seconds: of the whole training.
     """
 
+    config: PretrainConfig
     images: int
     steps: int
     fit: Fit
@@ -164,6 +172,9 @@ def plan_pretraining(request: PretrainRequest, registry: Registry, *, device: st
     Raises:
         RequestError: As `pretrain`.
     """
+    import torch
+
+    from massl_bench.pretrain.compute import settled
     from massl_bench.pretrain.data.loading import divide
     from massl_bench.pretrain.export import check_names
     from massl_bench.pretrain.loop.estimate import (
@@ -176,7 +187,7 @@ def plan_pretraining(request: PretrainRequest, registry: Registry, *, device: st
     )
 
     device = resolve_device(device)
-    config = request.config
+    config = settled(request.config, torch.device(device))
     check_names(request.models, request.weights_dir)
     spec = registry.dataset(request.dataset) if request.dataset in registry.datasets else None
     size = spec.splits["train"].size if spec is not None and "train" in spec.splits else None
@@ -196,6 +207,7 @@ def plan_pretraining(request: PretrainRequest, registry: Registry, *, device: st
     views_s = seconds_of_views(config, split) if split is not None else None
     steps = config.epochs * shares.steps_per_epoch
     return PretrainPlan(
+        config=config,
         images=images,
         steps=steps,
         fit=fit,

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from massl_bench.cli.benchmark import benchmark_app
 from massl_bench.cli.cache import cache_app
 from massl_bench.cli.compare import compare
 from massl_bench.cli.datasets import datasets_app
@@ -55,6 +56,7 @@ app.command(epilog="Example: massl-bench doctor")(doctor)
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(weights_app, name="weights")
 app.add_typer(cache_app, name="cache")
+app.add_typer(benchmark_app, name="benchmark")
 
 
 def main() -> None:

@@ -112,7 +112,7 @@ def pretrain(
         data=DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline),
     )
     if dry_run:
-        _print_plan(request, plan_pretraining(request, registry, device=device), as_json=as_json)
+        _print_plan(plan_pretraining(request, registry, device=device), as_json=as_json)
         return
     with (
         _process_group(device) as (rank, rank_device),
@@ -206,9 +206,9 @@ def _end_with_failures(outcomes: Sequence[Outcome], suite: str | None) -> None:
         raise CellError(f"{len(failed)} of {len(outcomes)} cells failed; massl-bench run --suite {suite} repeats them")
 
 
-def _print_plan(request: PretrainRequest, plan: PretrainPlan, *, as_json: bool) -> None:
+def _print_plan(plan: PretrainPlan, *, as_json: bool) -> None:
     """Prints what a training would do and need."""
-    config, hours = request.config.model_dump(mode="json", exclude_none=True), plan.seconds / 3600
+    config, hours = plan.config.model_dump(mode="json", exclude_none=True), plan.seconds / 3600
     needed = None if plan.fit.unknown else plan.fit.needed
     if as_json:
         memory = {"memory_bytes": needed, "free_bytes": plan.fit.free}
@@ -220,7 +220,7 @@ def _print_plan(request: PretrainRequest, plan: PretrainPlan, *, as_json: bool) 
     for key, value in flat(config).items():
         show(f"{key}: {value}")
     show(
-        f"steps: {plan.steps:,} of {request.config.batch_size:,} images, in {request.config.epochs:,} epochs of "
+        f"steps: {plan.steps:,} of {plan.config.batch_size:,} images, in {plan.config.epochs:,} epochs of "
         f"{plan.images:,} images"
     )
     show(f"memory: {plan.fit}")

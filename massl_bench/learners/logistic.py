@@ -24,6 +24,9 @@ from massl_bench.learners.principal_axes import ROWS, Axes, Coordinates, Rows, p
 _LOGITS = 1 << 20
 """Logits of all problems that are held at a time: they stay in the processor's cache."""
 
+_DEVICE_LOGITS = 1 << 27
+"""The same on a GPU, 512 MB: its products want rows by the thousand, and each of them is a launch."""
+
 _HISTORY = 10
 """M, as in scikit-learn's (SciPy's) L-BFGS."""
 
@@ -146,7 +149,8 @@ class _Loss:
         weights, bias = theta_RKP[:-1], theta_RKP[-1]
         loss_P = torch.zeros(problems, dtype=torch.float64, device=theta_PRK.device)
         gradient = torch.zeros_like(theta_RKP)
-        rows = max(64, min(ROWS, _LOGITS // (classes * problems)))
+        at_once, most = (_LOGITS, ROWS) if theta_PRK.device.type == "cpu" else (_DEVICE_LOGITS, count)
+        rows = max(64, min(most, at_once // (classes * problems)))
         for chosen, chunk_nR in self._coordinates.pieces(rows):
             logits_nKP = torch.addmm(bias, chunk_nR, weights).view(-1, classes, problems)
             residual_nKP = self._residual(logits_nKP, self._targets[chosen], loss_P)

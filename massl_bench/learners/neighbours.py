@@ -91,11 +91,13 @@ def cosine_neighbours(
         np.full((len(queries_QD), wanted), -1, dtype=np.int64),
     )
     on_cpu = backend.name == "faiss-cpu"
+    # FAISS takes rows from here; torch brings them to length where it searches.
+    prepared = (lambda rows_nD: rows_nD) if _in_torch(backend, wanted) else unit_rows
     chunk = _DATABASE_CHUNK_BYTES if on_cpu else _DEVICE_CHUNK_BYTES
     for rows in _even_pieces(num_rows, max(wanted, chunk // (4 * database_ND.shape[1]))):
-        piece_MD = unit_rows(database_ND[rows])
+        piece_MD = prepared(database_ND[rows])
         for chosen, queries_qD in pieces(queries_QD, _ROWS_TOGETHER if on_cpu else len(queries_QD)):
-            found = _search(unit_rows(queries_qD), piece_MD, min(wanted, len(piece_MD)), backend)
+            found = _search(prepared(queries_qD), piece_MD, min(wanted, len(piece_MD)), backend, wanted)
             found.indices_QK[found.indices_QK >= 0] += rows.start
             _merge(best, chosen, found)
         let_go(database_ND)
@@ -181,11 +183,19 @@ def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit_ND
 
 
+def _in_torch(backend: SearchBackend, wanted: int) -> bool:
+    """Tells whether torch searches, for want of another, or of another that finds so many neighbours."""
+    return backend.name == "torch" or (backend.name == "faiss-gpu" and wanted > FAISS_GPU_MAX_K)
+
+
 def _search(
-    queries_QD: NDArray[np.float32], rows_MD: NDArray[np.float32], k: int, backend: SearchBackend
+    queries_QD: NDArray[np.float32], rows_MD: NDArray[np.float32], k: int, backend: SearchBackend, wanted: int
 ) -> Neighbours:
-    """Returns the k best of unit rows, ordered by similarity; the order and choice among equals are not defined."""
-    if backend.name == "torch" or (backend.name == "faiss-gpu" and k > FAISS_GPU_MAX_K):
+    """Returns the k best of rows, ordered by similarity; the order and choice among equals are not defined.
+
+    The rows are of unit length, but for torch, which makes them so.
+    """
+    if _in_torch(backend, wanted):
         return _search_torch(queries_QD, rows_MD, k, backend.device)
     if backend.name == "faiss-gpu":
         import torch  # before faiss: the other order has been seen to crash
@@ -207,7 +217,15 @@ def _search(
 def _search_torch(queries_QD: NDArray[np.float32], rows_MD: NDArray[np.float32], k: int, device: str) -> Neighbours:
     import torch
 
-    rows = torch.from_numpy(rows_MD).to(device)
+    def unit(rows_nD: NDArray[np.float32]) -> torch.Tensor:
+        found_nD = torch.from_numpy(np.array(rows_nD, dtype=np.float32)).to(device)
+        # Divided by the largest entry first, so that squares stay in range; rows of zeros stay zeros.
+        for order in (torch.inf, 2):
+            length_n1 = torch.linalg.vector_norm(found_nD, order, dim=1, keepdim=True)
+            found_nD.div_(torch.where(length_n1 == 0, 1.0, length_n1))
+        return found_nD
+
+    rows = unit(rows_MD)
     similarities_QK = np.empty((len(queries_QD), k), dtype=np.float32)
     indices_QK = np.empty((len(queries_QD), k), dtype=np.int64)
     chunk = max(1, _SIMILARITY_CHUNK_BYTES // (4 * len(rows_MD)))
@@ -216,7 +234,7 @@ def _search_torch(queries_QD: NDArray[np.float32], rows_MD: NDArray[np.float32],
     try:
         for start in range(0, len(queries_QD), chunk):
             piece = slice(start, start + chunk)
-            values, indices = torch.topk(torch.from_numpy(queries_QD[piece]).to(device) @ rows.T, k, dim=1)
+            values, indices = torch.topk(unit(queries_QD[piece]) @ rows.T, k, dim=1)
             similarities_QK[piece], indices_QK[piece] = values.cpu().numpy(), indices.cpu().numpy()
     finally:
         torch.set_float32_matmul_precision(precision)

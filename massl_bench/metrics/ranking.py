@@ -75,16 +75,18 @@ def micro_average_precision(
     # How often each resample holds each query. Single precision is enough for the resamples, and twice as fast.
     key = key_of_resamples(rng, resamples, has_original_Q)
     weights_RQ = rng.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float32)
-    at_least_T = np.zeros(num_thresholds, dtype=np.int64)
-    at_least_RT = np.zeros((resamples, num_thresholds), dtype=np.float32)
+    first_at_T = np.zeros(num_thresholds, dtype=np.int64)
+    first_at_RT = np.zeros((resamples, num_thresholds), dtype=np.float32)
     for chosen, scores_qN in _in_blocks(all_scores, num_thresholds):
         # The first threshold that each score reaches; it reaches all after it, too.
         first_qN = num_thresholds - np.searchsorted(thresholds_T[::-1], scores_qN, side="right")
         first_qN += (num_thresholds + 1) * np.arange(len(scores_qN))[:, None]
         pairs = np.bincount(first_qN.ravel(), minlength=len(scores_qN) * (num_thresholds + 1))
-        pairs_qT = np.cumsum(pairs.reshape(len(scores_qN), -1)[:, :-1], axis=1, dtype=np.float32)
-        at_least_T += pairs_qT.sum(axis=0, dtype=np.float64).astype(np.int64)
-        at_least_RT += weights_RQ[:, chosen] @ pairs_qT
+        pairs_qT = pairs.reshape(len(scores_qN), -1)[:, :-1]
+        first_at_T += pairs_qT.sum(axis=0)
+        first_at_RT += weights_RQ[:, chosen] @ pairs_qT.astype(np.float32)
+    at_least_T = np.cumsum(first_at_T)
+    at_least_RT = np.cumsum(first_at_RT, axis=1, dtype=np.float64).astype(np.float32)
     value = float(_micro_areas(true_T, at_least_T))
     true_RT = np.add.reduceat(weights_RQ[:, true_P], first_T, axis=1)
     draws = _micro_areas(true_RT, at_least_RT)[true_RT.any(axis=1)].astype(np.float64)

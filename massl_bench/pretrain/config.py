@@ -165,8 +165,13 @@ class ComputeConfig(StrictModel):
 
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     """Of the networks, on any device; `auto`: bf16 where a GPU has it, else fp16 on a GPU, and fp32 on the CPU."""
+    objective: Literal["auto", "attention", "float32"] = "auto"
+    """How the method's loss multiplies: `attention`: in float16 by fused kernels; `auto`: so for half precision on a
+    GPU where the method can, and else `float32` (on a CPU float16 is the slower of the two)."""
     channels_last: bool
-    compile: bool
+    compile: bool | Literal["auto"]
+    """Whether torch.compile fuses the backbones' kernels, which costs a minute or two at the start; `auto`: for a ViT
+    on a GPU."""
     gradient_checkpointing: bool
     accumulation: int = Field(ge=1)
     """Pieces that a rank's share of the batch is computed in. BatchNorm and terms over a whole batch see one alone."""

@@ -73,6 +73,8 @@ def checked_config(content: Mapping[str, Any], where: str) -> PretrainConfig:
         rest = {key: value for key, value in content.items() if key != name}
         config = PretrainConfig.model_validate({**rest, "parameters": parameters})
         method.check(config)
+        if config.compute.objective == "attention" and (problem := method.attention_problem(config)):
+            raise ValueError(f"compute.objective: attention, but {problem}; give float32 or auto")
     except ValidationError as error:
         problem = first_problem(error)
         if problem == "batch_size: is missing":

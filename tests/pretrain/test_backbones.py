@@ -62,3 +62,19 @@ def test_a_vit_behind_a_resnet_is_refused() -> None:
     config = BackboneConfig(arch="vit_tiny_r_s16_p8_224", drop_path=0.0, init="timm")
     with pytest.raises(RequestError, match="vit_tiny_r_s16_p8_224 cuts no patches out of images, but has a Hybrid"):
         build_backbone(config, 32, 0.0)
+
+
+def test_patches_by_a_matrix_product_are_the_convolution() -> None:
+    """In training the embedding is a product over pixels: the convolution's numbers, and its gradients."""
+    embed = MasslVisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=1, num_heads=1).patch_embed
+    images = torch.rand(2, 3, 35, 33, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for training in (True, False):
+        embed.train(training)
+        embed.zero_grad()
+        patches = embed(images)
+        patches.square().sum().backward()
+        found[training] = patches.detach(), embed.proj.weight.grad.clone(), embed.proj.bias.grad.clone()
+    assert found[True][0].shape == (2, 4, 4, 64)
+    for one, other in zip(found[True], found[False], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.massl_objective import make_inputs
 from massl_bench.pretrain import carp_objective, massl_objective
+from massl_bench.pretrain.backbones import build_backbone
 from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages
 from massl_bench.pretrain.loop import trainer
@@ -71,6 +73,7 @@ def test_golden_carp_objective(golden: Callable[[str], dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     "setting",
     [
+        "compute.objective=attention",
         "compute.accumulation=1",
         "compute.accumulation=4",
         "compute.channels_last=true",
@@ -100,7 +103,7 @@ def test_views_forward_and_backward_do_not_wait_for_the_device(method: str) -> N
             torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
             place = Step(number=step, seed=config.seed, numbers=rates_at(step, config, steps_per_epoch=3).of_method)
             state.method.begin(place)
-            trainer._forward_backward(config, state, state.student, iter([batch]), place)
+            trainer.forward_backward(config, state, state.student, iter([batch]), place)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -140,3 +143,51 @@ def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
     CheckpointFolder(tmp_path / "cut", 1).path(STEPS).unlink()
     assert run(tmp_path / "cut", config, STEPS, device=GPU, resume=True).step == STEPS
     assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
+
+
+def test_golden_massl_objective_by_attention(golden: Callable[[str], dict[str, Any]]) -> None:
+    """float16 on few rows: a thousandth of the gradient, where a training's sizes keep to half of it."""
+    arrays = on_gpu(golden("massl_objective.npz"))
+    student = arrays["student"].requires_grad_()
+    loss = massl_objective(
+        student,
+        *(arrays[name] for name in ("teacher", "memory", "permutation")),
+        **{name: arrays[name] for name in ("block_size", "student_temp", "teacher_temp")},
+        by_attention=True,
+    )
+    loss.backward()
+    assert loss.item() == pytest.approx(arrays["loss"], rel=1e-4)
+    assert (student.grad - arrays["grad_student"]).norm() <= 2e-3 * arrays["grad_student"].norm()
+
+
+def test_attention_over_the_memory_at_the_published_size() -> None:
+    """B = 128, V = 12, K = 131,072: within the bars of float32, and at most 150 MB over the inputs."""
+    inputs = make_inputs(128, 131_072, 16_384)
+    student = inputs.student.detach().to(GPU).requires_grad_()
+    rest = [each.to(GPU) for each in (inputs.teacher, inputs.memory, inputs.permutation)]
+    found = {}
+    for by_attention in (False, True):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        loss = massl_objective(
+            student, *rest, block_size=16_384, student_temp=0.1, teacher_temp=0.07, by_attention=by_attention
+        )
+        (gradient,) = torch.autograd.grad(loss, student)
+        found[by_attention] = loss.item(), gradient, torch.cuda.max_memory_allocated() - before
+    (exact, exact_gradient, _), (loss_of_half, gradient_of_half, memory) = found[False], found[True]
+    assert loss_of_half == pytest.approx(exact, rel=1e-5)
+    assert (gradient_of_half - exact_gradient).norm() <= 5e-4 * exact_gradient.norm()
+    assert memory <= 150e6
+
+
+def test_half_precision_takes_attention_and_says_so(tmp_path: Path) -> None:
+    run(tmp_path, load_config("tiny-digits", [*WHOLE_IMAGES, "compute.precision=bf16"]), STEPS, device=GPU)
+    kept = CheckpointFolder(tmp_path, 1).load(STEPS)["config"]["compute"]
+    assert (kept["objective"], kept["precision"]) == ("attention", "bf16")
+
+
+def test_patches_by_a_matrix_product_are_the_convolution() -> None:
+    network = build_backbone(load_config("massl-vits16-800ep").backbone, 224, 0.0).patch_embed
+    images = torch.rand(3, 3, 230, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(images), network.to(GPU)(images.to(GPU)).cpu(), rtol=1e-4, atol=1e-5)

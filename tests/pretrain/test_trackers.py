@@ -47,7 +47,7 @@ def test_tensorboard_shows_the_log(tmp_path: Path) -> None:
     events.Reload()
     lines = read_log(tmp_path)
     assert [line["step"] for line in lines] == list(range(10))
-    assert set(events.Tags()["scalars"]) == {"loss", "knn", "images_per_s"}
+    assert set(events.Tags()["scalars"]) == {"loss", "knn", "images_per_s", "waiting"}
     for name in events.Tags()["scalars"]:
         drawn = [(event.step, None if math.isnan(event.value) else event.value) for event in events.Scalars(name)]
         # TensorBoard keeps float32.

@@ -28,14 +28,22 @@ class WholePatches(PatchEmbed):
     """A patch embedding that leaves out what exceeds the last whole patch, at the right and below.
 
     So does the strided convolution of the official code; timm refuses such sizes.
+
+    In training and on a GPU it is one matrix product over the patches' pixels, with the convolution's own weights:
+    cuDNN has poor kernels for strides as wide as patches. Elsewhere it stays the convolution, to keep its last digits.
     """
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = self.patch_size
-        height, width = x.shape[-2] // rows * rows, x.shape[-1] // columns * columns
-        patches: Tensor = super().forward(x[..., :height, :width])  # type: ignore[no-untyped-call]
-        return patches
+        height, width = x.shape[-2] // rows, x.shape[-1] // columns
+        x = x[..., : height * rows, : width * columns]
+        if not (self.training or x.is_cuda) or self.flatten:
+            patches: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return patches
+        pixels = x.reshape(*x.shape[:2], height, rows, width, columns).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        normalised: Tensor = self.norm(functional.linear(pixels, self.proj.weight.flatten(1), self.proj.bias))
+        return normalised
 
 
 class OfficialVisionTransformer(VisionTransformer):

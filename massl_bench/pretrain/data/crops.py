@@ -9,7 +9,7 @@ Shapes: B images, V views of one size, N = V·B crops (view-major), S side of a 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from massl_bench.core.errors import MasslBenchError
 from massl_bench.datasets import EncodedImage, ImageSplit, Unreadable, open_image
 from massl_bench.datasets.images.crops import UNIFORMS, crop_boxes
 from massl_bench.datasets.images.decoding import turn_of
+from massl_bench.datasets.images.integrity import JPEG_START
 from massl_bench.pretrain.config import ViewsConfig
+from massl_bench.pretrain.data.resampling import LARGEST_SIDE, resize_crops
 from massl_bench.pretrain.data.views import Photometric, draw_photometric
 from massl_bench.pretrain.seeds import seeded_generator
 
@@ -77,78 +79,113 @@ class MultiCropImages(Dataset[Any]):
     def __getitem__(self, request: BatchRequest) -> HostBatch:
         """Returns the views of one piece of a batch."""
         generator = seeded_generator(self._seed, "views", self._rank, request.step, request.piece)
-        crops = self._views.crops
+        crops, count = self._views.crops, len(request.indices)
         sizes = [crop.size for crop in crops]
-        uniform_VB = torch.rand(len(crops), len(request.indices), UNIFORMS, generator=generator).double().numpy()
-        pixels = [torch.empty(len(request.indices), 3, size, size, dtype=torch.uint8) for size in sizes]
+        uniform_VBU = torch.rand(len(crops), count, UNIFORMS, generator=generator).double().numpy()
+        pixels = [torch.empty(count, 3, size, size, dtype=torch.uint8) for size in sizes]
+        small: dict[tuple[int, ...], list[tuple[int, NDArray[np.uint8]]]] = {}
         try:
             images = self._split.encoded(request.indices)
         except (OSError, MemoryError, MasslBenchError) as error:  # of the file that holds them
             return HostBatch([], f"{self._split.locate(request.indices[0])}: {Unreadable.of(error).what}")
         for row, encoded in enumerate(images):
             try:
-                _cut(self._split, encoded, self._views, uniform_VB[:, row], [view[row] for view in pixels])
+                decoded = _decode(self._split, encoded, self._views, uniform_VBU[:, row])
+                if max(*decoded.pixels_HW3.shape[:2], *sizes) <= LARGEST_SIDE:
+                    small.setdefault(decoded.pixels_HW3.shape, []).append((row, decoded.pixels_HW3))
+                else:
+                    _cut(decoded, [view[row] for view in pixels])
             except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
                 return HostBatch([], f"{self._split.locate(request.indices[row])}: {Unreadable.of(error).what}")
+        for alike in small.values():
+            rows = np.array([row for row, _ in alike])
+            _cut_together(np.stack([image for _, image in alike]), self._views, uniform_VBU[:, rows], rows, pixels)
         groups = []
         for size in dict.fromkeys(sizes):
             members = [view for view, each in enumerate(sizes) if each == size]
-            photometric = [
-                draw_photometric(self._views, crops[view], len(request.indices), generator) for view in members
-            ]
+            photometric = [draw_photometric(self._views, crops[view], count, generator) for view in members]
             groups.append(
                 CropGroup(torch.cat([pixels[view] for view in members]), Photometric.cat(photometric), len(members))
             )
         return HostBatch(groups)
 
 
-def _cut(
-    split: ImageSplit,
-    encoded: EncodedImage,
-    views: ViewsConfig,
-    uniform_VU: NDArray[np.float64],
-    out: Sequence[Tensor],
-) -> None:
+@dataclass(frozen=True)
+class _Decoded:
+    """An image, and the boxes of its views.
+
+    Attributes:
+        pixels_HW3: maybe at a reduced size.
+        boxes_V4: in these pixels, made when they are asked for: of small images, all are made together.
+    """
+
+    pixels_HW3: NDArray[np.uint8]
+    boxes_V4: Callable[[], NDArray[np.int64]]
+
+
+def _cut(decoded: _Decoded, out: Sequence[Tensor]) -> None:
     """Fills one image's views, each uint8 [3, S, S]."""
-    scales_V2 = np.array([crop.scale for crop in views.crops])
-    if isinstance(encoded, (bytes, Path)):
-        pixels_HW3, boxes_V4 = _decode(split, encoded, views, scales_V2, uniform_VU)
-    else:
-        pixels_HW3 = encoded if isinstance(encoded, np.ndarray) else np.asarray(split.decode(encoded))
-        boxes_V4 = crop_boxes(pixels_HW3.shape[1], pixels_HW3.shape[0], scales_V2, views.ratio, uniform_VU)
-    image_3HW = torch.from_numpy(np.array(pixels_HW3)).permute(2, 0, 1)
-    for view, (left, top, width, height) in zip(out, boxes_V4.tolist(), strict=True):
+    image_3HW = torch.from_numpy(np.array(decoded.pixels_HW3)).permute(2, 0, 1)
+    for view, (left, top, width, height) in zip(out, decoded.boxes_V4().tolist(), strict=True):
         crop = image_3HW[None, :, top : top + height, left : left + width]
         # PIL's antialiased bicubic filter in fixed point, three times as fast as PIL; values differ by two at most.
         size = (view.shape[-2], view.shape[-1])
         view.copy_(functional.interpolate(crop, size=size, mode="bicubic", antialias=True)[0])
 
 
-def _decode(
-    split: ImageSplit,
-    encoded: bytes | Path,
+def _cut_together(
+    images_NHW3: NDArray[np.uint8],
     views: ViewsConfig,
-    scales_V2: NDArray[np.float64],
-    uniform_VU: NDArray[np.float64],
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Returns the pixels [H, W, 3] of a file and the boxes in them, decoded at reduced size where that loses nothing.
+    uniform_VNU: NDArray[np.float64],
+    rows_N: NDArray[np.int64],
+    out: Sequence[Tensor],
+) -> None:
+    """Fills the views of small images of one size: the same bytes as one after the other, and few calls."""
+    num_views, count, _ = uniform_VNU.shape
+    scales_x2 = np.repeat(_scales(views), count, axis=0)
+    height, width = images_NHW3.shape[1:3]
+    boxes_x4 = crop_boxes(width, height, scales_x2, views.ratio, uniform_VNU.reshape(num_views * count, -1))
+    boxes_VN4, rows = boxes_x4.reshape(num_views, count, 4), torch.from_numpy(rows_N)
+    for size in {view.shape[-1] for view in out}:
+        members = [number for number, view in enumerate(out) if view.shape[-1] == size]
+        for number, resized in zip(members, resize_crops(images_NHW3, boxes_VN4[members], size), strict=True):
+            out[number][rows] = resized
+
+
+def _scales(views: ViewsConfig) -> NDArray[np.float64]:
+    return np.array([crop.scale for crop in views.crops])
+
+
+def _decode(split: ImageSplit, encoded: EncodedImage, views: ViewsConfig, uniform_VU: NDArray[np.float64]) -> _Decoded:
+    """Returns an image with the boxes of its views, decoded at reduced size where that loses nothing.
 
     A JPEG decoder can leave out high frequencies and return the image at a half, a quarter or an eighth; it is asked to
     as long as every crop is still at least as large as its view.
     """
+
+    def boxes_in(width: int, height: int) -> NDArray[np.int64]:
+        return crop_boxes(width, height, _scales(views), views.ratio, uniform_VU)
+
+    def whole(pixels_HW3: NDArray[np.uint8]) -> _Decoded:
+        return _Decoded(pixels_HW3, lambda: boxes_in(pixels_HW3.shape[1], pixels_HW3.shape[0]))
+
+    if not isinstance(encoded, (bytes, Path)):
+        return whole(encoded if isinstance(encoded, np.ndarray) else np.asarray(split.decode(encoded)))
+    if isinstance(encoded, bytes) and not encoded.startswith(JPEG_START):
+        return whole(np.asarray(split.decode(encoded)))
     with open_image(encoded, split.decoding) as image:
-        if split.decoding.upright and turn_of(image) is not None:
-            upright_HW3 = np.asarray(split.decode(encoded))
-            sides = upright_HW3.shape[1], upright_HW3.shape[0]
-            return upright_HW3, crop_boxes(*sides, scales_V2, views.ratio, uniform_VU)
         width, height = image.size
-        boxes_V4 = crop_boxes(width, height, scales_V2, views.ratio, uniform_VU)
+        turned = split.decoding.upright and turn_of(image) is not None
+        if turned or image.format != "JPEG" or min(width, height) < 2 * max(crop.size for crop in views.crops):
+            return whole(np.asarray(split.decode(encoded)))
+        boxes_V4 = boxes_in(width, height)
         sizes_V = np.array([crop.size for crop in views.crops])
         smallest = float((boxes_V4[:, 2:].min(1) / sizes_V).min())
-        if image.format != "JPEG" or smallest < 2:
-            return np.asarray(split.decode(encoded)), boxes_V4
+        if smallest < 2:
+            return _Decoded(np.asarray(split.decode(encoded)), lambda: boxes_V4)
         reduction = 1 << min(3, int(math.log2(smallest)))
         image.draft("RGB", (math.ceil(width / reduction), math.ceil(height / reduction)))
         pixels_HW3 = np.asarray(image.convert("RGB"))
     factors_4 = np.tile([pixels_HW3.shape[1] / width, pixels_HW3.shape[0] / height], 2)
-    return pixels_HW3, np.maximum(np.rint(boxes_V4 * factors_4).astype(np.int64), [0, 0, 1, 1])
+    reduced_V4 = np.maximum(np.rint(boxes_V4 * factors_4).astype(np.int64), [0, 0, 1, 1])
+    return _Decoded(pixels_HW3, lambda: reduced_V4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -106,14 +107,16 @@ class StepRequests(Sampler[BatchRequest]):
                 yield BatchRequest(step, piece, indices)
 
 
-def load_batches(
-    images: MultiCropImages, requests: StepRequests, *, workers: int, pin_memory: bool
-) -> Iterator[HostBatch]:
-    """Yields the crops of all requests, in order, prepared ahead by worker processes where there are any.
+def load_batches(images: MultiCropImages, requests: StepRequests, *, workers: int, pin_memory: bool) -> Watched:
+    """Returns the crops of all requests, in order, prepared ahead by worker processes where there are any.
 
     Raises:
-        CellError: An image is damaged; the text says which.
+        CellError: An image is damaged; the text says which. When its batch is taken.
     """
+    return Watched(_batches(images, requests, workers=workers, pin_memory=pin_memory))
+
+
+def _batches(images: MultiCropImages, requests: StepRequests, *, workers: int, pin_memory: bool) -> Iterator[HostBatch]:
     loader: DataLoader[Any] = DataLoader(
         images,
         sampler=requests,
@@ -131,6 +134,21 @@ def load_batches(
         if batch.problem is not None:
             raise CellError(batch.problem, remedy=f"repair or remove it, then go on with {asked('resume')}")
         yield batch
+
+
+class Watched(Iterator[HostBatch]):
+    """Batches, and for how long whoever takes them has waited, in seconds (`waited`)."""
+
+    def __init__(self, batches: Iterator[HostBatch]) -> None:
+        self._batches, self.waited = batches, 0.0
+
+    def __next__(self) -> HostBatch:
+        """Returns the next batch."""
+        start = time.monotonic()
+        try:
+            return next(self._batches)
+        finally:
+            self.waited += time.monotonic() - start
 
 
 def check_images(split: ImageSplit, config: PretrainConfig, where: str) -> None:

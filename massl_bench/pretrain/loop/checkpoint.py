@@ -233,10 +233,22 @@ def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapp
         {key: value for key, value in each.items() if key != "reference"} for each in (checkpoint["data"], data)
     )
     found = [f"data.{text}" for text in differences(before, now)]
-    found += differences(checkpoint["config"], config)
+    found += differences(_as_it_ran(checkpoint["config"], config), config)
     if found:
         text = f"written with another configuration: {'; '.join(found)}"
         raise RequestError(text, where=where, remedy=f"{asked('force')} accepts it")
+
+
+def _as_it_ran(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a checkpoint's configuration, with what files of before 0.2 do not tell.
+
+    They have `auto` where the device decided, which is taken for what it is now, and every objective was in float32.
+    """
+    compute = {"objective": "float32", **saved["compute"]}
+    return {
+        **saved,
+        "compute": {key: now["compute"][key] if value == "auto" else value for key, value in compute.items()},
+    }
 
 
 def official_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

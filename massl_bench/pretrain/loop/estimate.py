@@ -24,12 +24,15 @@ from massl_bench.core.errors import MasslBenchError, RequestError, one_line
 from massl_bench.core.wording import asked
 from massl_bench.datasets import ImageSplit
 from massl_bench.pretrain import methods
+from massl_bench.pretrain.compute import autocast_dtype, settled
 from massl_bench.pretrain.config import PretrainConfig, differences
 from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages
 from massl_bench.pretrain.data.loading import PREFETCHED
-from massl_bench.pretrain.loop.optimizers import set_hyperparameters, update_teacher
+from massl_bench.pretrain.data.sample import SampleImages
+from massl_bench.pretrain.loop.optimizers import clip_each_gradient, set_hyperparameters
 from massl_bench.pretrain.loop.sharding import blocks_of
-from massl_bench.pretrain.loop.state import autocast_dtype, build_network, initial_state, rates_at
+from massl_bench.pretrain.loop.state import build_network, initial_state, rates_at
+from massl_bench.pretrain.loop.trainer import forward_backward, move
 from massl_bench.pretrain.methods import Step
 from massl_bench.pretrain.network import MultiCropNetwork
 
@@ -77,6 +80,7 @@ def needed_memory(config: PretrainConfig, *, num_ranks: int, device: str) -> Mem
         RequestError: As for the networks.
         RuntimeError: A method does something that needs values.
     """
+    config = settled(config, torch.device(device))
     images = max(1, config.batch_size // (num_ranks * config.compute.accumulation))
     with torch.device("meta"):
         student, teacher = (build_network(config, student=each) for each in (True, False))
@@ -85,7 +89,7 @@ def needed_memory(config: PretrainConfig, *, num_ranks: int, device: str) -> Mem
         backbone: Any = student.backbone
         backbone.set_grad_checkpointing(True)
     method = methods.load(config.method)(config)
-    half = autocast_dtype(config.compute.precision, torch.device(device))
+    half = autocast_dtype(config)
     with FakeTensorMode(allow_non_fake_inputs=True), _Living() as living:
         for network in (student, teacher):
             network.train().to_empty(device="cpu")
@@ -265,7 +269,7 @@ class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def seconds_a_step(config: PretrainConfig, *, num_ranks: int, device: str) -> float:
-    """Returns how long a step will take on this rank's device, from steps with fewer images; views are not in it.
+    """Returns how long a step will take on this rank's device, from steps with fewer images; cutting is not in it.
 
     Args:
         config: of the pretraining.
@@ -293,27 +297,42 @@ def seconds_a_step(config: PretrainConfig, *, num_ranks: int, device: str) -> fl
 
 
 def _time_step(config: PretrainConfig, images: int, device: torch.device) -> float:
-    """Returns the seconds of the second of two steps with random views."""
+    """Returns the seconds of the second of two steps, with their views on the device."""
+    return time_steps(config, images, device, count=2)[-1]
+
+
+def time_steps(config: PretrainConfig, images: int, device: torch.device, *, count: int) -> list[float]:
+    """Returns the seconds of each of some steps as the trainer does them, but for cutting their views on the host.
+
+    Args:
+        config: of the pretraining; a step is one piece.
+        images: of a step.
+        device: that computes.
+        count: of steps; the first one also loads kernels, and writes them where they are compiled.
+    """
+    config = settled(config, device)
     state = initial_state(config, device)
-    views = [torch.rand(images, 3, crop.size, crop.size, device=device) for crop in config.views.crops]
+    views = MultiCropImages(SampleImages.like(config.views), config.views, seed=config.seed, rank=0)
+    batch = views[BatchRequest(0, 0, range(images))]
     rates = rates_at(0, config, 1)
     set_hyperparameters(state.optimizer, lr=0.0, weight_decay=0.0)
-    seconds = 0.0
-    for number in range(2):
+    seconds = []
+    for number in range(count):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         start = time.perf_counter()
         step = Step(number=number, seed=config.seed, numbers=rates.of_method)
-        state.method.begin(step)
-        with torch.autocast(device.type, dtype=state.autocast, enabled=state.autocast is not None):
-            outputs = state.method.forward(state.student, state.teacher, views, step)
-        torch.stack(list(state.method.loss(outputs, step).values())).sum().backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
-        update_teacher(state.teacher, state.student, 0.5)
+        state.method.begin(step)
+        computed = forward_backward(config, state, state.student, iter([batch]), step)
+        state.method.after_backward(state.student, step)
+        norms = clip_each_gradient(state.student.parameters(), config.optimiser.clip)
+        torch.stack([*computed.terms.values(), norms.sum()]).tolist()  # as the trainer waits
+        move(state, 0.5)
+        state.method.after_step(computed.kept)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - start
+        seconds.append(time.perf_counter() - start)
     return seconds
 
 

@@ -38,7 +38,7 @@ class TrainingLog:
 
     def __init__(self, folder: Path, config: PretrainConfig, *, num_steps: int, first_step: int, active: bool) -> None:
         self._path, self._num_steps, self._batch_size = folder / _NAME, num_steps, config.batch_size
-        self._active, self._last = active, (time.monotonic(), first_step)
+        self._active, self._last, self._waited = active, (time.monotonic(), first_step), 0.0
         self._trackers: list[Tracker] = []
         if not active:
             return
@@ -78,19 +78,21 @@ class TrainingLog:
         before, step = self._last
         self._last = (before + time.monotonic() - start, step)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Records the values of a step that is done.
+    def write(self, step: int, values: Mapping[str, float], *, waited: float = 0.0) -> None:
+        """Records the values of a step that is done, with images/s and the share of the time spent waiting.
 
         Args:
             step: its number, from 0.
             values: by name.
+            waited: seconds for which this process has waited for images so far.
         """
         if not self._active:
             return
         now, (before, step_before) = time.monotonic(), self._last
         self._last = (now, step + 1)
-        rate = (step + 1 - step_before) * self._batch_size / max(now - before, 1e-9)
-        values = {**values, "images_per_s": rate}
+        seconds, waiting, self._waited = max(now - before, 1e-9), waited - self._waited, waited
+        rate = (step + 1 - step_before) * self._batch_size / seconds
+        values = {**values, "images_per_s": rate, "waiting": min(1.0, waiting / seconds)}
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}  # NaN is no JSON
         with self._disk():
             with self._path.open("a", encoding="utf-8") as file:
@@ -103,7 +105,9 @@ class TrainingLog:
         left = timedelta(seconds=round((self._num_steps - step - 1) * self._batch_size / values["images_per_s"]))
         shown = [f"{name} {values[name]:.4g}" for name in ("loss", "lr", "teacher_temp", "knn") if name in values]
         text = f"step {step + 1:,}/{self._num_steps:,}, {left} left: {', '.join(shown)}"
-        text += f", {values['images_per_s']:,.0f} images/s"
+        text += f", {values['images_per_s']:,.0f} images/s, {values['waiting']:.0%} waiting for images"
+        if "gpu_memory_mb" in values:
+            text += f", {values['gpu_memory_mb']:,.0f} MB of the GPU"
         terminal = sys.stderr.isatty()
         if terminal:  # a line that wraps could not be written over
             text = text[: shutil.get_terminal_size().columns - 1]

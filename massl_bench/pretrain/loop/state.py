@@ -14,6 +14,7 @@ from massl_bench.core.errors import RequestError, one_line
 from massl_bench.learners.lars import LARS
 from massl_bench.pretrain import methods
 from massl_bench.pretrain.backbones import initial_backbone
+from massl_bench.pretrain.compute import autocast_dtype, settled
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.distributed import world_size
 from massl_bench.pretrain.loop.checkpoint import FORMAT, Checkpoint
@@ -125,11 +126,12 @@ def initial_network(config: PretrainConfig) -> MultiCropNetwork:
 
 def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState:
     """Makes the state before the first step: weights and the method's state are functions of the seed, the
-    same on every rank.
+    same on every rank. What `auto` means on the device is in the method's configuration.
 
     On GPUs every BatchNorm normalises over the images of all ranks, so that their number moves no result. torch has no
     such BatchNorm for the CPU: there, each rank normalises over its own images.
     """
+    config = settled(config, device)
     student = initial_network(config)
     teacher = build_network(config, student=False)
     teacher.load_state_dict(student.state_dict())
@@ -149,7 +151,7 @@ def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState
         shard(student, student.backbone, device)
     method = methods.load(config.method)(config)
     method.start(device)
-    autocast = autocast_dtype(config.compute.precision, device)
+    autocast = autocast_dtype(config)
     return TrainingState(
         method=method,
         student=student,
@@ -166,15 +168,6 @@ def _synchronised(network: MultiCropNetwork) -> MultiCropNetwork:
     return synchronised
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Returns the half precision in which networks run on a device, or None for float32."""
-    if precision == "auto":
-        if device.type != "cuda":  # half precision saves a CPU nothing
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
-
-
 def _optimizer(config: PretrainConfig, student: nn.Module, device: torch.device) -> torch.optim.Optimizer:
     """Makes the optimizer; rate and decay are written to it before every step."""
     settings = config.optimiser
@@ -185,7 +178,7 @@ def _optimizer(config: PretrainConfig, student: nn.Module, device: torch.device)
             return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=device.type == "cuda")
         case "sgd":
             assert settings.momentum is not None
-            return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+            return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=device.type == "cuda")
         case "lars":
             assert settings.momentum is not None
             assert settings.eta is not None

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.wording import asked
 from massl_bench.datasets import ImageSplit
+from massl_bench.pretrain.compute import settled
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.data.crops import HostBatch, MultiCropImages
 from massl_bench.pretrain.data.loading import Shares, StepRequests, divide, load_batches
@@ -94,7 +95,8 @@ def train(job: TrainingJob) -> Trained:
         RequestError: A checkpoint that does not fit, or numbers that cannot be divided; before any work.
         CellError: The loss is not finite, an image is damaged, or a checkpoint cannot be written.
     """
-    config, rank = job.config, rank_of_process()
+    config, rank = settled(job.config, torch.device(job.device)), rank_of_process()
+    job = replace(job, config=config)
     shares = divide(config, len(job.split), world_size())
     state = initial_state(config, torch.device(job.device))
     checkpoints = CheckpointFolder(job.folder, config.run.keep_checkpoints)
@@ -133,7 +135,7 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
             state.optimizer.zero_grad(set_to_none=True)
             step = Step(number=number, seed=config.seed, rank=rank, numbers=rates.of_method)
             state.method.begin(step)
-            computed = _forward_backward(config, state, student, batches, step)
+            computed = forward_backward(config, state, student, batches, step)
 
             state.method.after_backward(state.student, step)
             if config.optimiser.clip is not None:
@@ -142,7 +144,7 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
             # The one place where the host waits for the device: nothing moves before all is known to be finite.
             terms = _finite_terms(job, state, number, rates, computed, norms)
 
-            _move(state, rates.momentum)
+            move(state, rates.momentum)
 
             done = number + 1
             last = done == num_steps
@@ -155,7 +157,8 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
                 with log.untimed():
                     values["knn"] = _evaluate(job.evaluate, state.teacher.backbone)
             if values:
-                log.write(number, {"loss": sum(terms.values()), **terms, **rates.numbers(), **values})
+                numbers = {"loss": sum(terms.values()), **terms, **rates.numbers(), **values}
+                log.write(number, numbers, waited=batches.waited)
             # Ranks agree on stopping where they write the log, so that no step has a collective only for that.
             stopping = any_rank(terminated(), device) if logs or world_size() == 1 else False
             if last or stopping or done % config.run.checkpoint_every == 0:
@@ -173,7 +176,7 @@ def _over_ranks(student: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
 
 
-def _move(state: TrainingState, momentum: float) -> None:
+def move(state: TrainingState, momentum: float) -> None:
     """Moves the student, and the teacher after it, in the order that the method asks for."""
     if state.method.teacher_first:
         update_teacher(state.teacher, state.student, momentum)
@@ -198,7 +201,7 @@ class _Computed:
     kept: dict[str, Tensor]
 
 
-def _forward_backward(
+def forward_backward(
     config: PretrainConfig, state: TrainingState, student: nn.Module, batches: Iterator[HostBatch], step: Step
 ) -> _Computed:
     """Computes the loss of a step and its gradients, piece by piece."""
@@ -263,9 +266,11 @@ def _views(batch: HostBatch, config: PretrainConfig, device: torch.device) -> li
 
 
 def _indicators(state: TrainingState, outputs: Outputs) -> dict[str, float]:
-    """Returns signs of collapse in this rank's last piece."""
+    """Returns signs of collapse in this rank's last piece, and the most memory of its GPU so far."""
     features_BD = outputs.features_GD[: len(outputs.features_GD) // 2]
-    return {**state.method.indicators(outputs), "rankme": rankme(features_BD)}
+    on = features_BD.device
+    memory = {"gpu_memory_mb": torch.cuda.max_memory_allocated(on) / 1e6} if on.type == "cuda" else {}
+    return {**state.method.indicators(outputs), "rankme": rankme(features_BD), **memory}
 
 
 def _no_sync(student: nn.Module) -> contextlib.AbstractContextManager[None]:

@@ -10,9 +10,11 @@ Everything here computes in float32, also under autocast; float64 inputs stay fl
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from massl_bench.pretrain.distributed import mean_over_ranks
 from massl_bench.pretrain.losses.rows import check_blocks, check_views
@@ -53,7 +55,7 @@ def carp_objective(
         permutation = permutation.to(student_logits.device)
         blocks = (permutation.shape[0] // block_size, block_size)
         student_VBPS, teacher_2BPS = (
-            logits_NK.to(dtype).index_select(1, permutation).view(-1, num_images, *blocks).softmax(3)
+            _Permuted.apply(logits_NK.to(dtype), permutation).view(-1, num_images, *blocks).softmax(3)
             for logits_NK in (student_logits, teacher_logits.detach())
         )
         agreement_V2BP = torch.einsum("vbps,jbps->vjbp", student_VBPS, teacher_2BPS).clamp(epsilon, 1 - epsilon)
@@ -65,3 +67,20 @@ def carp_objective(
         mean_PS = mean_over_ranks((student_VBPS.sum((0, 1)) + teacher_2BPS.sum((0, 1))) / num_rows).clamp(min=epsilon)
         entropy = math.log(block_size) + (mean_PS * mean_PS.log()).sum(1).mean()
     return consistency, entropy
+
+
+class _Permuted(torch.autograd.Function):
+    """Columns in another order; the gradient goes the way back, where torch would add it up column by column."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_NK: Tensor, permutation_K: Tensor) -> Tensor:
+        ctx.save_for_backward(permutation_K)
+        return rows_NK.index_select(1, permutation_K)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NK: Tensor) -> tuple[Tensor, None]:
+        (permutation_K,) = ctx.saved_tensors
+        places_K = torch.arange(len(permutation_K), device=permutation_K.device)
+        back_K = torch.empty_like(permutation_K).scatter_(0, permutation_K, places_K)
+        return grad_NK.index_select(1, back_K), None

@@ -101,6 +101,11 @@ class Method(ABC, Generic[Own]):
     def check(cls, config: PretrainConfig) -> None:
         """Raises `ValueError` where its parameters do not fit each other or the rest of the configuration."""
 
+    @classmethod
+    def attention_problem(cls, config: PretrainConfig) -> str:
+        """Returns why the loss cannot be computed by attention, as `compute.objective` allows; "" where it can."""
+        return f"the method {config.method} has no objective of that kind"
+
     def check_piece(self, num_images: int) -> None:
         """Raises `ValueError` where a piece of so many images is too small for the loss."""
 

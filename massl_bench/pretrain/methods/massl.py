@@ -16,6 +16,7 @@ from typing_extensions import override
 from massl_bench.core.strict import StrictModel
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.indicators import assignment_entropies
+from massl_bench.pretrain.losses.attention import SMALLEST_TEMPERATURE
 from massl_bench.pretrain.losses.koleo import koleo_loss
 from massl_bench.pretrain.losses.massl import massl_objective
 from massl_bench.pretrain.losses.rows import check_division
@@ -63,6 +64,15 @@ class Massl(Method[MasslParameters]):
         if warmup > config.epochs:
             raise ValueError(f"massl.teacher_temp_warmup_epochs: {warmup}, more than epochs = {config.epochs}")
 
+    @classmethod
+    @override
+    def attention_problem(cls, config: PretrainConfig) -> str:
+        massl = cast(MasslParameters, config.parameters)
+        smallest = min(massl.student_temp, massl.teacher_temp_start, massl.teacher_temp)
+        if smallest < SMALLEST_TEMPERATURE:
+            return f"massl has a temperature of {smallest}; from {SMALLEST_TEMPERATURE} on float16 is exact enough"
+        return ""
+
     @override
     def check_piece(self, num_images: int) -> None:
         if self.parameters.koleo_weight and num_images < 2:
@@ -104,6 +114,7 @@ class Massl(Method[MasslParameters]):
                 block_size=self.parameters.block_size,
                 student_temp=self.parameters.student_temp,
                 teacher_temp=step.numbers["teacher_temp"],
+                by_attention=self.config.compute.objective == "attention",
             )
         }
         if self.parameters.koleo_weight:
