@@ -148,10 +148,9 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
 
             done = number + 1
             last = done == num_steps
-            values: dict[str, float] = {}
             logs = last or done % config.run.log_every == 0
-            if logs:  # before the method's state changes: the indicators are of what the loss was made of
-                values |= _indicators(state, computed.outputs)
+            # Before the method's state changes: the indicators are of what the loss was made of.
+            values = _indicators(state, computed.outputs) if logs else {}
             state.method.after_step(computed.kept)
             if job.evaluate is not None and config.run.knn_every and (last or done % config.run.knn_every == 0):
                 with log.untimed():
