@@ -16,7 +16,7 @@ from massl_bench.bench.progress import reporting as show_progress
 from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.core.model_settings import parse_settings
-from massl_bench.core.values import FeatureBank
+from massl_bench.core.values import FeatureBank, Part
 from massl_bench.datasets import Columns, open_dataset
 from massl_bench.datasets.handed import HandedSplit
 from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
@@ -116,6 +116,7 @@ def extract(
     encoder: Encoder,
     dataset: Any,
     *,
+    task: str | None = None,
     data_root: str | Path | None = None,
     include_path: Sequence[str | Path] = (),
     limit: int | None = None,
@@ -146,6 +147,7 @@ def extract(
         dataset: a registry name, `folder:DIR`, `hf:REPO[@REV]` or `wds:PATTERN`; or a map-style dataset of torch, a
             split of the datasets library, or a sequence of images or (image, label); or a mapping of such, by role.
             Images are PIL images or uint8 [H, W, 3], without a transform: the encoder has its own.
+        task: whose features are meant, where it asks for others than the encoder's own: `layers`, `copy-detection`.
         data_root: directory with one folder for each dataset of the registry.
         include_path: directories with more tasks and datasets.
         limit: only the first items of each split.
@@ -181,13 +183,18 @@ def extract(
         sample=sample,
         max_pixels=max_pixels,
     )
+    registry = registry_with(include_path)
+    parts: tuple[Part, ...] = ()
+    if task is not None:
+        encoder, parts = encoder.for_task(registry.task(task))
     if not isinstance(dataset, str):
         why = "held in Python, where you choose the items"
         places.check_used("the dataset", used=("image_column", "label_column"), why=why)
         if sample:
             raise RequestError(f"is for datasets by name; the dataset is {why}: leave it out", field="sample")
-        return _extract_handed(encoder, dataset, chosen, reporting, places.columns, limit)
-    found = open_dataset(dataset, registry_with(include_path), places, fetch=not offline)
+        handed = _extract_handed(encoder, dataset, chosen, reporting, places.columns, limit)
+        return {role: replace(bank, parts=parts) for role, bank in handed.items()}
+    found = open_dataset(dataset, registry, places, fetch=not offline)
     with _bank_places(cache, cache_path(cache_dir)) as place:
         kept, preprocessing, banks = FeatureCache(place), encoder.card.preprocessing, {}
         keys = {role: bank_key(encoder.card, preprocessing, found, role, limit, chosen) for role in found.sources}
@@ -196,7 +203,7 @@ def extract(
         for role, key in keys.items():
             bank = load_or_extract(kept, key, lambda: encoder, found, chosen, reporting)
             # What is not kept must not be read from a file that is about to go.
-            banks[role] = bank if cache else replace(bank, features=np.array(bank.features))
+            banks[role] = replace(bank, parts=parts, features=bank.features if cache else np.array(bank.features))
         return banks
 
 

@@ -130,5 +130,10 @@ class Cells:
         if not to_do and not cell.view_roles:
             return plan_of(cell, "cached", path, "features from the cache, no model is loaded")
         images = [f"{role} {cell.count(role):,}" for role in to_do]
-        images += [f"{role} in augmented views, {cell.count(role):,} an epoch at most" for role in cell.view_roles]
+        images += [
+            f"{role} in augmented views, {cell.count(role):,} an epoch at most"
+            if role == "train"
+            else f"{role} {cell.count(role):,}, not kept"
+            for role in cell.view_roles
+        ]
         return plan_of(cell, "extract", path, f"images through the model on {self.device}: {', '.join(images)}")

@@ -6,7 +6,7 @@ The first two answer the same questions (`ReadyCell`); they open nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -15,7 +15,7 @@ from massl_bench.bench.request import PlannedTask, RunRequest
 from massl_bench.core.errors import MasslBenchError
 from massl_bench.core.files import sha256_of
 from massl_bench.core.settings import Precision, Preprocessing
-from massl_bench.core.values import DatasetKind, GroundTruth
+from massl_bench.core.values import DatasetKind, FeatureBank, GroundTruth
 from massl_bench.datasets import Dataset
 from massl_bench.features import BankKey, FeatureCache, HandedFeatures, bank_key
 from massl_bench.models import Model
@@ -75,6 +75,10 @@ class ReadyCell(Protocol):
         """In which features are computed."""
 
     @property
+    def ignored_class(self) -> int | None:
+        """Of a segmentation dataset, where it has one."""
+
+    @property
     def fingerprint(self) -> str:
         """Of the data's content."""
 
@@ -120,12 +124,13 @@ class ImageCell:
 
     @property
     def view_roles(self) -> tuple[str, ...]:
-        """The splits that are seen in augmented views."""
-        return protocols.view_roles(self.task.spec.protocol)
+        """The splits whose features are not kept: seen in augmented views, or as they are through the network again."""
+        there = set(self.roles)
+        return tuple(role for role in protocols.view_roles(self.task.spec.protocol) if role in there)
 
     @property
     def bank_roles(self) -> tuple[str, ...]:
-        """The splits that are read as banks: all but those that are seen in augmented views."""
+        """The splits that are read as banks."""
         return tuple(role for role in self.roles if role not in self.view_roles)
 
     def limit(self, role: str) -> int | None:
@@ -164,6 +169,11 @@ class ImageCell:
         return self.request.extraction.precision
 
     @property
+    def ignored_class(self) -> int | None:
+        """See `ReadyCell`."""
+        return self.dataset.spec.ignored_class if self.dataset.spec is not None else None
+
+    @property
     def fingerprint(self) -> str:
         """See `ReadyCell`."""
         return self.dataset.fingerprint
@@ -172,6 +182,10 @@ class ImageCell:
         """Returns the content key of one of the cell's banks; of a split in augmented views, the one it would have."""
         card = self.model.card.pooled(self.task.spec.pooling)
         return bank_key(card, self.preprocessing, self.dataset, role, self.limit(role), self.request.extraction)
+
+    def with_parts(self, bank: FeatureBank) -> FeatureBank:
+        """Returns a bank of the cell's that says of which features its own are made."""
+        return replace(bank, parts=self.model.card.parts(self.task.spec.pooling))
 
     def to_extract(self, cache: FeatureCache) -> list[str]:
         """Returns the splits whose features are not kept."""
@@ -261,6 +275,10 @@ class FeatureCell:
     def precision(self) -> Literal["unknown"]:
         """Nobody knows it."""
         return "unknown"
+
+    @property
+    def ignored_class(self) -> None:
+        """Features have none."""
 
     @property
     def fingerprint(self) -> str:

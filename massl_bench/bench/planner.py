@@ -217,11 +217,13 @@ class Planner(Cells):
             return missing(found)
         dataset = self.as_task_reads(task, found)
         cell = ImageCell(task=task, dataset_reference=reference, model=model, dataset=dataset, request=self.request)
-        if task.spec.pooling is not None and model.card.pooled(task.spec.pooling) == model.card:
+        pooling = task.spec.pooling
+        if pooling is not None and not pooling.needed and model.card.pooled(pooling) == model.card:
             self.reporting.say(
                 f"{model.card.name} {_why_own(model)}: {task.spec.name} takes its own feature ({model.card.pooling})"
             )
         try:
+            model.card.check_gives(pooling)
             cell = self.fitted(cell)
             seconds, _ = timed(lambda: self.check_cell(cell))
         except RequestError as error:
@@ -344,11 +346,11 @@ class Planner(Cells):
                 f"task {task.spec.name} needs {' or '.join(task.spec.kinds)} features; the file's are {kind}; "
                 f"tasks that apply: {', '.join(fitting) or 'none yet'}"
             )
-        if protocols.view_roles(task.spec.protocol):
+        needs = protocols.needs_images(task.spec)
+        if needs is not None:
             raise RequestError(
-                f"task {task.spec.name} trains on augmented views of the images, which {asked('features')} does not "
-                f"hold: give {asked('model')} and {asked('dataset')}; tasks that apply to features: "
-                f"{', '.join(fitting)}"
+                f"task {task.spec.name} {needs}, which {asked('features')} does not hold: give {asked('model')} and "
+                f"{asked('dataset')}; tasks that apply to features: {', '.join(fitting)}"
             )
         cell = FeatureCell(task=task, handed=self.handed, request=self.request)
         roles = cell.roles

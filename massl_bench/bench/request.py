@@ -9,9 +9,10 @@ from typing import Any
 
 from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from massl_bench.core.strict import StrictModel
-from massl_bench.datasets import DataOptions
+from massl_bench.datasets import MAX_PIXELS, DataOptions
 from massl_bench.features import ExtractionOptions
 from massl_bench.models import Model
+from massl_bench.records.record import RequestedOptions
 from massl_bench.specs.task import TaskSpec
 
 
@@ -51,6 +52,20 @@ class RunRequest:
     settings: ModelSettings = NO_SETTINGS
     """What the user says of the models beyond their names."""
     force: bool = False
+
+    def told(self) -> RequestedOptions:
+        """Returns what a record keeps of how model and data are read."""
+        columns = self.data.columns
+        return RequestedOptions(
+            model=self.settings,
+            image_column=columns.image,
+            label_column=columns.label,
+            splits=dict(self.data.splits),
+            config=self.data.config,
+            split_share=self.data.split_share,
+            sample=dict(self.data.sample),
+            max_pixels=self.data.max_pixels if self.data.max_pixels != MAX_PIXELS else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,8 @@ from massl_bench.bench.request import RunRequest
 from massl_bench.core.devices import free_memory, memory_limited
 from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, unforeseen
 from massl_bench.core.fingerprint import EncoderFingerprint
-from massl_bench.core.values import EvaluationData, FeatureBank, Score
+from massl_bench.core.values import DenseViews, EvaluationData, FeatureBank, Score
 from massl_bench.core.wording import asked
-from massl_bench.datasets import MAX_PIXELS
 from massl_bench.features import Reporting, load_or_extract
 from massl_bench.features.banks import help_to_extract
 from massl_bench.features.fingerprint import known_fingerprint, remember_fingerprint
@@ -35,7 +34,6 @@ from massl_bench.models import Model
 from massl_bench.records.items import remove_other_items, write_items
 from massl_bench.records.making import Measured, make_record
 from massl_bench.records.record import (
-    RequestedOptions,
     ResultRecord,
     Timings,
     record_path,
@@ -193,7 +191,7 @@ class Runner:
         banks, num_classes = self._banks(cell, clock)
         spec = cell.task.spec
         _check_nothing_skipped(cell, banks)
-        views = self._views(cell, clock) if isinstance(cell, ImageCell) else None
+        views = self._views(cell, clock) if isinstance(cell, ImageCell) else {}
         with clock.measure("setup"):
             data = EvaluationData(
                 banks=banks,
@@ -201,18 +199,18 @@ class Runner:
                 backend=self._planner.backend,
                 ground_truth=cell.ground_truth(),
                 draws=cell.handed.draws if isinstance(cell, FeatureCell) else {},
-                views=views,
+                views=views.get("train"),
+                streams={role: each for role, each in views.items() if role != "train"},
+                dense={role: each for role, each in views.items() if isinstance(each, DenseViews)},
+                ignored_class=cell.ignored_class,
             )
-        sizes = {role: len(bank) for role, bank in banks.items()}
-        if views is not None:
-            sizes |= {role: len(views) for role in protocols.view_roles(spec.protocol)}
+        sizes = {role: len(bank) for role, bank in banks.items()} | {role: len(each) for role, each in views.items()}
         protocols.check_sizes(spec, cell.task.params, sizes)  # again: corrupt images may have been left out
         with clock.measure("protocol"), self._room_for(banks.values()), memory_limited(self._memory_each):
             metrics = protocols.run(spec, cell.task.params, data, np.random.default_rng(spec.seed))
         for note in metrics.notes:
             self._reporting.say(f"{spec.name} on {cell.dataset_reference}: {note}")
-        if views is not None:
-            clock.move("protocol", "extract", views.seconds)
+        clock.move("protocol", "extract", sum(each.seconds for each in views.values()))
         identity = self._planner.identity(cell, {role: bank.skipped for role, bank in banks.items()})
         _check_measured(cell, identity.task.headline, metrics)
         departures = self._planner.departures(cell, identity)
@@ -223,7 +221,7 @@ class Runner:
             scores=metrics,
             scale=protocols.scale(spec.protocol),
             num_items=sizes,
-            num_extracted=sum(sizes[role] for role in to_extract) + (views.num_seen if views is not None else 0),
+            num_extracted=sum(sizes[role] for role in to_extract) + sum(each.num_seen for each in views.values()),
             num_classes=num_classes,
             timings=clock.timings(),
             device=self._planner.device,
@@ -236,12 +234,12 @@ class Runner:
         record = make_record(
             measured,
             origin,
-            _requested_options(request),
+            request.told(),
             self._planner.model_facts(cell),
             str(request.ground_truth) if request.ground_truth is not None else None,
         )
         path = record_path(request.results_dir, identity, departures)
-        return path, _written(path, record, metrics, banks.get("test"))
+        return path, _written(path, record, metrics, banks.get("test") or views.get("test"))
 
     def _banks(self, cell: ImageCell | FeatureCell, clock: _Clock) -> tuple[Mapping[str, FeatureBank], int | None]:
         """Returns the banks of the splits that the cell reads, by role, and the number of classes."""
@@ -251,7 +249,7 @@ class Runner:
         with clock.measure("extract"):
             self._help(cell, clock)  # with all splits, before the end of the first is waited for
             for role in cell.bank_roles:
-                banks[role] = load_or_extract(
+                bank = load_or_extract(
                     self._planner.cache,
                     cell.key(role),
                     lambda: self._loaded(cell, clock),
@@ -259,7 +257,8 @@ class Runner:
                     self._planner.request.extraction,
                     self._reporting,
                 )
-        return banks, next(iter(banks.values())).num_classes
+                banks[role] = cell.with_parts(bank)
+        return banks, next((bank.num_classes for bank in banks.values()), cell.dataset.num_classes)
 
     @property
     def _memory_each(self) -> int | None:
@@ -277,24 +276,26 @@ class Runner:
         with lock.acquire(poll_interval=0.2):
             yield
 
-    def _views(self, cell: ImageCell, clock: _Clock) -> EncodedViews | None:
-        """Returns the training split in augmented views, for a protocol that asks for it."""
-        if not cell.view_roles:
-            return None
-        from massl_bench.features.views import EncodedViews
+    def _views(self, cell: ImageCell, clock: _Clock) -> dict[str, EncodedViews]:
+        """Returns the splits whose features are not kept, for a protocol that asks for them."""
+        views: dict[str, EncodedViews] = {}
+        for role in cell.view_roles:
+            from massl_bench.features.dense import EncodedDense
+            from massl_bench.features.views import EncodedViews
 
-        (role,) = cell.view_roles
-        with clock.measure("extract"):
-            encoder = self._loaded(cell, clock)
-        return EncodedViews(
-            encoder,
-            cell.dataset.split(role).for_any_order(self._planner.request.data.cache_dir),
-            cell.preprocessing,
-            self._planner.request.extraction,
-            label=f"{cell.model.card.name} on {cell.dataset.name}/{role}",
-            limit=cell.limit(role),
-            reporting=self._reporting,
-        )
+            with clock.measure("extract"):
+                encoder = self._loaded(cell, clock)
+            views[role] = (EncodedDense if cell.kind == "segmentation" else EncodedViews)(
+                encoder,
+                cell.dataset.split(role).for_any_order(self._planner.request.data.cache_dir),
+                cell.preprocessing,
+                self._planner.request.extraction,
+                label=f"{cell.model.card.name} on {cell.dataset.name}/{role}",
+                limit=cell.limit(role),
+                validation_from=cell.dataset.validation_from(role),
+                reporting=self._reporting,
+            )
+        return views
 
     def _loaded(self, cell: ImageCell, clock: _Clock) -> Encoder:
         """Returns the encoder on its device, under the task's pooling.
@@ -325,7 +326,9 @@ class Runner:
         return known_fingerprint(*places)
 
 
-def _written(path: Path, record: ResultRecord, scores: Mapping[str, Score], test: FeatureBank | None) -> ResultRecord:
+def _written(
+    path: Path, record: ResultRecord, scores: Mapping[str, Score], test: FeatureBank | EncodedViews | None
+) -> ResultRecord:
     """Writes a record and, before it, what its items got; returns it as it is in the file."""
     try:
         labels, names = (test.labels, test.class_names) if test is not None else (None, None)
@@ -335,20 +338,6 @@ def _written(path: Path, record: ResultRecord, scores: Mapping[str, Score], test
     except OSError as error:
         raise CellError(f"{path}: the record could not be written: {error.strerror or error}") from None
     return record
-
-
-def _requested_options(request: RunRequest) -> RequestedOptions:
-    columns = request.data.columns
-    return RequestedOptions(
-        model=request.settings,
-        image_column=columns.image,
-        label_column=columns.label,
-        splits=dict(request.data.splits),
-        config=request.data.config,
-        split_share=request.data.split_share,
-        sample=dict(request.data.sample),
-        max_pixels=request.data.max_pixels if request.data.max_pixels != MAX_PIXELS else None,
-    )
 
 
 def _check_measured(cell: ReadyCell, headline: str, scores: Mapping[str, Score]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -35,7 +35,8 @@ class _ImageSettings(StrictModel):
     @model_serializer(mode="wrap")
     def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        later = {name: type(self).model_fields[name].default for name in ("scales", "query_box")}
+        own = type(self).model_fields
+        later = {name: own[name].default for name in ("scales", "query_box", "whole_patches") if name in own}
         return {
             name: value for name, value in content.items() if name not in later or getattr(self, name) != later[name]
         }
@@ -117,14 +118,25 @@ class PreprocessingOverride(_ImageSettings):
     interpolation: Interpolation | None = None
     scales: Scales | None = None
     query_box: bool | None = None
+    whole_patches: bool | None = None
+    """Whether resize and crop become multiples of the network's patch, where they are larger than that."""
 
     def apply(self, base: Preprocessing) -> Preprocessing:
         """Returns `base` with the named fields replaced."""
-        named = {name: value for name, value in self if value is not None}
+        named = {name: value for name, value in self if value is not None and name != "whole_patches"}
         return base.model_copy(update={"crop": None, **named} if self.resize_mode == "longest" else named)
 
 
-class ClassGem(StrictModel):
+class _PoolingModel(StrictModel):
+    """What becomes the feature for a task."""
+
+    needed: ClassVar[bool] = False
+    """Whether a network without it cannot do the task; otherwise it keeps its own feature."""
+    words: ClassVar[str] = ""
+    """What is needed."""
+
+
+class ClassGem(_PoolingModel):
     """Class token ‖ generalised mean (GeM) of the patch tokens, after the final norm (DINO, ICCV 2021, 4.2.1)."""
 
     kind: Literal["class-gem"]
@@ -140,7 +152,7 @@ class ClassGem(StrictModel):
         )
 
 
-class LastBlocks(StrictModel):
+class LastBlocks(_PoolingModel):
     """Class tokens of a ViT's last blocks; of a wide ViT, the last one and the mean of the patch tokens.
 
     Each block after the final norm, as the script of DINO's linear evaluation takes them.
@@ -152,7 +164,38 @@ class LastBlocks(StrictModel):
     """The width from which on a ViT counts as wide."""
 
 
-Pooling = Annotated[ClassGem | LastBlocks, Field(discriminator="kind")]
+class BlocksAndMean(_PoolingModel):
+    """Class tokens of a ViT's last blocks, then the mean of the last one's patch tokens, each after the final norm.
+
+    Several representations are parts of it (DINOv2's linear evaluation).
+    """
+
+    kind: Literal["blocks-and-mean"]
+    num_blocks: int = Field(gt=0)
+
+
+class PatchTokens(_PoolingModel):
+    """The patch tokens after the final norm, each by itself: features [L, D] of an image."""
+
+    needed = True
+    words = "the patch tokens"
+
+    kind: Literal["patch-tokens"]
+
+
+class EveryBlock(_PoolingModel):
+    """The model's own feature of every block: the block's output in place of the last one's, through norm and pooling.
+
+    A network without blocks that can be told apart has no such feature.
+    """
+
+    needed = True
+    words = "every block"
+
+    kind: Literal["every-block"]
+
+
+Pooling = Annotated[ClassGem | LastBlocks | BlocksAndMean | EveryBlock | PatchTokens, Field(discriminator="kind")]
 """What becomes the feature for a task, where it is not the model's own."""
 
 
@@ -160,7 +203,7 @@ class Augmentation(StrictModel):
     """How training views are cut out: RandomResizedCrop to the crop of the model's preprocessing, and a flip."""
 
     crop_scale: Listed[tuple[float, float]]
-    """Range of the view's share of the image's area."""
+    """Range of the view's share of the image's area; of what is above 1 nothing fits, and another share is drawn."""
     crop_ratio: Listed[tuple[float, float]]
     """Range of its width over its height, before it is resized to a square."""
     crop_interpolation: Interpolation
@@ -169,8 +212,8 @@ class Augmentation(StrictModel):
     @model_validator(mode="after")
     def _ranges(self) -> Augmentation:
         low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"crop_scale: expected 0 < low <= high <= 1, got {list(self.crop_scale)}")
+        if not 0 < low <= min(high, 1):
+            raise ValueError(f"crop_scale: expected 0 < low <= high and low <= 1, got {list(self.crop_scale)}")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise ValueError(f"crop_ratio: expected 0 < low <= high, got {list(self.crop_ratio)}")
         return self

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that only list
     import numpy as np
@@ -14,7 +14,9 @@ if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that 
 
 from massl_bench.core.settings import Augmentation
 
-DatasetKind = Literal["single-label", "multi-label", "retrieval", "copy-detection", "unlabelled"]
+DatasetKind = Literal["single-label", "multi-label", "retrieval", "copy-detection", "segmentation", "unlabelled"]
+IGNORED = 255
+"""The value of a mask's pixels that no class is known of."""
 LABELLED_KINDS: frozenset[DatasetKind] = frozenset({"single-label", "multi-label"})
 """The kinds whose images have classes."""
 
@@ -84,6 +86,14 @@ class Scores(dict[str, Score]):
         self.selection = dict(selection)
 
 
+class Part(NamedTuple):
+    """One of several features that stand one after the other in a bank."""
+
+    name: str
+    """`b3` for that of the third block."""
+    width: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureBank:
     """The raw features of one split, in the dataset's order.
@@ -98,6 +108,7 @@ class FeatureBank:
         skipped: what was left out as corrupt, by `--skip-corrupt`.
         validation_from: the first row of the publisher's validation part, with which a training split may end; None
             where it has no such part.
+        parts: where the features are several, one after the other: their names and widths, whose sum is D.
     """
 
     features: NDArray[np.float32]
@@ -108,6 +119,7 @@ class FeatureBank:
     key: str | None = None
     skipped: tuple[str, ...] = ()
     validation_from: int | None = None
+    parts: tuple[Part, ...] = ()
 
     @classmethod
     def from_arrays(
@@ -216,7 +228,7 @@ class ViewBatch:
     """One training batch."""
 
     features: NDArray[np.float32]
-    """[B, D], finite."""
+    """[B, D], finite; of protocols that read tokens [B, L, D]."""
     rows: NDArray[np.int64]
     """[B], the items."""
 
@@ -232,11 +244,39 @@ class TrainingViews(Protocol):
     def class_names(self) -> tuple[str, ...] | None:
         """The names in the order of the label indices, where they are known."""
 
+    @property
+    def validation_from(self) -> int | None:
+        """The first item of the publisher's validation part, with which the split may end."""
+
     def epochs(self, plan: ViewPlan) -> Iterator[Iterator[ViewBatch]]:
         """Yields the batches of one epoch after the other; each epoch is read to its end.
 
         What is drawn is a function of the plan's seed, the epoch and the item: nothing else changes a view.
         """
+
+    def plain(self, rows: NDArray[np.int64]) -> Iterator[ViewBatch]:
+        """Yields the features of items [n] in their order as a bank would have them, without augmentation."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DenseBatch:
+    """Some images as patches, with the classes of their pixels."""
+
+    features: NDArray[np.float32]
+    """[B, L, D]: L = n · n patches, row by row."""
+    masks: NDArray[np.uint8]
+    """[B, S, S], the classes of the pixels that the network saw; `IGNORED` for none."""
+
+
+@runtime_checkable
+class DenseViews(Protocol):
+    """A split of images with a mask each."""
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+
+    def dense(self, plan: ViewPlan | None) -> Iterator[DenseBatch]:
+        """Yields the images as they are, in their order; under a plan, its views of all epochs, one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -253,3 +293,9 @@ class EvaluationData:
     """Training rows by (k, run), for few-shot; they were handed in, and take the place of sampling."""
     views: TrainingViews | None = None
     """In place of the bank of the training split, for protocols that run the backbone on augmented views."""
+    streams: Mapping[str, TrainingViews] = field(default_factory=dict)
+    """In place of the banks of other splits, for protocols whose features are too many to be kept (tokens)."""
+    dense: Mapping[str, DenseViews] = field(default_factory=dict)
+    """The splits of a segmentation dataset."""
+    ignored_class: int | None = None
+    """A class of a segmentation dataset whose pixels do not count in the test."""

@@ -160,7 +160,7 @@ class Dataset:
     def class_names(self) -> tuple[str, ...] | None:
         """The class names in label order, where there are classes and their names are known."""
         if self.kind not in LABELLED_KINDS:
-            return None
+            return self.spec.class_names if self.spec is not None else None
         if self.spec is not None and self.spec.class_names is not None:
             return self.spec.class_names
         return self.split("train" if "train" in self.sources else next(iter(self.sources))).class_names
@@ -169,7 +169,7 @@ class Dataset:
     def num_classes(self) -> int | None:
         """The number of classes: the spec's, else the number of class names, else the labels of the training split."""
         if self.kind not in LABELLED_KINDS:
-            return None
+            return self.spec.num_classes if self.spec is not None else None
         if self.spec is not None:
             return self.spec.num_classes
         if self.class_names is not None:

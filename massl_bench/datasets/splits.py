@@ -22,7 +22,7 @@ from typing_extensions import override
 from massl_bench.core.errors import RequestError
 from massl_bench.core.printable import printable
 from massl_bench.core.settings import Preprocessing
-from massl_bench.datasets.images.decoding import STORED, Decoding, EncodedImage, Unreadable, decode_rgb
+from massl_bench.datasets.images.decoding import STORED, Decoding, EncodedImage, Unreadable, decode_mask, decode_rgb
 
 _CHECKED_TOGETHER = 256
 
@@ -52,6 +52,14 @@ class ImageSplit(ABC):
     @abstractmethod
     def encoded(self, indices: Sequence[int]) -> list[EncodedImage]:
         """Returns the encoded images of some items; consecutive ones are read together."""
+
+    def mask(self, index: int) -> Image.Image:
+        """Returns the classes of an item's pixels, an image of one channel; raises what PIL raises for a damaged file.
+
+        Raises:
+            RequestError: The split has no masks.
+        """
+        raise RequestError(f"{self.locate(index)}: no mask: this is no segmentation dataset")
 
     @abstractmethod
     def locate(self, index: int) -> str:
@@ -144,7 +152,9 @@ class FileSplit(ImageSplit):
         labels: Labels | None,
         class_names: tuple[str, ...] | None,
         boxes: NDArray[np.float64] | None = None,
+        masks: Sequence[str] | None = None,
     ) -> None:
+        self._masks = list(masks) if masks is not None else None
         self._root, self._files, self.labels, self.class_names = root, list(files), labels, class_names
         self.boxes = boxes
 
@@ -155,6 +165,13 @@ class FileSplit(ImageSplit):
     @override
     def encoded(self, indices: Sequence[int]) -> list[EncodedImage]:
         return [self._root / self._files[index] for index in indices]
+
+    @override
+    def mask(self, index: int) -> Image.Image:
+        if self._masks is None:
+            return super().mask(index)
+        # Not in RGB: the values of a palette image are the classes, and its colours are for people.
+        return decode_mask(self._root / self._masks[index])
 
     @override
     def locate(self, index: int) -> str:
@@ -199,6 +216,10 @@ class SubsetSplit(ImageSplit):
     @override
     def encoded(self, indices: Sequence[int]) -> list[EncodedImage]:
         return self._whole.encoded([self._rows[index] for index in indices])
+
+    @override
+    def mask(self, index: int) -> Image.Image:
+        return self._whole.mask(self._rows[index])
 
     @override
     def locate(self, index: int) -> str:
@@ -257,6 +278,11 @@ class JoinedSplit(ImageSplit):
         for number, group in itertools.groupby(indices, key=self._part):
             images += self._parts[number].encoded([index - int(self._starts[number]) for index in group])
         return images
+
+    @override
+    def mask(self, index: int) -> Image.Image:
+        number = self._part(index)
+        return self._parts[number].mask(index - int(self._starts[number]))
 
     @override
     def for_any_order(self, cache_dir: Path) -> ImageSplit:

@@ -43,11 +43,12 @@ class EncodedViews:
     Attributes:
         labels: of the items, as in a bank.
         class_names: in label order, where they are known.
+        validation_from: the first item of the publisher's validation part, where there is one.
         seconds: that images and the encoder have taken so far.
         num_seen: views that went through the encoder so far.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # where the images are, and what is done to them
         self,
         encoder: Encoder,
         split: ImageSplit,
@@ -57,6 +58,7 @@ class EncodedViews:
         label: str,
         limit: int | None,
         reporting: Reporting,
+        validation_from: int | None = None,
     ) -> None:
         """Opens nothing.
 
@@ -68,17 +70,24 @@ class EncodedViews:
             label: what the progress is called.
             limit: only the first items of the split.
             reporting: where the progress goes.
+            validation_from: the first item of the publisher's validation part, where the split ends with one.
 
         Raises:
             RequestError: The split has no labels.
         """
-        if split.labels is None:
-            raise RequestError(f"{label}: no labels: there is nothing to train on")
-        self.labels: NDArray[Any] = split.labels[:limit]
+        self._split = split
+        self.labels = self._labels_of(label, limit)
         self.class_names = split.class_names
+        there = validation_from is not None and validation_from < len(self.labels)
+        self.validation_from = validation_from if there else None
         self.seconds, self.num_seen = 0.0, 0
-        self._encoder, self._split, self._preprocessing, self._options = encoder, split, preprocessing, options
+        self._encoder, self._preprocessing, self._options = encoder, preprocessing, options
         self._label, self._reporting = label, reporting
+
+    def _labels_of(self, label: str, limit: int | None) -> NDArray[Any]:
+        if self._split.labels is None:
+            raise RequestError(f"{label}: no labels: there is nothing to train on")
+        return self._split.labels[:limit]
 
     def __len__(self) -> int:
         """Returns the number of items."""
@@ -96,6 +105,24 @@ class EncodedViews:
         loaded = iter(loader)
         for epoch in range(plan.num_epochs):
             yield self._batches(plan, epoch, pieces, loaded)
+
+    def plain(self, rows: NDArray[np.int64]) -> Iterator[ViewBatch]:
+        """Yields the features of items under the preprocessing alone, as many at a time as the device takes.
+
+        Raises:
+            CellError: As `epochs`.
+        """
+        batches = _cut(rows, images_at_a_time(self._options, self._encoder.device))
+        keys = [piece.tolist() for piece in batches]
+        images = partial(PreparedImages, self._split, self._preprocessing)
+        loader = iter(load_images(images, keys, len(keys), self._options, self._encoder.device))
+        with self._reporting.progress(f"{self._label}, as they are", len(rows)) as progress:
+            for piece in batches:
+                start = time.perf_counter()
+                features = self._encoded(next(loader), progress)
+                self.seconds += time.perf_counter() - start
+                self.num_seen += len(piece)
+                yield ViewBatch(features=features, rows=piece)
 
     def _batches(self, plan: ViewPlan, epoch: int, pieces: _Pieces, loaded: Iterator[Batch]) -> Iterator[ViewBatch]:
         label = f"{self._label}, epoch {epoch + 1} of {plan.num_epochs}"
@@ -118,7 +145,7 @@ class EncodedViews:
             ((_, pixels_b3SS),) = batch.groups  # all views are of one size
             images = pixels_b3SS.to(self._encoder.device, non_blocking=True)
             features_bD: NDArray[np.float32] = self._encoder(self._encoder.normalise(images)).cpu().numpy()
-        finite_b = np.isfinite(features_bD).all(axis=1)
+        finite_b = np.isfinite(features_bD).reshape(len(features_bD), -1).all(axis=1)
         if not finite_b.all():
             first = self._split.locate(batch.kept[int(finite_b.argmin())])
             raise CellError(f"{first}: a feature of an augmented view is not finite; check the weights")
@@ -131,7 +158,7 @@ class AugmentedImages(PreparedImages):
 
     def __init__(self, split: ImageSplit, preprocessing: Preprocessing, plan: ViewPlan, max_threads: int) -> None:
         super().__init__(split, preprocessing, max_threads)
-        self._augmentation, self._seed = plan.augmentation, plan.seed
+        self._plan = plan
 
     @override
     def item(self, key: _Key) -> int:
@@ -139,18 +166,18 @@ class AugmentedImages(PreparedImages):
 
     @override
     def pixels(self, encoded: EncodedImage, key: _Key) -> NDArray[np.uint8]:
-        image, augmentation, side = self.decoded(encoded), self._augmentation, self._preprocessing.crop
+        image, side = self.decoded(encoded), self._preprocessing.crop
         assert side is not None  # only tasks without augmentation leave images uncropped
-        uniform_U = np.random.default_rng([self._seed, _VIEWS, *key]).random(UNIFORMS + 1)
-        scale_12 = np.array([augmentation.crop_scale])
-        box_14 = crop_boxes(image.width, image.height, scale_12, augmentation.crop_ratio, uniform_U[None, :-1])
-        return cut_view(
-            image,
-            box_14[0].tolist(),
-            side,
-            augmentation.crop_interpolation,
-            mirrored=bool(uniform_U[-1] < augmentation.flip_probability),
-        )
+        box, mirrored = view_of(self._plan, key, image.width, image.height)
+        return cut_view(image, box, side, self._plan.augmentation.crop_interpolation, mirrored=mirrored)
+
+
+def view_of(plan: ViewPlan, key: _Key, width: int, height: int) -> tuple[list[int], bool]:
+    """Returns the view of an (epoch, item): left, top, width and height of its box, and whether it is mirrored."""
+    uniform_U = np.random.default_rng([plan.seed, _VIEWS, *key]).random(UNIFORMS + 1)
+    scale_12, ratio = np.array([plan.augmentation.crop_scale]), plan.augmentation.crop_ratio
+    box_14 = crop_boxes(width, height, scale_12, ratio, uniform_U[None, :-1])
+    return box_14[0].tolist(), bool(uniform_U[-1] < plan.augmentation.flip_probability)
 
 
 class _Pieces:

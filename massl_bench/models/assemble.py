@@ -15,6 +15,7 @@ from massl_bench.models.adapter import Network
 from massl_bench.models.card import ModelCard
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.identity import describe_network
+from massl_bench.models.networks.blocks import block_widths
 from massl_bench.models.networks.features import WORDS, TokenFeature, feature_dim, features_of
 from massl_bench.models.networks.tokens import num_token_blocks, token_dim
 
@@ -80,6 +81,8 @@ def assembled(  # noqa: PLR0913  # what a card says
         pooling=_words(network, chosen),
         embed_dim=_embed_dim(network, feature),
         num_blocks=num_token_blocks(network) if own_tokens else None,
+        blocks=block_widths(network, feature, _embed_dim(network, feature)),
+        patch_dim=feature_dim(network, "avg") if features_of(network) else None,
         token_dim=token_dim(network) if settings.pooling is None else None,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         weights_origin=weights_origin,

@@ -6,9 +6,20 @@ from typing import Literal
 
 from pydantic import Field
 
+from massl_bench.core.errors import RequestError
 from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
-from massl_bench.core.settings import ClassGem, LastBlocks, Pooling, Preprocessing, PreprocessingOverride
-from massl_bench.core.strict import StrictModel
+from massl_bench.core.settings import (
+    BlocksAndMean,
+    ClassGem,
+    EveryBlock,
+    LastBlocks,
+    PatchTokens,
+    Pooling,
+    Preprocessing,
+    PreprocessingOverride,
+)
+from massl_bench.core.strict import Listed, StrictModel
+from massl_bench.core.values import Part
 
 
 class ModelCard(StrictModel):
@@ -24,6 +35,10 @@ class ModelCard(StrictModel):
     embed_dim: int
     num_blocks: int | None
     """Of a ViT whose feature is its class token, so that tokens of its blocks can be read; None for other networks."""
+    blocks: Listed[tuple[int, ...]]
+    """Width of the feature of each block, the last of which is the model's own; empty where blocks are not known."""
+    patch_dim: int | None
+    """Width of a ViT's patch tokens after the final norm; None for networks without."""
     token_dim: int | None
     """Width of the class token and the patch tokens; None for a network that has no such tokens."""
     num_parameters: int
@@ -58,7 +73,39 @@ class ModelCard(StrictModel):
             text = f"class tokens of the last {count} blocks" if count > 1 else "class token"
             text += " and mean of the patch tokens, after the final norm" if mean_patch else ", after the final norm"
             return self.model_copy(update={"pooling": text, "embed_dim": (count + mean_patch) * self.embed_dim})
+        if isinstance(pooling, BlocksAndMean) and self.token_dim is not None and self.blocks:
+            count = min(pooling.num_blocks, len(self.blocks))
+            text = f"class tokens of the last {count} blocks" if count > 1 else "class token of the last block"
+            text += ", and mean of the last one's patch tokens, each after the final norm"
+            return self.model_copy(update={"pooling": text, "embed_dim": (count + 1) * self.token_dim})
+        if isinstance(pooling, PatchTokens) and self.patch_dim is not None:
+            text = "patch tokens after the final norm"
+            return self.model_copy(update={"pooling": text, "embed_dim": self.patch_dim})
+        if isinstance(pooling, EveryBlock) and self.blocks:
+            text = f"{self.pooling}, of each of {len(self.blocks)} blocks"
+            return self.model_copy(update={"pooling": text, "embed_dim": sum(self.blocks)})
         return self
+
+    def parts(self, pooling: Pooling | None) -> tuple[Part, ...]:
+        """Returns the features that stand one after the other under a task's pooling; none for a single one."""
+        if isinstance(pooling, EveryBlock):
+            return tuple(Part(f"b{number}", width) for number, width in enumerate(self.blocks, 1))
+        if isinstance(pooling, BlocksAndMean) and self.token_dim is not None and self.blocks:
+            last = range(1, len(self.blocks) + 1)[-pooling.num_blocks :]
+            return (*(Part(f"b{number}", self.token_dim) for number in last), Part("mean patch", self.token_dim))
+        return ()
+
+    def check_gives(self, pooling: Pooling | None) -> None:
+        """Raises `RequestError` where the network has nothing that a task asks for and cannot do without."""
+        if isinstance(pooling, PatchTokens) and self.patch_dim is None:
+            raise RequestError(
+                f"model {self.name} ({self.architecture}; {self.pooling}) has no patch tokens after one norm; ViTs have"
+            )
+        if isinstance(pooling, EveryBlock) and not self.blocks:
+            raise RequestError(
+                f"model {self.name} ({self.architecture}; {self.pooling}) has no blocks that are told apart; ViTs and "
+                "ResNets have, under a feature that each block can give"
+            )
 
     def last_blocks(self, pooling: LastBlocks) -> tuple[int, bool]:
         """Returns (number of blocks whose class tokens are taken, whether the mean patch token follows)."""
@@ -72,7 +119,13 @@ class ModelCard(StrictModel):
         own = self.preprocessing.crop
         if own_size_below is not None and own is not None and own < own_size_below:
             override = override.model_copy(update={"resize": None, "crop": None})
-        return override.apply(self.preprocessing)
+        prepared, patch = override.apply(self.preprocessing), self.network.get("patch")
+        if not override.whole_patches or not isinstance(patch, int):
+            return prepared
+        sides = {"resize": prepared.resize, "crop": prepared.crop}
+        return prepared.model_copy(
+            update={name: side // patch * patch for name, side in sides.items() if side is not None and side >= patch}
+        )
 
     def describe(self) -> str:
         """Returns in one line what the model is taken for, and where each part came from."""

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from massl_bench.core.settings import ClassGem, Pooling
+from massl_bench.core.settings import BlocksAndMean, ClassGem, EveryBlock, PatchTokens, Pooling
+from massl_bench.core.values import Part
 from massl_bench.models.card import ModelCard
-from massl_bench.models.networks.blocks import LastBlocksFeatures
-from massl_bench.models.networks.tokens import ClassGemFeatures, at_size
+from massl_bench.models.networks.blocks import EveryBlockFeatures, LastBlocksFeatures
+from massl_bench.models.networks.features import TokenFeature
+from massl_bench.models.networks.tokens import ClassGemFeatures, PatchTokensFeatures, at_size
 from massl_bench.models.own import card_of_module
+from massl_bench.specs.task import TaskSpec
 
 
 class Encoder:
@@ -82,7 +85,11 @@ class Encoder:
         Args:
             pooling: None for the network's own.
             side: of the images that the task gives it, in pixels; None for those that the network takes.
+
+        Raises:
+            RequestError: The network has nothing that the task asks for and cannot do without.
         """
+        self.card.check_gives(pooling)
         card = self.card.pooled(pooling)
         if pooling is None or card == self.card:
             return self
@@ -90,10 +97,29 @@ class Encoder:
         network: nn.Module
         if isinstance(pooling, ClassGem):
             network = ClassGemFeatures(sized, pooling)
+        elif isinstance(pooling, EveryBlock):
+            network = EveryBlockFeatures(
+                sized, self.network.feature if isinstance(self.network, TokenFeature) else None
+            )
+        elif isinstance(pooling, PatchTokens):
+            network = PatchTokensFeatures(sized)
+        elif isinstance(pooling, BlocksAndMean):
+            network = LastBlocksFeatures(sized, num_blocks=len(self.card.parts(pooling)) - 1, mean_patch=True)
         else:
             num_blocks, mean_patch = self.card.last_blocks(pooling)
             network = LastBlocksFeatures(sized, num_blocks=num_blocks, mean_patch=mean_patch)
         return Encoder(network, card, files=self.files, reproducible=self.reproducible).to(str(self.device))
+
+    def for_task(self, task: TaskSpec) -> tuple[Encoder, tuple[Part, ...]]:
+        """Returns the same network as a task wants it: pooling and preprocessing; and what its features are made of.
+
+        Raises:
+            RequestError: As `pooled`.
+        """
+        preprocessing = self.card.prepared(task.preprocessing, task.own_size_below)
+        found = self.pooled(task.pooling, preprocessing.crop)
+        card = found.card.model_copy(update={"preprocessing": preprocessing})
+        return found.with_card(card), self.card.parts(task.pooling)
 
     @property
     def device(self) -> torch.device:

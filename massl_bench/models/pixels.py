@@ -23,6 +23,8 @@ def pixels_card() -> ModelCard:
         pooling="all values",
         embed_dim=3 * _SIDE * _SIDE,
         num_blocks=None,
+        blocks=(),
+        patch_dim=None,
         token_dim=None,
         num_parameters=0,
         weights_sha256=sha256_of("pixels"),

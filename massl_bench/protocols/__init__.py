@@ -102,8 +102,17 @@ def view_roles(name: str) -> tuple[str, ...]:
 
 
 def tasks_on_features(kind: DatasetKind, registry: Registry) -> list[str]:
-    """Returns the tasks that apply to features of a kind of dataset: those that need no augmented views."""
-    return [name for name in registry.tasks_for(kind) if not view_roles(registry.task(name).protocol)]
+    """Returns the tasks that apply to features of a kind of dataset: those that need no images."""
+    return [name for name in registry.tasks_for(kind) if needs_images(registry.task(name)) is None]
+
+
+def needs_images(task: TaskSpec) -> str | None:
+    """Returns what a task does with images and their network that features do not hold; None for nothing."""
+    if view_roles(task.protocol):
+        return "trains on augmented views of the images"
+    if task.pooling is not None and task.pooling.needed:
+        return f"reads {task.pooling.words} of a network"
+    return None
 
 
 def scale(name: str) -> int:
@@ -123,7 +132,13 @@ def headline(task: TaskSpec, kind: DatasetKind) -> str:
 
 
 def check_suite(suite: SuiteSpec, registry: Registry) -> None:
-    """Raises `SpecError` where a cell of a suite shows a metric that its task does not measure on its dataset."""
+    """Raises `SpecError` for a task that no suite may have, and for a metric that a task does not measure."""
+    for name in dict.fromkeys(cell.task for cell in suite.cells):
+        task = registry.task(name)
+        unfit = load(task.protocol).unfit_for_suites
+        why = None if unfit is None else unfit(parameters(task, str(registry.tasks[name])))
+        if why is not None:
+            raise SpecError(f"{registry.suites[suite.name]}: cells: {name} {why}, and is for no table")
     for (task_name, dataset), metric in suite.headlines.items():
         task, kind = registry.task(task_name), registry.dataset(dataset).kind
         measured = metrics_of(task, kind, str(registry.tasks[task_name]))

@@ -42,7 +42,8 @@ class Protocol(Generic[Parameters]):
     roles_of_kind: Mapping[DatasetKind, tuple[str, ...]] = field(default_factory=dict)
     """Splits in place of `roles`, for a kind of dataset."""
     view_roles: tuple[str, ...] = ()
-    """Splits that it sees in augmented views (`EvaluationData.views`) in place of a bank; it computes with torch."""
+    """Splits that go through the network again in place of a bank, `train` in augmented views (`EvaluationData.views`),
+    others as they are (`EvaluationData.streams`); it computes with torch."""
     headlines: Mapping[DatasetKind, tuple[str, ...]] = field(default_factory=dict)
     """By kind of dataset, the metrics that the task's own headline does not exist for, the headline first."""
     named_by_truth: str | None = None
@@ -51,6 +52,8 @@ class Protocol(Generic[Parameters]):
     """Returns those of its metrics that a ground truth leaves something to find for; None: all, whatever it says."""
     fitted: Callable[[Parameters, NumItems], Parameters] | None = None
     """Returns parameters without those values of lists that are too large for the splits; None: nothing is dropped."""
+    unfit_for_suites: Callable[[Parameters], str | None] | None = None
+    """Returns what a task of these parameters does that no table should hold (choose on test images); None: nothing."""
     scale: int = 100
     """What people see is a metric times this: 100 for fractions, which are shown in percent."""
     needs_torch: bool = False
@@ -80,9 +83,9 @@ class Protocol(Generic[Parameters]):
             known = ", ".join(get_args(DatasetKind))
             problems.append((name, f"{unknown[0]!r} is no kind of dataset: {known}" if unknown else None))
         problems.append(("params", _wrong_params(self.params)))
-        calls = {"metric_names": 1, "check_sizes": 2, "run": 3, "metrics_of_truth": 2, "fitted": 2}
-        optional = ("metrics_of_truth", "fitted")
-        for name, count in calls.items():
+        calls = {"metric_names": 1, "check_sizes": 2, "run": 3}
+        optional = {"metrics_of_truth": 2, "fitted": 2, "unfit_for_suites": 1}
+        for name, count in (calls | optional).items():
             given = getattr(self, name)
             problems.append((name, None if given is None and name in optional else _wrong_call(given, count)))
         strange = sorted(set(self.view_roles) - self.possible_roles)

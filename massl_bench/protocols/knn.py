@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +23,17 @@ from massl_bench.core.errors import RequestError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score, Scores
 from massl_bench.core.wording import parameters
-from massl_bench.learners.neighbours import Neighbours, cosine_neighbours
-from massl_bench.metrics.classification import accuracy, rank_of_label
+from massl_bench.learners.neighbours import cosine_neighbours
+from massl_bench.metrics.classification import accuracy
 from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.checks import check_not_constant
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
+from massl_bench.protocols.shared.votes import ranks_by_vote
 
 _ROLES = ("train", "test")
 
 _TOP = 5
 """Classes that `top5@k` looks at."""
-
-_VOTES_PER_CHUNK = 1 << 22
-"""Entries of the table of votes that are held at a time (32 MB): the table of iNaturalist would be 1.6 GB."""
 
 
 class Params(StrictModel):
@@ -93,7 +90,9 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     neighbours = cosine_neighbours(
         test.features, train.features, params.k[-1], boundaries=params.k, backend=data.backend
     )
-    rank_Qk, voted_Qk, predicted_Qk = _ranks(neighbours, train_labels, test_labels, num_classes, params)
+    rank_Qk, voted_Qk, predicted_Qk = ranks_by_vote(
+        neighbours, train_labels, test_labels, num_classes, params.k, params.temperature
+    )
 
     scores: dict[str, Score] = {}
     for k, rank_Q, predicted_Q in zip(params.k, rank_Qk.T, predicted_Qk.T, strict=True):
@@ -114,36 +113,6 @@ def _notes(rank_Qk: NDArray[np.int64], voted_Qk: NDArray[np.bool_], params: Para
     found = [f"{count} of top5@{k}" for k, count in zip(params.k, counts, strict=True) if count and k >= _TOP]
     text = f"hits of classes without a vote, by class number as in the published script: {', '.join(found)}"
     return (text,) if found else ()
-
-
-def _ranks(
-    neighbours: Neighbours,
-    train_labels_N: NDArray[np.int64],
-    test_labels_Q: NDArray[np.int64],
-    num_classes: int,
-    params: Params,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-    """Returns (rank of each test item's class, whether it has a vote, the best class), each [Q, len(params.k)]."""
-    rank_Qk = np.empty((len(test_labels_Q), len(params.k)), dtype=np.int64)
-    voted_Qk, predicted_Qk = np.empty(rank_Qk.shape, dtype=bool), np.empty_like(rank_Qk)
-    chunk = max(1, _VOTES_PER_CHUNK // max(num_classes, params.k[-1]))
-    for start in range(0, len(test_labels_Q), chunk):
-        rows = slice(start, start + chunk)
-        # float32: float16 overflows at exp(1 / 0.07) = 1.6e6.
-        weight_QK = np.exp(neighbours.similarities_QK[rows] / np.float32(params.temperature))
-        class_QK = train_labels_N[neighbours.indices_QK[rows]]
-        num_rows = len(weight_QK)
-        cell_QK = class_QK + num_classes * np.arange(num_rows)[:, None]
-        votes_QC = np.zeros((num_rows, num_classes))
-        # The neighbours of a smaller k are the first ones of a larger k: every vote is counted once.
-        for column, (low, high) in enumerate(pairwise((0, *params.k))):
-            votes_QC += np.bincount(
-                cell_QK[:, low:high].ravel(), weight_QK[:, low:high].ravel(), minlength=votes_QC.size
-            ).reshape(votes_QC.shape)
-            rank_Qk[rows, column] = rank_of_label(votes_QC, test_labels_Q[rows])
-            voted_Qk[rows, column] = votes_QC[np.arange(num_rows), test_labels_Q[rows]] > 0
-            predicted_Qk[rows, column] = votes_QC.argmax(axis=1)
-    return rank_Qk, voted_Qk, predicted_Qk
 
 
 PROTOCOL = Protocol(

@@ -15,15 +15,14 @@ Shapes: N items, D dimensions, C classes, P strengths.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.errors import CellError
 from massl_bench.core.values import EvaluationData, FeatureBank, Scores
 from massl_bench.core.wording import asked
 from massl_bench.metrics.classification import classification_scores
@@ -39,27 +38,17 @@ from massl_bench.protocols.shared.labels import (
     single_labels,
 )
 from massl_bench.protocols.shared.selection import (
-    Fold,
-    GridParams,
+    HoldOutParams,
     Training,
-    folds_of,
-    hold_out,
-    num_to_hold_out,
+    check_leaves_some,
+    held_out,
     select_strength,
-    stratified_folds,
 )
 
 _ROLES = ("train", "test")
 _READ = (*_ROLES, "val")
 
-
-class Params(GridParams):
-    """The parameters of the protocol."""
-
-    validation_share: float = Field(gt=0, lt=1)
-    """Of the training set, held out where there is no validation split."""
-    min_held_out: int = Field(ge=0)
-    """Where the share is fewer images, all are held out, in as many folds as the share goes into one."""
+Params = HoldOutParams
 
 
 def metric_names(params: Params) -> list[str]:
@@ -70,12 +59,7 @@ def metric_names(params: Params) -> list[str]:
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     """Raises `RequestError` for an empty split, or a training split that leaves nothing to hold out."""
     check_not_empty(_ROLES, num_items)
-    if "val" not in num_items and num_items["train"] * params.validation_share < 1:
-        needed = int(np.ceil(1 / params.validation_share))
-        raise RequestError(
-            f"a share of {params.validation_share} of {num_items['train']} training images leaves nothing to "
-            f"select on; at least {needed} are needed, or a validation split"
-        )
+    check_leaves_some(params.validation_share, num_items)
 
 
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Scores:
@@ -96,13 +80,16 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     _check_classes(labels["train"], num_classes, train.class_names)
     notes = scored_classes(labels["test"], test.class_names, difficult_is_negative=False) if multi else ()
     stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
-    features, targets, folds, split = _held_out(train, data.banks.get("val"), labels, params, rng)
-    training = Training(features_ND=features, targets=targets, num_classes=num_classes, device=data.backend.device)
-    selection = select_strength(training, folds, params)
-    final = fit(features, targets, num_classes, np.array([selection.strength]), stopping, device=data.backend.device)
+    held = held_out(labels["train"], labels.get("val"), train.validation_from, params, rng)
+    val = data.banks.get("val")
+    features = train.features if val is None else np.concatenate([train.features, val.features])
+    device = data.backend.device
+    training = Training(features_ND=features, targets=held.targets, num_classes=num_classes, device=device)
+    selection = select_strength(training, held.folds, params)
+    final = fit(features, held.targets, num_classes, np.array([selection.strength]), stopping, device=device)
     details: dict[str, float | int | str] = {
         "C": selection.strength,
-        "selection_split": split,
+        "selection_split": held.split,
         "selection_value": selection.value,
         "converged": str(bool(final.converged_P[0])).lower(),
     }
@@ -116,32 +103,6 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
         found = classification_scores(scores_NC, labels["test"], params.bootstrap_resamples, rng)
     scores = {name: replace(score, details={**details, **score.details}) for name, score in found.items()}
     return Scores(scores, notes=(*selection.notes, *notes), selection=selection.curve)
-
-
-def _held_out(
-    train: FeatureBank,
-    val: FeatureBank | None,
-    labels: Mapping[str, NDArray[Any]],
-    params: Params,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[Any], Sequence[Fold], str]:
-    """Returns (features and targets of all that trains in the end, what is held out of it, the same in words)."""
-    count, targets = len(train), labels["train"]
-    if val is not None:
-        features = np.concatenate([train.features, val.features])
-        rows = np.split(np.arange(len(features)), [count])
-        return features, np.concatenate([targets, labels["val"]]), [(rows[0], rows[1])], "val"
-    if train.validation_from is not None:
-        rows = np.split(np.arange(count), [train.validation_from])
-        return train.features, targets, [(rows[0], rows[1])], f"val, the last {len(rows[1])} of {count} train"
-    if count * params.validation_share < params.min_held_out:
-        num_folds = max(2, min(round(1 / params.validation_share), num_to_hold_out(targets)))
-        folds = folds_of(stratified_folds(targets, num_folds, rng))
-        return train.features, targets, folds, f"{num_folds}-fold cross-validation of {count} train"
-    chosen = hold_out(targets, params.validation_share, rng)
-    how = "at random" if targets.ndim == 2 else "of each class at random"
-    rest = np.setdiff1d(np.arange(count), chosen)
-    return train.features, targets, [(rest, chosen)], f"{len(chosen)} of {count} train, {how}"
 
 
 def _labels(role: str, bank: FeatureBank, multi: bool) -> NDArray[Any]:

@@ -5,6 +5,8 @@ layer takes a step on every batch; the learning rate follows a cosine from epoch
 selected: the layer after the last epoch is the result. The test images go through the backbone once, under the plain
 preprocessing; the best epoch on them is noted beside the result, and never the result.
 
+Of several learning rates, which are trained at once, one is chosen on training images that are held out.
+
 Both scripts cut the views with torchvision's default filter, bilinear, and resize test images bicubically.
 
 Shapes: N items, C classes.
@@ -20,11 +22,13 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from massl_bench.core.values import EvaluationData, Score
+from massl_bench.core.values import EvaluationData, Scores
 from massl_bench.metrics.classification import classification_scores, rank_of_label
 from massl_bench.protocols.base import Protocol
-from massl_bench.protocols.shared.augmented import HeadParams, train, training_views
+from massl_bench.protocols.shared.augmented import HeadParams, Recipe, draw_seeds, finite_scores, train, training_views
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
+from massl_bench.protocols.shared.rate_grid import Rates, effective, run_grid
+from massl_bench.protocols.shared.selection import check_leaves_some
 
 _ROLES = ("train", "test")
 
@@ -32,20 +36,24 @@ _ROLES = ("train", "test")
 class Params(HeadParams):
     """The parameters of the protocol."""
 
+    lr: Annotated[float, Field(gt=0)] | Rates
+    """One, or several to choose from."""
     lr_reference_batch: Annotated[int, Field(gt=0)] | Literal["none"]
     """`lr` is multiplied by batch_size / this; `none`: taken as it is."""
     lars_trust: Annotated[float, Field(gt=0)] | Literal["none"]
     """Trust coefficient of LARS; `none`: SGD."""
+    validation_share: float = Field(gt=0, lt=1)
+    """Of each class of the training images, held out where there are several learning rates."""
     bootstrap_resamples: int = Field(gt=0)
 
     @property
-    def effective_lr(self) -> float:
-        """The learning rate of the first epoch."""
-        return self.lr if self.lr_reference_batch == "none" else self.lr * self.batch_size / self.lr_reference_batch
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates as they are given."""
+        return self.lr if isinstance(self.lr, tuple) else (self.lr,)
 
-    def lr_at(self, epoch: int) -> float:
-        """Returns the learning rate of an epoch, from 0: a cosine that would reach 0 one epoch after the last."""
-        return self.effective_lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+    def factor(self, epoch: int, done: float) -> float:
+        """Returns what learning rates are multiplied by: a cosine that would reach 0 one epoch after the last."""
+        return 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
 
 
 def metric_names(params: Params) -> list[str]:
@@ -54,34 +62,39 @@ def metric_names(params: Params) -> list[str]:
 
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
-    """Raises `RequestError` for an empty split."""
+    """Raises `RequestError` for an empty split, or nothing to hold out."""
     check_not_empty(_ROLES, num_items)
+    if len(params.rates) > 1:
+        check_leaves_some(params.validation_share, num_items)
 
 
-def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
+def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Scores:
     """Returns top-1, top-5 and mean per-class accuracy of the last epoch, with bootstrap intervals.
 
     Raises:
         RequestError: A split is empty or without labels; fewer than two classes; features were handed in.
         CellError: A class has no training item; an image is damaged; the loss is not finite.
     """
+    rates = effective(params.rates, params, params.lr_reference_batch)
+    lars_trust = None if params.lars_trust == "none" else params.lars_trust
+    recipe = Recipe(rates=rates, schedule=params.factor, lars_trust=lars_trust)
+    if len(rates) > 1:
+        share, resamples = params.validation_share, params.bootstrap_resamples
+        return run_grid(data, params, recipe, params.rates, rng, validation_share=share, resamples=resamples)
     views, test = training_views(data), data.banks["test"]
     truth = single_labels("test", test)
-    num_classes = class_count(data)
-    check_every_class(views.labels, num_classes, views.class_names)
-    lars_trust = None if params.lars_trust == "none" else params.lars_trust
-    lrs = [params.lr_at(epoch) for epoch in range(params.epochs)]
+    check_every_class(views.labels, class_count(data), views.class_names)
     top1_E = []
-    for head in train(data, np.arange(len(views.labels)), params, rng, lrs=lrs, lars_trust=lars_trust):
-        scores_NC = head.scores(test.features)
+    for (heads,) in train(data, np.arange(len(views.labels)), params, draw_seeds(rng), recipe):
+        scores_NC = finite_scores(heads, test.features, rates[0])
         top1_E.append(float((rank_of_label(scores_NC, truth) == 0).mean()))
     details: dict[str, float | int | str] = {
-        "effective_lr": params.effective_lr,
+        "effective_lr": rates[0],
         "best_epoch": int(np.argmax(top1_E)) + 1,
         "best_epoch_top1": max(top1_E),
     }
     found = classification_scores(scores_NC, truth, params.bootstrap_resamples, rng)
-    return {name: replace(score, details=details) for name, score in found.items()}
+    return Scores({name: replace(score, details=details) for name, score in found.items()})
 
 
 PROTOCOL = Protocol(

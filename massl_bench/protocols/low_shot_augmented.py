@@ -20,7 +20,7 @@ from massl_bench.core.strict import IncreasingNumbers
 from massl_bench.core.values import EvaluationData, Score
 from massl_bench.metrics.classification import rank_of_label
 from massl_bench.protocols.base import Protocol
-from massl_bench.protocols.shared.augmented import HeadParams, train, training_views
+from massl_bench.protocols.shared.augmented import HeadParams, Recipe, draw_seeds, finite_scores, train, training_views
 from massl_bench.protocols.shared.draws import draw_up_to, sampled_accuracies
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 
@@ -30,6 +30,7 @@ _ROLES = ("train", "test")
 class Params(HeadParams):
     """The parameters of the protocol."""
 
+    lr: float = Field(gt=0)
     shots: IncreasingNumbers
     """Images of each class."""
     num_draws: int = Field(gt=0)
@@ -43,9 +44,9 @@ class Params(HeadParams):
             raise ValueError(f"milestones: {self.milestones[-1]} is never reached in {self.epochs} epochs")
         return self
 
-    def lr_at(self, epoch: int) -> float:
-        """Returns the learning rate of an epoch, from 0."""
-        return self.lr * self.gamma ** bisect_right(self.milestones, epoch)
+    def factor(self, epoch: int, done: float) -> float:
+        """Returns what the learning rate is multiplied by in an epoch, from 0, however much of it is done."""
+        return self.gamma ** bisect_right(self.milestones, epoch)
 
 
 def metric_names(params: Params) -> list[str]:
@@ -69,15 +70,15 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     truth = single_labels("test", test)
     num_classes = class_count(data)
     check_every_class(views.labels, num_classes, views.class_names)
-    lrs = [params.lr_at(epoch) for epoch in range(params.epochs)]
+    recipe = Recipe(rates=[params.lr], schedule=params.factor, lars_trust=None)
     smallest = int(np.bincount(views.labels).min())
     scores = {}
     for k in params.shots:
         right_SN = np.empty((params.num_draws, len(truth)), dtype=bool)
         for right_N in right_SN:
             rows = draw_up_to(views.labels, k, rng)
-            *_, head = train(data, rows, params, rng, lrs=lrs, lars_trust=None)  # the last epoch is the result
-            right_N[:] = rank_of_label(head.scores(test.features), truth) == 0
+            *_, (heads,) = train(data, rows, params, draw_seeds(rng), recipe)  # the last epoch is the result
+            right_N[:] = rank_of_label(finite_scores(heads, test.features, params.lr), truth) == 0
         details = {"effective_lr": params.lr, "images": len(rows), "fewest_of_a_class": min(k, smallest)}
         scores[f"top1@s{k}"], scores[f"mean_per_class@s{k}"] = sampled_accuracies(right_SN, truth, details)
     return scores

@@ -194,7 +194,7 @@ class ResultRecord(StrictModel):
     selection_split: str | None
     """Where hyper-parameters were selected; None where nothing was."""
     selection_curve: dict[str, float] = Field(default_factory=dict)
-    """What each strength C reached there, as a fraction; empty in records from before there was this key."""
+    """What each strength C, or learning rate, reached there, as a fraction; empty in older records."""
     num_items: dict[str, int]
     num_extracted: int | None = None
     """Images that went through the model in this run, in `timings.extract` seconds; others had their features in the

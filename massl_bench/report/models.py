@@ -161,16 +161,18 @@ def _milliseconds(record: ResultRecord) -> float | None:
 
 
 def _selection(models: Mapping[str, Sequence[Row]], colours: Mapping[str, str]) -> list[Picture]:
-    found: dict[tuple[str, str], dict[str, list[Point]]] = {}
+    found: dict[tuple[tuple[str, str], str, str], dict[str, list[Point]]] = {}
     for name, rows in models.items():
         for row in rows:
             scale = row.record.headline_scale
-            pairs = sorted((float(strength), value) for strength, value in row.record.selection_curve.items())
+            on = "the test images" if row.record.selection_split == "test" else "what was held out"
+            pairs = sorted((float(value), reached) for value, reached in row.record.selection_curve.items())
+            what = "learning rate" if "lr" in row.record.identity.task.params else "C"
             if len(pairs) > 1:
-                found.setdefault(row.cell, {})[name] = [Point(x=x, y=scale * value) for x, value in pairs]
+                found.setdefault((row.cell, what, on), {})[name] = [Point(x=x, y=scale * value) for x, value in pairs]
     return [
-        curves(" ".join(cell), series, colours, "C", "% of what was held out", log=True)
-        for cell, series in sorted(found.items())
+        curves(" ".join(cell), series, colours, what, f"% of {on}", log=True)
+        for (cell, what, on), series in sorted(found.items())
     ]
 
 
@@ -196,9 +198,13 @@ def _by_parameter(models: Mapping[str, Sequence[Row]], colours: Mapping[str, str
             for what, points in _points(row.record, metric).items():
                 found.setdefault((row.cell, metric, what), {})[name] = points
     return [
-        curves(" ".join(cell), series, colours, what, f"{metric}, %", log=True)
+        curves(" ".join(cell), series, colours, what, f"{metric}, %", log=what != "block")
         for (cell, metric, what), series in sorted(found.items())
     ]
+
+
+_OVER = {"s": "images a class", "b": "block"}
+"""What the number of a metric's parameter counts, by the letter before it; without one it counts neighbours."""
 
 
 def _points(record: ResultRecord, metric: str) -> dict[str, list[Point]]:
@@ -206,11 +212,11 @@ def _points(record: ResultRecord, metric: str) -> dict[str, list[Point]]:
     found: dict[str, list[Point]] = {}
     for name, value in record.metrics.items():
         own, at, parameter = name.partition("@")
-        number, scale = parameter.lstrip("sk"), record.headline_scale
+        number, scale = parameter.lstrip("".join(_OVER)), record.headline_scale
         if own == metric and at and number.isdecimal():
             low, high = (scale * end for end in value.ci95) if value.ci95 is not None else (None, None)
             point = Point(x=int(number), y=scale * value.value, low=low, high=high)
-            found.setdefault("k" if number == parameter else "images a class", []).append(point)
+            found.setdefault(_OVER.get(parameter[0], "k"), []).append(point)
     return {what: sorted(points, key=lambda point: point.x) for what, points in found.items() if len(points) > 1}
 
 

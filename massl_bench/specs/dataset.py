@@ -110,7 +110,9 @@ class DatasetSpec(StrictModel):
     """The file of `tasks/copies/` that says how the suite makes copies of the patches; its splits follow from it."""
     orientation: Literal["stored", "upright"] = "stored"
     """Of images with an EXIF orientation: as the published evaluations read them, or turned as viewers show them."""
-    metric: Literal["top1", "mean_per_class", "map"]
+    ignored_class: int | None = Field(default=None, ge=0)
+    """Of a segmentation dataset: the class that stands for all others, whose pixels do not count in the test."""
+    metric: Literal["top1", "mean_per_class", "map", "miou"]
     """What papers report of it, for people: records hold all metrics, and tasks and suites name the one they show."""
     summary: str
     notes: str | None = None
@@ -132,9 +134,10 @@ class DatasetSpec(StrictModel):
 
     @model_validator(mode="after")
     def _classes_fit(self) -> DatasetSpec:
-        if self.kind in LABELLED_KINDS and self.num_classes is None:
+        with_classes = self.kind in LABELLED_KINDS or self.kind == "segmentation"
+        if with_classes and self.num_classes is None:
             raise ValueError(f"num_classes: is missing, and a {self.kind} dataset has classes")
-        if self.kind not in LABELLED_KINDS and (self.num_classes, self.class_names) != (None, None):
+        if not with_classes and (self.num_classes, self.class_names) != (None, None):
             raise ValueError(f"num_classes, class_names: expected neither, as a {self.kind} dataset has no classes")
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(
@@ -152,6 +155,8 @@ class DatasetSpec(StrictModel):
                 return "mean per class, as Kornblith et al. (CVPR 2019) report it; CARP: top-1; records hold both"
             case "map":
                 return "mean average precision"
+            case "miou":
+                return "mean intersection over union of the classes"
 
     @model_validator(mode="after")
     def _hub_has_every_split(self) -> DatasetSpec:
@@ -180,6 +185,10 @@ class DatasetSpec(StrictModel):
             raise ValueError("patches and copies belong together: one of them is missing")
         if self.patches is not None and (self.kind != "copy-detection" or self.reader is not None):
             raise ValueError('patches: expected kind = "copy-detection" and no reader')
+        if self.ignored_class is not None and (
+            self.kind != "segmentation" or self.ignored_class >= (self.num_classes or 0)
+        ):
+            raise ValueError(f"ignored_class: expected a class of a segmentation dataset, found {self.ignored_class}")
         if self.published_sizes and self.kind != "copy-detection":
             raise ValueError(f"published_sizes: a {self.kind} dataset has none; give its splits their size")
         return self

@@ -166,3 +166,48 @@ def test_a_class_without_an_image_is_named(run_cli: Cli, tmp_path: Path) -> None
     answer = run_cli(*LINEAR, "--dataset", f"folder:{tmp_path / 'd'}", "--model", "pixels", "--limit", "train=1")
     assert answer.code == 2
     assert "are of 1 of its 2 classes; --sample train=1 draws as many from every class" in answer.error
+
+
+def test_a_grid_of_learning_rates_is_thirteen_runs_of_one(run_cli: Cli) -> None:
+    data = ("--dataset", "digits", "--model", "pixels", "--sample", "train=200,test=150")
+    grid = "linear-grid-published"
+    rates = "0.01,0.1,1.0,10.0"
+    answer = run_cli(
+        "run", "--task", grid, *data, "--set", f"{grid}.lr={rates}", "--set", f"{grid}.epochs=2",
+        "--set", f"{grid}.batch_size=64", "--set", f"{grid}.cosine=epoch",
+        "--set", f"{grid}.crop_interpolation=bilinear",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    found = record_of(grid)
+    assert found["selection_split"] == "test"
+    assert "chosen on the test images" in found["notes"][0]
+    alone = {}
+    for rate in rates.split(","):
+        one = ("--set", "linear-augmented.epochs=2", "--set", "linear-augmented.batch_size=64")
+        assert (
+            run_cli("run", "--task", "linear-augmented", *data, *one, "--set", f"linear-augmented.lr={rate}").code == 0
+        )
+    for path in Path("results").glob("*/linear-augmented/*.json"):
+        record = json.loads(path.read_text())
+        alone[record["identity"]["task"]["params"]["lr"]] = record["metrics"]["top1"]["value"]
+    assert len(set(alone.values())) > 2
+    assert found["selection_curve"].keys() == {f"{rate:.6g}" for rate in alone}
+    for rate, value in alone.items():
+        assert abs(found["selection_curve"][f"{rate:.6g}"] - value) <= 1 / 150 + 1e-9
+
+
+def test_a_grid_chooses_among_what_a_vit_has(run_cli: Cli, golden: Path, image_folder: Path) -> None:
+    checkpoint = golden / "official_format_checkpoint.pth"
+    answer = run_cli(
+        "run", "--task", "linear-grid", "--dataset", f"folder:{image_folder}", "--model", str(checkpoint),
+        "--img-size", "32", "--set", "linear-grid.epochs=2", "--set", "linear-grid.batch_size=4",
+        "--set", "linear-grid.validation_share=0.4",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    record = record_of("linear-grid")
+    assert "and mean of the last one's patch tokens" in record["identity"]["model"]["pooling"]
+    details = record["metrics"]["top1"]["details"]
+    told = {key.removesuffix(", there") for key in details if key.endswith(", there")}
+    assert {"last 1", "last 1 and mean patch"} < told
+    assert details["representation"] in told
+    assert len(record["selection_curve"]) == 13

@@ -132,6 +132,23 @@ def test_a_limit_and_progress() -> None:
     assert views.seconds > 0
 
 
+def test_plain_items_are_those_of_a_bank() -> None:
+    rows = np.array([8, 1, 5])
+    views = views_of(options=ExtractionOptions(batch_size=2))
+    found = list(views.plain(rows))
+    assert [batch.rows.tolist() for batch in found] == [[8, 1], [5]]
+    seen = [apply_preprocessing(Image.fromarray(noise_split()._pixels[row]), PREPROCESSING) for row in rows]
+    encoder = pixels_encoder()
+    expected = encoder(encoder.normalise(torch.from_numpy(np.stack(seen)))).numpy()
+    np.testing.assert_array_equal(np.concatenate([batch.features for batch in found]), expected)
+    assert views.num_seen == 3
+
+
+def test_the_validation_part_ends_with_the_limit() -> None:
+    for limit, expected in ((None, 7), (8, 7), (7, None), (3, None)):
+        assert views_of(limit=limit, validation_from=7).validation_from == expected
+
+
 def test_damaged_images_and_features_end_the_cell() -> None:
     class Damaged(ArraySplit):
         def encoded(self, indices: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from massl_bench.core.errors import RequestError
 from massl_bench.models.networks.vit import MasslVisionTransformer
@@ -210,3 +211,54 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     settings = [each for each in TINY if not each.startswith(("backbone.depth", "backbone.patch"))]
     with pytest.raises(RequestError, match="resnet has no patches and class token, as sop needs"):
         run(tmp_path, load_config("tiny-digits", [*settings, *resnet]), 4)
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that any operation makes inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple | list) else [made]:
+            self.numel = max(self.numel, each.numel() if isinstance(each, Tensor) else 0)
+        return made
+
+
+def test_no_vote_matrix_is_built_at_the_numbers_of_the_script() -> None:
+    """With B = 128 at 224 pixels: 14,848 masked tokens and 512 prototypes; [N, K, Q] would be 4 · 10^9 numbers."""
+    config = load_config("sop-vits16-100ep", [])
+    sop, images, tokens = config.parameters, config.batch_size, (224 // 16) ** 2
+    with torch.device("meta"), Largest() as largest:
+        rows = {name: torch.randn(2 * images, config.head.out_dim) for name in ("student", "teacher")}
+        masks = np.zeros((2 * images, tokens), dtype=bool)
+        masks[:, : int(tokens * sop.mask_ratio)] = True
+        memory = torch.randn(sop.class_memory_size, config.head.out_dim)
+        held = memory.numel()
+        chosen, pool = sop.class_candidates, sop.class_memory_size
+        draw = Prototypes.of(memory, torch.randperm(pool), chosen, torch.randperm(chosen)[: chosen // 2], 9, 0.1)
+        student = rows["student"].requires_grad_()
+        class_loss(student, rows["teacher"], memory, [draw], (0.1, 0.04)).backward()
+        patches = torch.randn(int(masks.sum()), config.head.out_dim).requires_grad_()
+        of_patches = Prototypes.of(memory, torch.randperm(pool), sop.patch_candidates, None, 1, 0.1)
+        of_patches.assign(patches, memory, 0.1).log().sum().backward()
+    masked = int(masks.sum())
+    assert masked == 14848
+    assert largest.numel <= max(held, masked * sop.patch_candidates)
+
+
+def test_one_step_of_a_vit_s_in_bounded_memory(tmp_path: Path) -> None:
+    """On the CPU, two images at 224 pixels: what the process needs is the network's, not the objective's."""
+    small = ["batch_size=2", "sop.class_memory_size=4096", "sop.patch_memory_size=1024", "epochs=1"]
+    small += ["optimiser.warmup_epochs=0", "sop.teacher_temp_warmup_epochs=1", "run.log_every=1", "run.workers=0"]
+    config = load_config("sop-vits16-100ep", small)
+    with Largest() as largest:
+        trained = run(tmp_path, config, 1)
+    assert trained.step == 1
+    widest = 4 * 197 * 4 * 384  # the MLP of a block, of both views of two images
+    memory = 4096 * 256
+    parameters = 384 * 1536
+    head = 4 * 197 * 2048
+    assert largest.numel <= max(widest, memory, parameters, head, 4 * 6 * 197 * 197, 2048 * 2048)

@@ -12,6 +12,7 @@ import massl_bench as mb
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.values import EvaluationData, FeatureBank, Scores
 from massl_bench.protocols import knn
+from massl_bench.protocols.shared import votes
 
 
 def evaluate(
@@ -104,7 +105,7 @@ def test_one_test_image() -> None:
 
 def test_many_classes_in_chunks(monkeypatch: pytest.MonkeyPatch, arrays: dict[str, np.ndarray]) -> None:
     whole = values(arrays, [20])
-    monkeypatch.setattr(knn, "_VOTES_PER_CHUNK", 12 * 64)
+    monkeypatch.setattr(votes, "_VOTES_PER_CHUNK", 12 * 64)
     assert values(arrays, [20]) == whole
 
 

@@ -18,7 +18,7 @@ from massl_bench.specs.registry import Registry
 CLASSES, DIM = 5, 12
 ONE_LABEL = ["knn", "class-retrieval", "linear", "low-shot", "few-shot", "kmeans", "kmeans-carp"]
 SEVERAL_LABELS = ["linear", "few-shot-svm"]
-ON_VIEWS = ["linear-augmented", "linear-augmented-carp", "low-shot-inat"]
+ON_VIEWS = ["linear-augmented", "linear-augmented-carp", "low-shot-inat", "linear-grid"]
 DETERMINISTIC = {"knn", "class-retrieval"}
 """Nothing in them is drawn."""
 OVER_DRAWS = {"few-shot", "few-shot-svm", "low-shot-inat"}
@@ -28,7 +28,7 @@ OVER_DRAWS = {"few-shot", "few-shot-svm", "low-shot-inat"}
 class PlainViews:
     """Features in place of views: every view of an item is the same."""
 
-    class_names = None
+    class_names = validation_from = None
 
     def __init__(self, bank: FeatureBank) -> None:
         self.labels, self._features = bank.labels, bank.features
@@ -39,6 +39,9 @@ class PlainViews:
             rows = rng.permutation(plan.rows)
             pieces = (rows[start : start + plan.batch_size] for start in range(0, len(rows), plan.batch_size))
             yield (ViewBatch(features=self._features[piece], rows=piece) for piece in pieces)
+
+    def plain(self, rows: NDArray[np.int64]) -> Iterator[ViewBatch]:
+        yield ViewBatch(features=self._features[rows], rows=rows)
 
 
 def measure(task: str, data: EvaluationData) -> dict[str, Score]:

@@ -189,6 +189,20 @@ def decode_rgb(encoded: EncodedImage, decoding: Decoding = STORED) -> Image.Imag
             return _rgb(image, decoding)
 
 
+def decode_mask(encoded: bytes | Path) -> Image.Image:
+    """Returns the values of an image of one channel of 8 bits, those of a palette image as its palette is indexed.
+
+    Raises:
+        ValueError: It has several channels, or other values.
+        Exception: What PIL raises for a damaged image.
+    """
+    with open_image(encoded, STORED) as image:
+        image.load()
+        if image.mode not in ("L", "P"):
+            raise ValueError(f"expected a mask of one channel of 8 bits, found the mode {image.mode}")
+        return Image.frombytes("L", image.size, image.tobytes())
+
+
 def _rgb(image: Image.Image, decoding: Decoding) -> Image.Image:
     stored_as, turn = image.format, turn_of(image)
     rgb = _strictly_decoded(image) if decoding.strict and stored_as == "JPEG" else None

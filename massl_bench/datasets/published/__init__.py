@@ -12,11 +12,13 @@ from massl_bench.datasets.published.lists import DTD, EUROSAT, FGVC_AIRCRAFT, FO
 from massl_bench.datasets.published.matlab import FLOWERS102, STANFORD_CARS
 from massl_bench.datasets.published.pickles import read_plain_pickle
 from massl_bench.datasets.published.reader import PublishedReader
+from massl_bench.datasets.published.segmentation import ADE20K, VOC2012
 from massl_bench.datasets.published.voc import VOC2007
 
 __all__ = ["READERS", "PublishedReader", "read_plain_pickle"]
 
 READERS: dict[str, PublishedReader] = {
+    "ade20k": ADE20K,
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
     "copydays": COPYDAYS,
@@ -39,4 +41,5 @@ READERS: dict[str, PublishedReader] = {
     "stanford-cars": STANFORD_CARS,
     "stl10": STL10,
     "voc2007": VOC2007,
+    "voc2012": VOC2012,
 }

@@ -56,6 +56,8 @@ class Listing:
     class_names: tuple[str, ...] | None = None
     boxes: NDArray[np.float64] | None = None
     """[N, 4], of the queries of landmarks."""
+    masks: Sequence[str] | None = None
+    """Of the images of a segmentation dataset, in their order: the files with the class of every pixel."""
     tables: tuple[str, ...] = ()
     """Further tables that were read, where their names are not the same in every copy."""
 
@@ -63,6 +65,7 @@ class Listing:
 def listed(
     *,
     marker: str,
+    other_markers: tuple[str, ...] = (),
     tables: dict[str, tuple[str, ...]],
     parse: Callable[[Path, str], Listing],
     folders: tuple[str, ...] = ("",),
@@ -74,6 +77,7 @@ def listed(
 
     Args:
         marker: shows the layout.
+        other_markers: show it as well, in other copies.
         tables: the tables that each source is read from, relative to the root.
         parse: (root, source) to the listing; called when all the tables are there.
         folders: where the layout may begin.
@@ -92,7 +96,8 @@ def listed(
             raise RequestError(
                 f"{root}: {where}: not as published: {type(error).__name__}: {one_line(error)}; unpack it again"
             ) from None
-        outside = next((name for name in found.files if name.startswith("/") or ".." in name.split("/")), None)
+        named = (*found.files, *(found.masks or ()))
+        outside = next((name for name in named if name.startswith("/") or ".." in name.split("/")), None)
         if outside is not None:
             raise RequestError(
                 f"{root}: {where}: not as published: it names {outside!r}, and images lie below the dataset's folder"
@@ -103,16 +108,23 @@ def listed(
         needed = [root / name for name in _of(tables, source)]
         if all(path.is_file() for path in needed):  # else the caller names the tables that are missing
             found = listing(root, source)
-            needed += [root / name for name in (*found.tables, *found.files)]
+            needed += [root / name for name in (*found.tables, *found.files, *(found.masks or ()))]
         return needed
 
     def read(root: Path, source: str) -> ImageSplit:
         _of(tables, source)
         found = listing(root, source)
-        return FileSplit(root, found.files, found.labels, found.class_names, found.boxes)
+        return FileSplit(root, found.files, found.labels, found.class_names, found.boxes, found.masks)
 
     return PublishedReader(
-        marker=marker, files=files, read=read, folders=folders, sole=sole, truth=truth, shared=shared
+        marker=marker,
+        other_markers=other_markers,
+        files=files,
+        read=read,
+        folders=folders,
+        sole=sole,
+        truth=truth,
+        shared=shared,
     )
 
 

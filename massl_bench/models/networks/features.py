@@ -40,12 +40,7 @@ class TokenFeature(nn.Module):
         """Returns the features of normalised images [B, 3, H, W]."""
         if self.feature in ("last4", "token-before-norm"):
             return self._of_blocks(images)
-        tokens_BTD = self.network.forward_features(images)
-        patches_BD: Tensor = tokens_BTD[:, self.network.num_prefix_tokens :].mean(dim=1)
-        if self.feature == "avg":
-            return patches_BD
-        first_BD: Tensor = tokens_BTD[:, 0]
-        return first_BD if self.feature == "token" else torch.cat([first_BD, patches_BD], dim=1)
+        return of_tokens(self.network.forward_features(images), self.feature, self.network.num_prefix_tokens)
 
     def _of_blocks(self, images: Tensor) -> Tensor:
         count = min(_BLOCKS, len(self.network.blocks)) if self.feature == "last4" else 1
@@ -58,6 +53,15 @@ class TokenFeature(nn.Module):
             intermediates_only=True,
         )
         return torch.cat([prefix_BPD[:, 0] for _, prefix_BPD in blocks], dim=1)
+
+
+def of_tokens(tokens_BTD: Tensor, feature: FeatureName, num_prefix: int) -> Tensor:
+    """Returns `token`, `avg` or `token+avg` of tokens after the norm, of which the first are no patches: [B, D]."""
+    patches_BD: Tensor = tokens_BTD[:, num_prefix:].mean(dim=1)
+    if feature == "avg":
+        return patches_BD
+    first_BD: Tensor = tokens_BTD[:, 0]
+    return first_BD if feature == "token" else torch.cat([first_BD, patches_BD], dim=1)
 
 
 def features_of(network: nn.Module) -> tuple[FeatureName, ...]:

@@ -25,12 +25,13 @@ def generalised_mean(tokens: Tensor, exponent: float, floor: float) -> Tensor:
 
 
 def at_size(network: Any, side: int) -> Any:
-    """Returns a ViT of timm that takes images of `side` × `side` pixels.
+    """Returns a network of timm that takes images of `side` × `side` pixels.
 
     One that takes a single size only is copied, with its position embeddings interpolated by timm (bicubic,
     antialiased; the published code of MaSSL and DINO, which our own ViT follows, does not antialias).
     """
-    if getattr(network, "dynamic_img_size", False) or network.patch_embed.img_size == (side, side):
+    embed = getattr(network, "patch_embed", None)  # a convolutional network takes any size
+    if embed is None or getattr(network, "dynamic_img_size", False) or embed.img_size == (side, side):
         return network
     resized = copy.deepcopy(network)
     resized.set_input_size(img_size=(side, side))
@@ -55,6 +56,24 @@ class ClassGemFeatures(nn.Module):
         patches_BPD = tokens_BTD[:, self._network.num_prefix_tokens :]
         gem_BD = generalised_mean(patches_BPD, self._pooling.exponent, self._pooling.floor)
         return torch.cat([tokens_BTD[:, 0].float(), gem_BD], dim=1)
+
+
+class PatchTokensFeatures(nn.Module):
+    """The patch tokens of a ViT after the final norm: [B, P, D].
+
+    Args:
+        network: a ViT of timm.
+    """
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self._network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns float32 [B, P, D] of normalised images [B, 3, H, W]."""
+        tokens_BTD = self._network.forward_features(images)
+        patches_BPD: Tensor = tokens_BTD[:, self._network.num_prefix_tokens :]
+        return patches_BPD.float()
 
 
 def num_token_blocks(network: nn.Module) -> int | None:

@@ -10,6 +10,7 @@ Shapes: N items, D dimensions, C classes, P strengths, F folds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from massl_bench.core.errors import CellError
+from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.wording import asked
 from massl_bench.metrics.classification import rank_of_label
@@ -54,6 +55,15 @@ class GridParams(StrictModel):
         if self.num_c > 1 and self.log10_c_min >= self.log10_c_max:
             raise ValueError(f"log10_c_min: expected less than log10_c_max = {self.log10_c_max}")
         return self
+
+
+class HoldOutParams(GridParams):
+    """The strengths, and what they are chosen on."""
+
+    validation_share: float = Field(gt=0, lt=1)
+    """Of the training set, held out where there is no validation split."""
+    min_held_out: int = Field(ge=0)
+    """Where the share is fewer images, all are held out, in as many folds as the share goes into one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,6 +156,61 @@ def held_out_values(
             [mean_average_precision(np.concatenate(each), truth, difficult_is_negative=False)[0] for each in kept]
         )
     return right_P, loss_P / count
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldOut:
+    """What is held out of the training items to choose on."""
+
+    targets: NDArray[Any]
+    """Of all items that train in the end: those of the training split, then those of a validation split."""
+    folds: Sequence[Fold]
+    split: str
+    """The same in words."""
+
+
+def held_out(
+    labels: NDArray[Any],
+    val_labels: NDArray[Any] | None,
+    validation_from: int | None,
+    params: HoldOutParams,
+    rng: np.random.Generator,
+) -> HeldOut:
+    """Returns what is held out: the publisher's validation items, a share, or each item once.
+
+    Args:
+        labels: of the training items, int64 [N] or int8 [N, C].
+        val_labels: of a validation split.
+        validation_from: the first training item of the publisher's validation part, with which they may end.
+        params: the share, and the fewest items that it may be.
+        rng: draws it.
+    """
+    count = len(labels)
+    if val_labels is not None:
+        targets = np.concatenate([labels, val_labels])
+        fitted, chosen = np.split(np.arange(len(targets)), [count])
+        return HeldOut(targets=targets, folds=[(fitted, chosen)], split="val")
+    if validation_from is not None:
+        fitted, chosen = np.split(np.arange(count), [validation_from])
+        split = f"val, the last {len(chosen)} of {count} train"
+        return HeldOut(targets=labels, folds=[(fitted, chosen)], split=split)
+    if count * params.validation_share < params.min_held_out:
+        num_folds = max(2, min(round(1 / params.validation_share), num_to_hold_out(labels)))
+        folds = folds_of(stratified_folds(labels, num_folds, rng))
+        return HeldOut(targets=labels, folds=folds, split=f"{num_folds}-fold cross-validation of {count} train")
+    chosen = hold_out(labels, params.validation_share, rng)
+    how = "at random" if labels.ndim == 2 else "of each class at random"
+    rest = np.setdiff1d(np.arange(count), chosen)
+    return HeldOut(targets=labels, folds=[(rest, chosen)], split=f"{len(chosen)} of {count} train, {how}")
+
+
+def check_leaves_some(share: float, num_items: Mapping[str, int]) -> None:
+    """Raises `RequestError` where a share of the training split is no item, and there is no validation split."""
+    if "val" not in num_items and num_items["train"] * share < 1:
+        raise RequestError(
+            f"a share of {share} of {num_items['train']} training images leaves nothing to select on; at least "
+            f"{math.ceil(1 / share)} are needed, or a validation split"
+        )
 
 
 def hold_out(labels: NDArray[Any], share: float, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -302,10 +302,11 @@
       if (at && at !== "full" && Number.isFinite(x) && x > 0) (curves[metricName] ??= []).push([x, metric]);
     }
     const first = found.headline.split("@")[0];
+    const over = (name) => ({ s: "images a class", b: "block" })[Object.keys(found.metrics).find((key) => key.startsWith(`${name}@`)).split("@")[1][0]] ?? "k";
     const drawn = Object.entries(curves).sort(([a], [b]) => (b === first) - (a === first)).filter(([, points]) => points.length > 1)
-      .map(([name, points]) => figure(`${name} over ${/@s/.test(found.headline) ? "images a class" : "k"}`, points.sort((a, b) => a[0] - b[0]), found.scale));
+      .map(([name, points]) => figure(`${name} over ${over(name)}`, points.sort((a, b) => a[0] - b[0]), found.scale));
     const strengths = Object.entries(found.selection ?? {}).map(([x, y]) => [Number(x), [y]]).sort((a, b) => a[0] - b[0]);
-    if (strengths.length > 1) drawn.push(figure("selection over the strength C", strengths, found.scale));
+    if (strengths.length > 1) drawn.push(figure(`selection over the ${found.task.parameters.lr ? "learning rate" : "strength C"}`, strengths, found.scale));
     return drawn.length ? el("div", { class: "pictures" }, ...drawn) : null;
   }
   function figure(caption, points, scale) {
