@@ -62,7 +62,7 @@ class Listing:
     """Further tables that were read, where their names are not the same in every copy."""
 
 
-def listed(
+def listed(  # noqa: PLR0913  # what a layout has
     *,
     marker: str,
     other_markers: tuple[str, ...] = (),
