@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def example() -> dict[str, str]:
 def install_package(folder: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> Path:
     """Installs a package as pip would: its modules, and beside them the entry points that its project declares."""
     project = tomllib.loads(files["pyproject.toml"])["project"]
-    site = folder / project["name"]
+    # Never the path of an earlier test: what Python, and this project, know of a path is kept.
+    site = Path(tempfile.mkdtemp(prefix=f"{project['name']}-", dir=folder))
     for name, text in files.items():
         path = site / name
         path.parent.mkdir(parents=True, exist_ok=True)

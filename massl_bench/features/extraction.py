@@ -143,11 +143,10 @@ def _left_out(split: ImageSplit, batch: Batch, options: ExtractionOptions) -> li
     """Returns the images of a batch that are left out, and why; raises `CellError` where none may be."""
     skipped = []
     for index, problem in batch.problems:
-        where = f"{split.locate(index)}: {problem.what}"
+        image = split.locate(index)
         if not (problem.damaged and options.skip_corrupt):
-            skip = f", or count it out with {asked('skip_corrupt')}" if problem.damaged else ""
-            raise CellError(f"{where}; {problem.remedy}{skip}")
-        skipped.append(where)
+            raise problem.error(image, f", or count it out with {asked('skip_corrupt')}" if problem.damaged else "")
+        skipped.append(f"{image}: {problem.what}")
     return skipped
 
 

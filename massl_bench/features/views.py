@@ -139,7 +139,7 @@ class EncodedViews:
         if batch.problems:
             index, problem = batch.problems[0]
             skip = f": {asked('skip_corrupt')} does not apply to images that are trained on" if problem.damaged else ""
-            raise CellError(f"{self._split.locate(index)}: {problem.what}; {problem.remedy}{skip}")
+            raise problem.error(self._split.locate(index), skip)
         # Only around the encoder: the protocol's own arithmetic is not the features'.
         with numerics(self._options.precision, self._encoder.device.type):
             ((_, pixels_b3SS),) = batch.groups  # all views are of one size

@@ -105,7 +105,7 @@ def test_a_second_signal_keeps_the_first_ones_code(
             "error: unexpected ImportError: libx.so: failed to map; is the memory of this process",
         ),
         (KeyError("a\x1b[31m\nb"), r"error: unexpected KeyError: 'a\x1b[31m\nb'; "),
-        (OSError(28, "No space left on device", "a\x1b\nb"), r"error: a\x1b b: No space left on device"),
+        (OSError(28, "No space left on device", "a\x1b\nb"), r"error: a\x1b\nb: No space left on device"),
     ],
 )
 def test_whatever_comes_is_one_line(run_cli: Cli, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -86,5 +87,6 @@ def test_a_file_of_which_pyarrow_ends_the_process(
 
     make_hub_cache(tmp_path / "hub", "org/pets", lay_out, monkeypatch)
     answer = run_cli("run", "--dataset", "hf:org/pets", *KNN)
-    assert answer.code == 1
-    assert "row group 0 cannot be read: Unencoded byte array data bytes does not support INT64" in answer.error
+    # pyarrow 17 refuses the file as a whole, before work; newer ones its row group.
+    assert re.search(r"parquet: (row group 0|it) cannot be read: .*; copy or fetch the file again$", answer.error)
+    assert answer.code == (1 if "row group" in answer.error else 2)

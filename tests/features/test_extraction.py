@@ -94,13 +94,19 @@ def test_batch_size_and_workers_change_nothing(
         assert plain[role].key == other[role].key
 
 
+FIRST = r"train/blue/0\.png"
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (RequestError("x.parquet: it cannot be read: bad page"), r"x\.parquet: it cannot be read: bad page; then give"),
-        (OSError(errno.EIO, "Input/output error", "x.tar"), "it cannot be read: Input/output error; repair or remove"),
-        (MemoryError(), "this machine has not enough memory for it"),
+        (RequestError("x.parquet: it cannot be read: bad page"), r"x\.parquet: it cannot be read: bad page$"),
+        (
+            OSError(errno.EIO, "Input/output error", "x.tar"),
+            r"train/blue/0\.png: it cannot be read: Input/output error; repair or remove",
+        ),
+        (MemoryError(), f"{FIRST}: this machine has not enough memory for it"),
     ],
 )
 def test_a_file_of_images_that_cannot_be_read(
@@ -113,7 +119,7 @@ def test_a_file_of_images_that_cannot_be_read(
 
     monkeypatch.setattr(splits.FileSplit, "encoded", broken)
     options = ExtractionOptions(num_workers=workers, skip_corrupt=True)
-    with pytest.raises(CellError, match=rf"^train/blue/0\.png: {reason}"):
+    with pytest.raises(CellError, match=f"^{reason}"):
         mb.extract(mb.load_encoder("pixels"), f"folder:{image_folder}", options=options)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from massl_bench.core.errors import MasslBenchError, one_line
+from massl_bench.core.errors import CellError, MasslBenchError, one_line
 from massl_bench.core.files import open_regular
 from massl_bench.core.wording import asked
 from massl_bench.datasets.images.integrity import (
@@ -131,12 +131,18 @@ class Unreadable:
     remedy: str
     damaged: bool
     """Whether the file is at fault, on any machine: only then may it be left out as corrupt."""
+    of_a_file: bool = False
+    """Whether `what` is of the file that holds many images, and says all there is to say."""
+
+    def error(self, image: str, advice: str = "") -> CellError:
+        """Returns what is raised where the image may not be left out; `advice` follows the remedy."""
+        return CellError(self.what if self.of_a_file else f"{image}: {self.what}; {self.remedy}{advice}")
 
     @classmethod
     def of(cls, error: Exception) -> Unreadable:
         """Returns what an exception of `decode_rgb`, of a preprocessing, or of a split that reads its files means."""
         if isinstance(error, MasslBenchError):
-            return cls(str(error), "then give the same command again", False)
+            return cls(str(error), "", False, of_a_file=True)
         if isinstance(error, ImageLimitError):
             return cls(str(error), f"allow more with {asked('max_pixels', 'N')}, or remove the image", False)
         if isinstance(error, MemoryError):

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.core.errors import CellError, one_line
+
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
@@ -67,9 +69,15 @@ def decode_jpeg(content: bytes) -> NDArray[np.uint8] | None:
 
 @cache
 def _strict_decoder() -> Any:
-    """Returns the module whose decoder reports what libjpeg notices, or None where it is not installed."""
+    """Returns the module whose decoder reports what libjpeg notices, or None where it is not installed.
+
+    Raises:
+        CellError: It is there and cannot be imported: that is no fault of an image.
+    """
     try:
         import simplejpeg
-    except ImportError:
+    except ModuleNotFoundError:
         return None
+    except Exception as error:  # built for another numpy: a ValueError
+        raise CellError(f"simplejpeg cannot be imported: {one_line(error)}; pip install --upgrade simplejpeg") from None
     return simplejpeg
