@@ -223,6 +223,7 @@ def test_every_spec_is_valid() -> None:
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 OPTIONS_OF_OTHERS = {
+    "datasets/images/integrity.py": {"--upgrade"},  # pip
     "core/devices.py": {"--shm-size"},  # docker
     "models/weights/export.py": {"--task", "--dataset", "--model"},  # the command in the README of exported weights
     "records/environment.py": {"--porcelain", "--untracked-files"},  # git
