@@ -9,8 +9,12 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 import traceback
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +35,7 @@ from massl_bench.cli.verify import verify
 from massl_bench.cli.weights import weights_app
 from massl_bench.core import terminal
 from massl_bench.core.errors import MasslBenchError, RequestError, unforeseen
+from massl_bench.core.terminal import say
 from massl_bench.core.wording import options_are_read
 
 # Newer versions of typer carry their own copy of click: this is the base of every wrong use, in either.
@@ -64,7 +69,7 @@ def main() -> None:
     terminal.open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without α shows ? for it
-    with options_are_read():
+    with options_are_read(), _threads_in_one_line():
         code = _code_of_the_call()
         if (error := terminal.lost("stdout")) is not None and not isinstance(error, BrokenPipeError):
             fail(f"stdout: {error.strerror or error}: the results could not be printed")
@@ -102,6 +107,24 @@ def _code_of_the_call() -> int:
             traceback.print_exc()
         fail(unforeseen(error))
         return 1
+
+
+@contextmanager
+def _threads_in_one_line() -> Iterator[None]:
+    """Says in one line what ended a thread (of a library), and what went wrong where nothing can be raised."""
+    before = threading.excepthook, sys.unraisablehook
+
+    def ended(original: Callable[[Any], object], details: Any) -> None:
+        if os.environ.get("MASSL_BENCH_TRACEBACK"):
+            original(details)
+        elif isinstance(details.exc_value, Exception):
+            say(f"beside the work: {unforeseen(details.exc_value)}")
+
+    threading.excepthook, sys.unraisablehook = (partial(ended, original) for original in before)
+    try:
+        yield
+    finally:
+        threading.excepthook, sys.unraisablehook = before
 
 
 def _version(show: bool) -> None:

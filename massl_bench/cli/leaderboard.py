@@ -97,7 +97,7 @@ def leaderboard(
         _check_fresh(out, text, chosen)
     else:
         write_out(out, text)
-    if chosen == "csv" and board.apart:
+    if board.apart and (out is not None or chosen == "csv"):
         say(f"{len(board.apart)} records are not in the table; --format md says why")
 
 

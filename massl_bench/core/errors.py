@@ -109,8 +109,12 @@ def without_addresses(text: str) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """Returns an error's text in one line of at most 300 characters, the same in every run."""
-    return printable(without_addresses(" ".join(str(error).split())))[:300] or type(error).__name__
+    """Returns an error's text in one line of at most 300 characters, the same in every run.
+
+    Of what the system refused, only why: who calls names the file, which can be called otherwise while it is written.
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(without_addresses(" ".join(text.split())))[:300] or type(error).__name__
 
 
 def unforeseen(error: Exception) -> str:

@@ -28,6 +28,9 @@ SEAL = "content_sha256"
 _MEMO = "memo"
 """The key under which a memo says of what it is: a file under another's name would be believed."""
 
+MOST_BYTES = 1 << 30
+"""Of a file that is read at once, as JSON is: the largest of the known datasets have half of it."""
+
 _DEEPEST = 64
 """Levels of lists and tables in a file; no file of this project has ten."""
 
@@ -107,9 +110,16 @@ def _kind_of_file(mode: int) -> str:
     return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
 
 
-def read_regular(path: Path) -> bytes:
-    """Returns the content of a file; raises as `open_regular`."""
+def read_regular(path: Path, most_bytes: int | None = MOST_BYTES) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+        OSError: As of `open_regular`; or it is larger than any file of its kind (and may hold nothing, on the disk).
+    """
     with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most_bytes is not None and size > most_bytes:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, and at most {most_bytes:,} are read", str(path))
         return file.read()
 
 
@@ -298,24 +308,31 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
 
 
 def remove_directory(path: Path) -> None:
-    """Removes a directory, of which nobody finds a part meanwhile; one that cannot be removed stays as it is."""
+    """Removes a directory, of which nobody finds a part meanwhile.
+
+    Raises:
+        OSError: It stays as it is; or it is gone, and a part of it stays under another name.
+    """
     doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
     try:
         path.rename(doomed)
-    except OSError:
+    except FileNotFoundError:  # another process was first
         return
-    shutil.rmtree(doomed, ignore_errors=True)
+    try:
+        shutil.rmtree(doomed)
+    except OSError as error:  # of a file in it, by its name alone
+        raise OSError(error.errno, error.strerror, str(doomed)) from None
 
 
 def leftovers(directory: Path, older_than: float = _LEFTOVER_S) -> list[Path]:
-    """Returns what killed processes left of their writing in a directory, untouched for `older_than` seconds."""
+    """Returns what killed processes left in a directory: of their writing, untouched for `older_than` seconds."""
     before = time.time() - older_than
     found = []
     with suppress(OSError):
         for entry in os.scandir(directory):
-            if _LEFTOVER.fullmatch(entry.name):
+            if (named := _LEFTOVER.fullmatch(entry.name)) is not None:
                 with suppress(OSError):
-                    if _last_touched(Path(entry.path)) <= before:
+                    if named[1] == "old" or _last_touched(Path(entry.path)) <= before:
                         found.append(Path(entry.path))
     return found
 

@@ -182,7 +182,7 @@ def _listing(shard: Path, memo_dir: Path) -> dict[str, Any]:
     except RequestError:
         raise
     except OSError as error:
-        raise RequestError(f"{printable(shard)}: cannot be read: {error.strerror or error}; copy it again") from None
+        raise RequestError(f"{printable(shard)}: cannot be read: {one_line(error)}; copy it again") from None
     except Exception as error:  # what a damaged header leads to can be any error
         raise RequestError(
             f"{printable(shard)}: not a whole uncompressed tar: {one_line(error)}; copy it again"

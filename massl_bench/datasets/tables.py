@@ -39,9 +39,8 @@ def reading(path: Path, what: str = "it") -> Iterator[None]:
     except MemoryError:
         raise RequestError(f"{printable(path)}: {what} needs more memory than there is") from None
     except Exception as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
         raise RequestError(
-            f"{printable(path)}: {what} cannot be read: {reason}; copy or fetch the file again"
+            f"{printable(path)}: {what} cannot be read: {one_line(error)}; copy or fetch the file again"
         ) from None
 
 

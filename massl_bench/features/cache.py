@@ -147,7 +147,12 @@ class FeatureCache:
 
     def discard(self, key: BankKey) -> None:
         """Removes a bank, so that another can be written; whoever has opened it keeps what was opened."""
-        remove_directory(self.path(key))
+        with self.writing():
+            try:
+                remove_directory(self.path(key))
+            except OSError:
+                if key in self:
+                    raise
 
     @contextmanager
     def held(self, key: BankKey, say: Callable[[str], None]) -> Iterator[None]:

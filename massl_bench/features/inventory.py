@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from filelock import FileLock, Timeout
 from massl_bench.core.errors import one_line
 from massl_bench.core.files import leftovers, remove_directory, remove_leftovers
 from massl_bench.features.cache import BankMeta, FeatureCache, read_meta, wrong_file
-from massl_bench.features.pieces import Unfinished, unfinished
+from massl_bench.features.pieces import FOLDER, Unfinished, unfinished
 
 _MEMO_FOLDERS = ("encoders", "fingerprints", "hashes", "models", "shards", "twins")
 """Beside the banks: hashes and cards that are computed again where they are missing."""
@@ -126,12 +125,13 @@ def clear(cache: FeatureCache, wanted: Wanted, *, dry_run: bool) -> Cleared:
     parts = [part.path for part in unfinished(cache.root) if wanted.takes_unfinished(part)]
     for path in [] if dry_run else parts:
         remove_directory(path)
-    folders = [*(cache.root / "features").glob("*"), *(cache.root / name for name in _MEMO_FOLDERS), cache.root]
+    made = (folder for name in ("features", FOLDER) for folder in (cache.root / name).glob("*"))
+    folders = [*made, *(cache.root / name for name in _MEMO_FOLDERS), cache.root]
     find = leftovers if dry_run else remove_leftovers
     left = [*parts, *(path for folder in folders if folder.is_dir() for path in find(folder, _STALE_S))]
     memos = 0
     for folder in (cache.root / name for name in _MEMO_FOLDERS if wanted.everything):
         memos += len(list(folder.glob("*.json")))
         if not dry_run:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_directory(folder)
     return Cleared(removed=tuple(removed), in_use=tuple(in_use), leftovers=tuple(left), memos=memos)

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 PIECE = 512
 """Images of a piece, where a batch is not larger: a killed process loses no more than what it was at."""
 
-_FOLDER = "partial"
+FOLDER = "partial"
+"""In a cache: the pieces, by the key of their bank."""
 _METADATA = "massl_bench"
 
 
@@ -99,7 +100,7 @@ class Pieces:
         """
         size = max(PIECE, options.batch_size or 0)
         name = f"{digest}.{size}{'.skip' if options.skip_corrupt else ''}"
-        return cls(root / _FOLDER / digest[:2] / name, num_items, size)
+        return cls(root / FOLDER / digest[:2] / name, num_items, size)
 
     def __len__(self) -> int:
         return len(self._ranges)
@@ -195,7 +196,7 @@ class Pieces:
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        content = read_regular(self._file(number))
+        content = read_regular(self._file(number), None)
         try:
             length = int.from_bytes(content[:8], "little")
             header = parse_json(content[8 : 8 + length])
@@ -226,8 +227,8 @@ class Pieces:
     def remove(self) -> None:
         """Removes all pieces."""
         self.release()
-        remove_directory(self.directory)
-        with suppress(OSError):
+        with suppress(OSError):  # what stays is used by nobody, and removed when it is old
+            remove_directory(self.directory)
             self.directory.parent.rmdir()  # where it is empty
 
     def _file(self, number: int) -> Path:
@@ -255,7 +256,7 @@ class Unfinished:
 
 def unfinished(root: Path) -> Iterator[Unfinished]:
     """Yields the banks below a cache's directory that are being made, or were when their process was killed."""
-    for path in sorted((root / _FOLDER).glob("*/*")):
+    for path in sorted((root / FOLDER).glob("*/*")):
         if path.name.startswith(".") or not path.is_dir():
             continue
         with suppress(FileNotFoundError):  # it is finished meanwhile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,16 @@ from massl_bench.core.files import SEAL, check_depth, read_regular, sealed, unse
 from massl_bench.core.strict import StrictModel, first_problem
 
 Spec = TypeVar("Spec", bound=StrictModel)
+
+_MOST_BYTES = 4 << 20
+"""Of a file that somebody writes by hand."""
+
+_MOST_PARTS = 64
+"""Of a dotted key. The memory of `tomllib` grows with their square: 20,000 take 2 GB."""
+
+_TOKEN = re.compile(
+    r"""(?P<part>"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?|[A-Za-z0-9_-]++)|[ \t]++|(?P<dot>\.)|.""", re.DOTALL
+)
 
 
 def read_toml(path: Path, model: type[Spec]) -> Spec:
@@ -50,11 +61,30 @@ def load_toml(path: Path) -> dict[str, Any]:
         ValueError: It is no TOML, or nested deeper than any file of this project.
     """
     try:
-        content = tomllib.loads(read_regular(path).decode())
+        return _parsed(read_regular(path, _MOST_BYTES).decode())
     except RecursionError:
         raise ValueError("lists and tables nested too deeply") from None
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    if text.count(".") >= _MOST_PARTS and _most_parts(text) > _MOST_PARTS:
+        raise ValueError(f"a key of more than {_MOST_PARTS} parts")
+    content = tomllib.loads(text)
     check_depth(content)
     return content
+
+
+def _most_parts(text: str) -> int:
+    """Returns of how many parts, with dots between them, the longest key is."""
+    most = parts = 0
+    follows_dot = False
+    for token in _TOKEN.finditer(text):
+        if token["part"] is not None:
+            parts = parts + 1 if follows_dot else 1
+            most = max(most, parts)
+        if not token[0].isspace() or token[0] == "\n":
+            follows_dot = token["dot"] is not None
+    return most
 
 
 def _check_seal(path: Path, content: Mapping[str, Any]) -> None:
@@ -76,9 +106,7 @@ def parse_setting(text: str) -> Any:
     """Returns the value of a `--set`: written as in TOML, but that words need no quotes and lists no brackets."""
     for spelling in (text, f"[{text}]"):
         try:
-            value = tomllib.loads(f"value = {spelling}")["value"]
-            check_depth([value])
-            return value
+            return _parsed(f"value = {spelling}")["value"]
         except (ValueError, RecursionError):
             continue
     return text

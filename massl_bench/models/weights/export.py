@@ -129,8 +129,14 @@ def export_weights(
             _write(model, written, layout, training)
             _check_reads_back(model.encoder, written, layout)
             text = _model_card(model, written, layout, training, results)
-            written.replace(file)
-        write_atomic(card_path(file), text)
+            card = folder / card_path(file).name
+            write_atomic(card, text)
+            card.replace(card_path(file))
+            try:
+                written.replace(file)
+            except OSError:
+                card_path(file).unlink(missing_ok=True)  # of nothing; it would be in the way of the next call
+                raise
     except OSError as error:
         raise CellError(f"{file}: could not be written: {one_line(error)}") from None
 
@@ -245,8 +251,10 @@ def export_timm(model: ExportedModel, folder: Path, results: Sequence[EvalResult
             ) + shell(f"massl-bench run --task knn --dataset cifar10 --model local-dir:{folder.name}")
             text = model_card(card, facts, use=use, training=model.training, left_out=notes, results=results)
             write_atomic(written / "README.md", text)
-            folder.mkdir(exist_ok=True)
-            for file in written.iterdir():
-                file.replace(folder / file.name)
+            if folder.is_dir():
+                for file in written.iterdir():
+                    file.replace(folder / file.name)
+            else:
+                written.replace(folder)
     except (OSError, SafetensorError) as error:
         raise CellError(f"{folder}: could not be written: {one_line(error)}") from None

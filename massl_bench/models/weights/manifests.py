@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from massl_bench.core.errors import CellError, RequestError, one_line
+from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.files import atomic_file, file_safe, remembered_sha256, sha256_file, write_atomic
 from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from massl_bench.core.wording import asked
@@ -101,7 +101,7 @@ def add_weights(new: NewManifest) -> tuple[ModelCard, ManifestSpec]:
         )
         write_atomic(new.path, sealed_toml(manifest.model_dump(mode="json", exclude_defaults=True)))
     except OSError as error:
-        raise CellError(f"{new.path}: could not be written: {one_line(error)}") from None
+        raise CellError(f"{new.path}: could not be written: {error.strerror or error}") from None
     return card.model_copy(update={"name": new.name, "licence": new.licence}), manifest
 
 
@@ -138,6 +138,8 @@ def _copy(new: NewManifest, sha256: str) -> str:
     if target.exists() and target.samefile(new.file):
         return target.name
     if target.exists() and not new.force:
+        if sha256_file(target) == sha256:  # of a call that ended before it wrote the manifest
+            return target.name
         raise RequestError(f"{target} is there already", remedy=_another_name())
     with atomic_file(target) as temporary:
         shutil.copyfile(new.file, temporary)
