@@ -10,7 +10,7 @@ from pathlib import Path
 from massl_bench.core import download as web
 from massl_bench.core.errors import MissingDataError, one_line
 from massl_bench.core.files import atomic_directory
-from massl_bench.core.hub import check_hub_reachable
+from massl_bench.core.hub import check_hub_cache, check_hub_reachable
 from massl_bench.specs.dataset import ArchiveSource, DatasetSpec
 
 
@@ -26,6 +26,7 @@ def fetch_hub(repo: str, revision: str | None, *, patterns: list[str] | None, do
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    check_hub_cache(repo, "dataset")
     if download:
         check_hub_reachable(repo)
     try:

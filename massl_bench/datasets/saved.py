@@ -12,7 +12,7 @@ from typing import Any
 from typing_extensions import override
 
 from massl_bench.core.errors import RequestError, one_line
-from massl_bench.core.files import parse_json, read_regular, sha256_of, stat_signature
+from massl_bench.core.files import open_regular, parse_json, read_regular, sha256_of, stat_signature
 from massl_bench.core.printable import printable
 from massl_bench.core.wording import asked
 from massl_bench.datasets.columns import Columns
@@ -108,6 +108,9 @@ class SavedLayout(Layout):
         import datasets
 
         with self._reading():
+            for path in self._files:
+                if not is_image(path):
+                    open_regular(path).close()  # the library would wait for a pipe
             if self._saved:
                 for state in sorted(self.root.glob("*/state.json")):
                     self._named(state.parent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from massl_bench.core.errors import RequestError, one_line
-from massl_bench.core.files import open_regular, sha256_file, sha256_of
+from massl_bench.core.files import parse_json, read_regular, sha256_file, sha256_of
 from massl_bench.core.printable import printable
 from massl_bench.core.values import CopyTruth, DatasetKind, FeatureBank, LabelCoding, QueryTruth
 from massl_bench.core.wording import asked
@@ -249,11 +248,10 @@ def _copy_detection(archive: Archive, sha256: str) -> HandedFeatures:
 def _read_ground_truth(path: Path, num_queries: int, num_rows: int) -> list[QueryTruth]:
     where = asked("ground_truth", printable(path))
     try:
-        with open_regular(path) as file:
-            content = json.loads(file.read().decode("utf-8"))
+        content = parse_json(read_regular(path))
     except FileNotFoundError:
         raise RequestError(f"{where}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RequestError(f"{where}: not a JSON file: {one_line(error)}") from None
     names = ("easy", "hard", "junk")
     if not isinstance(content, list) or len(content) != num_queries:

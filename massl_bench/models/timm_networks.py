@@ -10,7 +10,7 @@ import timm
 import torch
 
 from massl_bench.core.errors import MissingDataError, RequestError, one_line, unknown_name
-from massl_bench.core.hub import check_hub_reachable
+from massl_bench.core.hub import check_hub_cache, check_hub_reachable
 from massl_bench.core.settings import DEFAULT_PREPROCESSING
 from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Network
@@ -39,6 +39,8 @@ def build_pretrained(reference: Reference, hub: bool, known: ModelCard | None) -
             raise RequestError(
                 f"model {reference.text}: timm has no pretrained weights of this name; random:{name} is untrained"
             )
+    if hub:
+        check_hub_cache(name.partition("@")[0], "model")
     network = _create_pretrained(f"hf-hub:{name}" if hub else name, reference)
     config = network.pretrained_cfg
     network.reset_classifier(0)
