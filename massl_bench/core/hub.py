@@ -52,5 +52,7 @@ def check_hub_cache(repo: str, kind: Literal["dataset", "model"]) -> None:
             with open_regular(path) as file:
                 if path.is_relative_to(folder / "refs") and len(file.read(_LONGEST_REF)) == _LONGEST_REF:
                     raise OSError(errno.EFBIG, "more than the name of a commit")
+        except FileNotFoundError:  # a link to what was not fetched
+            continue
         except OSError as error:
             raise MissingDataError(f"{path}: {one_line(error)}", remedy="remove it, and fetch it again") from None

@@ -7,7 +7,6 @@ its end without a failure leaves nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -21,7 +20,15 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import Field
 
-from massl_bench.core.files import canonical_json, escaped_json, parse_json, read_regular, write_atomic
+from massl_bench.core.files import (
+    canonical_json,
+    escaped_json,
+    parse_json,
+    read_regular,
+    sealed,
+    unsealed,
+    write_atomic,
+)
 from massl_bench.core.strict import StrictModel
 from massl_bench.records.environment import now
 
@@ -140,7 +147,7 @@ class Activity:
     def _write(self) -> None:
         self._written = time.monotonic()
         with suppress(OSError):
-            write_atomic(self._file, escaped_json(canonical_json(self._sweep.model_dump(mode="json"))))
+            write_atomic(self._file, escaped_json(canonical_json(sealed(self._sweep.model_dump(mode="json")))))
 
     def _clean_up(self) -> None:
         """Leaves the file only where something failed; and no folder of results that holds nothing else."""
@@ -166,7 +173,7 @@ def watch(results_dir: Path) -> tuple[list[Watched], list[str]]:
         try:
             if file.stat().st_size > _LARGEST:
                 raise ValueError(f"more than {_LARGEST} bytes")
-            sweep = Sweep.model_validate(parse_json(read_regular(file)))
+            sweep = Sweep.model_validate(unsealed(parse_json(read_regular(file))))
         except FileNotFoundError:
             continue  # the run ended meanwhile
         except (OSError, ValueError):
@@ -216,8 +223,11 @@ def _remove_old(folder: Path) -> None:
     for file in _entries(folder):
         if file.suffix != _SUFFIX or _state(file) != "ended":
             continue
-        with suppress(OSError, ValueError):
-            nothing = not json.loads(read_regular(file)).get("failed")
+        with suppress(OSError):
+            try:
+                nothing = not unsealed(parse_json(read_regular(file))).get("failed")
+            except ValueError:  # it is damaged, and tells nobody anything
+                nothing = True
             if nothing or file.stat().st_mtime < before:
                 _remove(file)
 

@@ -132,7 +132,7 @@ def read_items(record_file: Path, record: ResultRecord) -> Items:
     try:
         tensors = load(content)
         length = int.from_bytes(content[:8], "little")
-        told = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_METADATA])
+        told = parse_json(parse_json(content[8 : 8 + length])["__metadata__"][_METADATA])
         bits, names = told["bits"], told["classes"]
         labels = tensors.pop(_LABELS).astype(np.int64) if _LABELS in tensors else None
         predicted = {

@@ -23,9 +23,7 @@ _MOST_BYTES = 4 << 20
 _MOST_PARTS = 64
 """Of a dotted key. The memory of `tomllib` grows with their square: 20,000 take 2 GB."""
 
-_TOKEN = re.compile(
-    r"""(?P<part>"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?|[A-Za-z0-9_-]++)|[ \t]++|(?P<dot>\.)|.""", re.DOTALL
-)
+_TOKEN = re.compile(r"""(?P<part>"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?|[A-Za-z0-9_-]++)|[ \t]++|(?P<dot>\.)|.""", re.DOTALL)
 
 
 def read_toml(path: Path, model: type[Spec]) -> Spec:
