@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from massl_bench.core.errors import RequestError, one_line
-from massl_bench.core.files import atomic_file, read_regular
+from massl_bench.core.files import atomic_file, parse_json, read_regular
 from massl_bench.core.values import Resampled, Score
 from massl_bench.records.record import ItemsFile, ResultRecord
 
