@@ -11,12 +11,13 @@ import re
 import secrets
 import shutil
 import stat
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+from massl_bench.core.leftovers import remove_leftovers
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +38,6 @@ _DEEPEST = 64
 _NESTED = (dict, list)
 
 _INVISIBLE = re.compile(r"[^\n\x20-\x7e]")
-
-_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.(tmp|old)")
-"""What files and directories are called while they are written or removed."""
-
-_LEFTOVER_S = 24 * 3600.0
-"""Age at which one of them is taken for that of a killed process: nothing pauses for a day while it is written."""
 
 _BEGINNINGS = (
     (b"version https://git-lfs", "a git-LFS pointer, and git lfs pull fetches the file itself"),
@@ -322,36 +317,6 @@ def remove_directory(path: Path) -> None:
         shutil.rmtree(doomed)
     except OSError as error:  # of a file in it, by its name alone
         raise OSError(error.errno, error.strerror, str(doomed)) from None
-
-
-def leftovers(directory: Path, older_than: float = _LEFTOVER_S) -> list[Path]:
-    """Returns what killed processes left in a directory: of their writing, untouched for `older_than` seconds."""
-    before = time.time() - older_than
-    found = []
-    with suppress(OSError):
-        for entry in os.scandir(directory):
-            if (named := _LEFTOVER.fullmatch(entry.name)) is not None:
-                with suppress(OSError):
-                    if named[1] == "old" or _last_touched(Path(entry.path)) <= before:
-                        found.append(Path(entry.path))
-    return found
-
-
-def _last_touched(path: Path) -> float:
-    inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
-    return max(float(each.lstat().st_mtime) for each in (path, *inside))
-
-
-def remove_leftovers(directory: Path, older_than: float = _LEFTOVER_S) -> list[Path]:
-    """Removes what `leftovers` finds; returns it."""
-    found = leftovers(directory, older_than)
-    for path in found:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                path.unlink()
-    return found
 
 
 def default_cache_dir() -> Path:

@@ -11,7 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from massl_bench.core.errors import one_line
-from massl_bench.core.files import leftovers, remove_directory, remove_leftovers
+from massl_bench.core.files import remove_directory
+from massl_bench.core.leftovers import leftovers, remove_leftovers
 from massl_bench.features.cache import BankMeta, FeatureCache, read_meta, wrong_file
 from massl_bench.features.pieces import FOLDER, Unfinished, unfinished
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from massl_bench.core.errors import CellError
-from massl_bench.core.files import canonical_json, read_memo, remove_leftovers, write_memo
+from massl_bench.core.files import canonical_json, read_memo, write_memo
+from massl_bench.core.leftovers import remove_leftovers
 from massl_bench.core.settings import Preprocessing
 from massl_bench.features import BankKey, FeatureCache
 from tests.conftest import Answer

@@ -135,6 +135,20 @@ def test_lines_that_are_none_of_the_log(tmp_path: Path, line: str) -> None:
     assert [values["step"] for values in read_log(tmp_path)] == [0]
 
 
+@pytest.mark.faults
+def test_no_damage_to_a_log_is_believed(trained: Path, tmp_path: Path) -> None:
+    whole, log = (trained / "log.jsonl").read_bytes(), tmp_path / "log.jsonl"
+    lines = read_log(trained)
+    for content in flips(whole, 60, seed=43):
+        log.write_bytes(content)
+        with pytest.raises(RequestError, match=r"log\.jsonl: line \d+: not a line of this log; remove that line"):
+            read_log(tmp_path)
+    log.write_bytes(whole[:-5])  # the process was killed
+    assert read_log(tmp_path) == lines[:-1]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))  # of 0.1
+    assert read_log(tmp_path) == lines
+
+
 @pytest.mark.parametrize("layout", ["massl", "safetensors"])
 def test_a_flipped_export_is_found(trained: Path, tmp_path: Path, run_cli: Callable[..., Answer], layout: str) -> None:
     """Anywhere in the file, whoever opens it; a few through the command line."""

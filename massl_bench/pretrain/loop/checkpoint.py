@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 
 from massl_bench.core.archive_hash import has_hash
 from massl_bench.core.errors import CellError, RequestError, one_line
-from massl_bench.core.files import remove_leftovers
+from massl_bench.core.leftovers import remove_leftovers
 from massl_bench.core.wording import asked
 from massl_bench.models.checkpoints import read_checkpoint
 from massl_bench.models.reading import verify_zip

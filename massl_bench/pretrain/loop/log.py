@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,6 +24,9 @@ from massl_bench.pretrain.loop.checkpoint import advice_after
 from massl_bench.pretrain.loop.trackers import Tracker, open_trackers
 
 _NAME = "log.jsonl"
+
+_CHECK = "crc32"
+"""The key under which a line carries the checksum of the rest of it."""
 
 
 class TrainingLog:
@@ -46,7 +50,7 @@ class TrainingLog:
         logged = max((line["step"] + 1 for line in lines), default=0)
         with self._disk():
             kept = [line for line in lines if line["step"] < first_step]
-            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+            write_atomic(self._path, "".join(map(_line, kept)))
             self._trackers = open_trackers(folder, config, first_step=first_step, logged=logged)
 
     def __enter__(self) -> Self:
@@ -96,7 +100,7 @@ class TrainingLog:
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}  # NaN is no JSON
         with self._disk():
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(_line(line))
             for tracker in self._trackers:
                 tracker.write(step, values)
         self._say(step, values)
@@ -123,27 +127,44 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / _NAME
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    *whole, rest = text.split("\n")
-    values = []
-    for number, line in enumerate(whole, 1):
+    *lines, rest = text.split("\n")
+    values: list[dict[str, Any]] = []
+    checked = f'"{_CHECK}"' in text
+    if checked and "}" in rest:  # it has its end: no process was killed while it wrote it
+        lines.append(rest)
+        rest = ""
+    for number, line in enumerate(lines, 1):
         try:
-            values.append(_values_of(line))
+            values.append(_values_of(line, checked))
         except (ValueError, RecursionError):
             raise RequestError(
                 f"{path}: line {number}: not a line of this log",
                 remedy=f"remove that line, or choose another {asked('name')}",
             ) from None
     with contextlib.suppress(ValueError, RecursionError):
-        values.append(_values_of(rest))
+        values.append(_values_of(rest, checked))
     return values
 
 
-def _values_of(line: str) -> dict[str, Any]:
-    """Returns what a line holds; raises `ValueError` or, for deep nesting, `RecursionError` where it is not ours."""
+def _line(values: Mapping[str, Any]) -> str:
+    return json.dumps({**values, _CHECK: _checksum(values)}) + "\n"
+
+
+def _checksum(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values).encode())
+
+
+def _values_of(line: str, checked: bool) -> dict[str, Any]:
+    """Returns what a line holds; raises `ValueError` or, for deep nesting, `RecursionError` where it is not ours.
+
+    Logs of 0.1 have no checksums; in one that has, every line has its own.
+    """
     values: Any = json.loads(line)
     numbers = isinstance(values, dict) and all(
         value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values.values()
     )
     if not numbers or not isinstance(values.get("step"), int) or values["step"] < 0:
         raise ValueError("expected a step, and numbers")
+    if checked and values.pop(_CHECK, None) != _checksum(values):
+        raise ValueError("its checksum is of another line")
     return {**values}
