@@ -37,7 +37,7 @@ class Disk:
         sys.addaudithook(self._announced)
         fsync = os.fsync
 
-        def synced(file: int) -> None:
+        def synced(file: Any) -> None:
             self._operation("os.fsync", self._name(file))
             fsync(file)
 
