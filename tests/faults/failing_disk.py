@@ -37,9 +37,9 @@ class Disk:
         sys.addaudithook(self._announced)
         fsync = os.fsync
 
-        def synced(file: Any) -> None:
-            self._operation("os.fsync", self._name(file))
-            fsync(file)
+        def synced(fd: Any) -> None:
+            self._operation("os.fsync", self._name(fd))
+            fsync(fd)
 
         os.fsync = synced
 
