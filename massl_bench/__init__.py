@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         list_tasks,
         load_encoder,
     )
-    from massl_bench.bench.benchmark import BenchmarkResult, benchmark, compare, leaderboard, verify
+    from massl_bench.bench.benchmark import BenchmarkResult, benchmark, compare, leaderboard, overlap, verify
     from massl_bench.bench.evaluation import evaluate
     from massl_bench.bench.scores import TaskScores
     from massl_bench.bench.training import pretrain
@@ -63,6 +63,7 @@ _HOMES = {
     "list_suites": "bench.api",
     "list_tasks": "bench.api",
     "load_encoder": "bench.api",
+    "overlap": "bench.benchmark",
     "verify": "bench.benchmark",
 }
 
@@ -90,6 +91,7 @@ __all__ = [
     "list_suites",
     "list_tasks",
     "load_encoder",
+    "overlap",
     "pretrain",
     "verify",
 ]

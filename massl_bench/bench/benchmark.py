@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from massl_bench.bench.duplicates import Overlap, overlap_as_json
 from massl_bench.bench.launch import find_launcher
+from massl_bench.bench.overlap import OverlapRequest, find_overlap
 from massl_bench.bench.places import data_options, registry_with
 from massl_bench.bench.planner import Planner
 from massl_bench.bench.progress import reporting as show_progress
@@ -15,6 +17,7 @@ from massl_bench.bench.runner import Outcome, Runner
 from massl_bench.bench.verification import Verdict
 from massl_bench.bench.verification import verify as verify_record
 from massl_bench.core.errors import RequestError
+from massl_bench.core.files import canonical_json, write_output
 from massl_bench.features import ExtractionOptions, Reporting
 from massl_bench.models import Model
 from massl_bench.models.encoder import Encoder
@@ -23,6 +26,7 @@ from massl_bench.records.pairing import pairs_of, plain_comparison
 from massl_bench.records.record import ResultRecord, read_record
 from massl_bench.records.rows import Selection, collect
 from massl_bench.records.tables import to_json
+from massl_bench.specs.manifest import DEFAULT_MODEL
 from massl_bench.specs.registry import Registry
 
 if TYPE_CHECKING:
@@ -109,6 +113,7 @@ def benchmark(
     split_share: float | None = None,
     sample: Mapping[str, int] | None = None,
     max_pixels: int | None = None,
+    without_duplicates: str | Path | None = None,
 ) -> BenchmarkResult:
     """Runs cells and writes their records, as `massl-bench run` does; finished cells are read.
 
@@ -145,6 +150,7 @@ def benchmark(
         split_share: of `folder:` data without splits.
         sample: such records are partial.
         max_pixels: images of more pixels are refused.
+        without_duplicates: what `overlap` saved: cells are measured again without the test images that it names.
 
     Raises:
         RequestError: The request cannot be carried out; nothing was written.
@@ -179,6 +185,7 @@ def benchmark(
         ),
         extraction=options if options is not None else ExtractionOptions(),
         results_dir=Path(results_dir),
+        without_duplicates=Path(without_duplicates) if without_duplicates is not None else None,
         force=force,
     )
     return BenchmarkResult(_outcomes(request, registry, show_progress() if progress else Reporting()))
@@ -304,3 +311,59 @@ def verify(
         processes=processes,
         reporting=reporting,
     )
+
+
+def overlap(
+    a: str,
+    b: str,
+    *,
+    model: str = DEFAULT_MODEL,
+    splits: tuple[Sequence[str], Sequence[str]] = ((), ()),
+    calibrate_on: str | None = None,
+    data_root: str | Path | None = None,
+    include_path: Sequence[str | Path] = (),
+    cache_dir: str | Path | None = None,
+    device: str = "auto",
+    offline: bool = False,
+    save: str | Path | None = None,
+    progress: bool = True,
+) -> Overlap:
+    """Returns which images of one dataset are in another one, as `massl-bench datasets overlap` does.
+
+    ```python
+    found = mb.overlap("cifar10", "cifar10", data_root="data", save="overlap.json")
+    found.rows()  # {"test": [17, ...]}: test images that are in the training set
+    mb.benchmark("pixels", tasks="knn", datasets="cifar10", data_root="data", without_duplicates="overlap.json")
+    ```
+
+    Args:
+        a: whose images are looked for: a registry name, `folder:DIR`, `hf:REPO[@REV]` or `wds:PATTERN`.
+        b: where; the same dataset for its test split against its others.
+        model: whose features choose what is compared.
+        splits: of A and of B; none: all.
+        calibrate_on: the dataset whose images the copies for the threshold are made of; None: B.
+        data_root: directory with one folder for each dataset of the registry.
+        include_path: directories with more datasets.
+        cache_dir: None for the user's cache directory.
+        device: `auto`, `cpu`, `cuda` or `cuda:i`.
+        offline: never download a model.
+        save: where `without_duplicates` reads it from.
+        progress: whether stderr is told how far it is.
+
+    Raises:
+        RequestError: A dataset is not there, or the two are the same images.
+        CellError: An image is broken.
+    """
+    request = OverlapRequest(
+        a=a,
+        b=b,
+        model=model,
+        splits=splits,
+        calibrate_on=calibrate_on,
+        device=device,
+        data=data_options(cache_dir=cache_dir, data_root=data_root, offline=offline),
+    )
+    found = find_overlap(request, registry_with(include_path), show_progress() if progress else Reporting())
+    if save is not None:
+        write_output(Path(save), canonical_json(overlap_as_json(found)) + "\n")
+    return found

@@ -7,7 +7,16 @@ from functools import cached_property
 from pathlib import Path
 
 from massl_bench import protocols
-from massl_bench.bench.planned import CellPlan, FeatureCell, MissingCell, PlannedCell, ReadyCell, plan_of
+from massl_bench.bench.duplicates import LeftAside
+from massl_bench.bench.planned import (
+    CellPlan,
+    FeatureCell,
+    ImageCell,
+    MissingCell,
+    PlannedCell,
+    ReadyCell,
+    plan_of,
+)
 from massl_bench.bench.request import RunRequest
 from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import MissingDataError, RequestError
@@ -58,7 +67,9 @@ class Cells:
 
     def identity(self, cell: ReadyCell, skipped: Mapping[str, Sequence[str]]) -> Identity:
         """Returns what a record of the cell must agree with; `skipped` are the corrupt items left out, by split."""
-        spec = cell.task.spec
+        spec, aside = cell.task.spec, _aside(cell)
+        if aside is not None:
+            skipped = {**skipped, aside.role: aside.names}
         task = TaskIdentity(
             name=spec.name,
             version=spec.version,
@@ -90,8 +101,12 @@ class Cells:
         departures += [option("sample", f"{role}={count}") for role, count in sorted(cell.sample.items())]
         if identity.precision not in ("fp32", "unknown"):
             departures.append(option("precision", identity.precision))
+        aside = _aside(cell)
+        departures += [aside.departure] if aside is not None else []
         departures += [
-            f"{len(items)} corrupt {role} images skipped" for role, items in identity.dataset.skipped.items()
+            f"{len(items)} corrupt {role} images skipped"
+            for role, items in identity.dataset.skipped.items()
+            if aside is None or role != aside.role
         ]
         return departures
 
@@ -137,3 +152,7 @@ class Cells:
             for role in cell.view_roles
         ]
         return plan_of(cell, "extract", path, f"images through the model on {self.device}: {', '.join(images)}")
+
+
+def _aside(cell: ReadyCell) -> LeftAside | None:
+    return cell.aside if isinstance(cell, ImageCell) else None

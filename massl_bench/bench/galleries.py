@@ -20,6 +20,7 @@ from massl_bench.core.errors import MasslBenchError, RequestError, one_line
 from massl_bench.core.galleries import FeatureMap, Gallery, Look, Neighbour, Query, Thumbnail
 from massl_bench.core.values import CopyTruth, FeatureBank, QueryTruth, SearchBackend
 from massl_bench.datasets import DataOptions
+from massl_bench.datasets.heads import head_test
 from massl_bench.features import Reporting
 from massl_bench.learners.neighbours import cosine_neighbours, cosine_similarities
 from massl_bench.learners.planar import WORDS, Method, planar
@@ -154,7 +155,7 @@ class _Shelf:
         """What an item is, in words: its class, or where it lies."""
         labels = self.banks[role].labels
         if labels is None or labels.ndim != 1:
-            return self.cell.dataset.split(role).locate(row)
+            return self.cell.dataset.holding(role).split(role).locate(row)
         return self.class_name(int(labels[row]))
 
     def class_name(self, number: int) -> str:
@@ -164,7 +165,7 @@ class _Shelf:
 
     def image(self, role: str, row: int) -> Thumbnail:
         """The thumbnail of an item."""
-        split = self.cell.dataset.split(role)
+        split = self.cell.dataset.holding(role).split(role)
         (encoded,) = split.encoded([row])
         return Thumbnail(jpeg=jpeg_of(split.decode(encoded)), label=self.label(role, row))
 
@@ -195,6 +196,9 @@ def _galleries(shelf: _Shelf) -> list[Gallery]:
         return [_failed_retrieval(shelf, truth)]
     if kind != "single-label" or "test" not in shelf.banks:
         return []
+    test = head_test(shelf.cell.dataset) if "train" in shelf.banks else None
+    if test is not None and (test.members is not None or test.any_of_several):
+        return []  # its classes are not those of the training split
     return _by_class(shelf, "train" if "train" in shelf.banks else "test")
 
 
@@ -326,7 +330,7 @@ def _spectrum(features_ND: NDArray[np.float32]) -> list[float]:
 def _attention(shelf: _Shelf, role: str) -> list[tuple[Thumbnail, Thumbnail]]:
     from massl_bench.bench.attention import attended
 
-    split = shelf.cell.dataset.split(role)
+    split = shelf.cell.dataset.holding(role).split(role)
     count = min(_ATTENTION_IMAGES, len(split))
     rows = np.sort(np.random.default_rng(_SEED).permutation(len(split))[:count])
     images = [split.decode(split.encoded([int(row)])[0]) for row in rows]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from massl_bench import protocols
+from massl_bench.bench.duplicates import LeftAside
 from massl_bench.bench.request import PlannedTask, RunRequest
 from massl_bench.core.errors import MasslBenchError
 from massl_bench.core.files import sha256_of
@@ -20,7 +21,7 @@ from massl_bench.datasets import Dataset
 from massl_bench.features import BankKey, FeatureCache, HandedFeatures, bank_key
 from massl_bench.models import Model
 from massl_bench.records.making import Origin
-from massl_bench.records.record import LeftOutItems, ModelIdentity
+from massl_bench.records.record import LeftOutItems, ModelIdentity, TrainedHead
 
 
 class ReadyCell(Protocol):
@@ -104,6 +105,7 @@ class ImageCell:
     model: Model
     dataset: Dataset
     request: RunRequest
+    aside: LeftAside | None = None
     setup_seconds: float = 0.0
     data_seconds: float = 0.0
 
@@ -120,7 +122,13 @@ class ImageCell:
     @property
     def roles(self) -> tuple[str, ...]:
         """See `ReadyCell`."""
-        return protocols.roles(self.task.spec.protocol, self.dataset.kind, self.dataset.sources)
+        return protocols.roles(self.task.spec.protocol, self.dataset.kind, self.dataset.roles)
+
+    @property
+    def trained_on(self) -> Dataset | None:
+        """The other dataset that the cell's head is trained on, where the cell reads a split of it."""
+        head = self.dataset.head
+        return head if head is not None and any(self.dataset.holding(role) is head for role in self.roles) else None
 
     @property
     def view_roles(self) -> tuple[str, ...]:
@@ -136,17 +144,17 @@ class ImageCell:
     def limit(self, role: str) -> int | None:
         """Returns the limit of a split, or None where it takes nothing away."""
         limit = self.request.limit.get(role, self.request.limit.get(""))
-        return limit if limit is not None and limit < self.dataset.num_items(role) else None
+        return limit if limit is not None and limit < self.dataset.holding(role).num_items(role) else None
 
     def count(self, role: str) -> int:
         """Returns the number of items of a split, under its limit."""
         limit = self.limit(role)
-        return self.dataset.num_items(role) if limit is None else limit
+        return self.dataset.holding(role).num_items(role) if limit is None else limit
 
     @property
     def sizes(self) -> dict[str, int]:
         """See `ReadyCell`."""
-        return {role: self.count(role) for role in self.roles if role in self.dataset.sources}
+        return {role: self.count(role) for role in self.roles if role in self.dataset.roles}
 
     @property
     def limits(self) -> Mapping[str, int]:
@@ -180,8 +188,11 @@ class ImageCell:
 
     def key(self, role: str) -> BankKey:
         """Returns the content key of one of the cell's banks; of a split in augmented views, the one it would have."""
-        card = self.model.card.pooled(self.task.spec.pooling)
-        return bank_key(card, self.preprocessing, self.dataset, role, self.limit(role), self.request.extraction)
+        card, dataset = self.model.card.pooled(self.task.spec.pooling), self.dataset.holding(role)
+        preprocessing = self.preprocessing
+        if dataset.spec is not None and dataset.spec.cropped:
+            preprocessing = preprocessing.of_crops()
+        return bank_key(card, preprocessing, dataset, role, self.limit(role), self.request.extraction)
 
     def with_parts(self, bank: FeatureBank) -> FeatureBank:
         """Returns a bank of the cell's that says of which features its own are made."""
@@ -208,7 +219,7 @@ class ImageCell:
 
     def origin(self) -> Origin:
         """See `ReadyCell`."""
-        card, left_out = self.model.card, self.dataset.left_out
+        card, left_out, head = self.model.card, self.dataset.left_out, self.trained_on
         override = " and the task's override" if self.task.spec.preprocessing is not None else ""
         return Origin(
             model_reference=card.reference,
@@ -217,9 +228,14 @@ class ImageCell:
             preprocessing_origin=card.preprocessing_origin + override,
             dataset_layout=self.dataset.layout.kind,
             dataset_revision=self.dataset.revision,
+            head=self._trained_head(head) if head is not None else None,
             left_out=LeftOutItems(count=left_out.count, first=left_out.first) if left_out else None,
             generated_copies=self.dataset.generated,
         )
+
+    def _trained_head(self, head: Dataset) -> TrainedHead:
+        sizes = {role: count for role, count in self.sizes.items() if self.dataset.holding(role) is head}
+        return TrainedHead(dataset=head.name, fingerprint=head.fingerprint, num_items=sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +342,8 @@ class MissingCell:
     request: RunRequest
     problem: MasslBenchError
     """Why; a `MissingDataError` may be cured by a download."""
+    trained_on: str | None = None
+    """The other dataset that its head is trained on, as far as the registry says it."""
     setup_seconds: float = 0.0
     data_seconds: float = 0.0
 

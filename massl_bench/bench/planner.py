@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from massl_bench import protocols
 from massl_bench.bench.cells import Cells
+from massl_bench.bench.clock import timed
+from massl_bench.bench.heads import check_head_test, with_head
 from massl_bench.bench.planned import FeatureCell, ImageCell, MissingCell, PlannedCell, ReadyCell
 from massl_bench.bench.request import PlannedTask, RunRequest
+from massl_bench.bench.without import with_and_without
 from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import MasslBenchError, MissingDataError, RequestError
 from massl_bench.core.values import CopyTruth
@@ -23,7 +25,6 @@ from massl_bench.models import Model, ModelOptions, open_model
 from massl_bench.records.record import ModelFacts, check_results_dir
 from massl_bench.specs.registry import Registry
 
-T = TypeVar("T")
 Cell = TypeVar("Cell", ImageCell, FeatureCell)
 
 
@@ -71,14 +72,15 @@ class Planner(Cells):
         for task, dataset in self.request.cells:
             self.open_dataset(dataset)
             self.check_kind(tasks[task], dataset)
-        cells = []
+        cells: list[PlannedCell] = []
         for reference in self.request.models:
             seconds, model = timed(partial(self._open_model, reference))
             for task, dataset in self.request.cells:
                 cell = self._plan_cell(tasks[task], dataset, model)
                 cells.append(replace(cell, setup_seconds=seconds))
                 seconds = 0.0
-        return cells
+        without = self.request.without_duplicates
+        return with_and_without(cells, without) if without is not None else cells
 
     def _plan_task(self, name: str) -> PlannedTask:
         spec = self._registry.task(name)
@@ -152,7 +154,7 @@ class Planner(Cells):
                 if self.request.suite is None or reference not in self._registry.datasets:
                     raise
                 known = error
-            self._datasets[reference] = known
+            self._datasets[reference] = known = with_head(known, partial(self.open_dataset, fetch=fetch))
             if isinstance(known, Dataset):
                 self._say_left_out(known)
         return known
@@ -210,7 +212,12 @@ class Planner(Cells):
 
         def missing(problem: MasslBenchError) -> MissingCell:
             return MissingCell(
-                task=task, dataset_reference=reference, model=model, request=self.request, problem=problem
+                task=task,
+                dataset_reference=reference,
+                model=model,
+                request=self.request,
+                problem=problem,
+                trained_on=self._registry.head_of(reference),
             )
 
         if isinstance(found, MasslBenchError):
@@ -250,14 +257,15 @@ class Planner(Cells):
     def check_cell(self, cell: ImageCell) -> None:
         """Checks sizes against parameters, and the splits that will have to be read against their spec."""
         for role in cell.roles:
-            if role not in cell.dataset.sources:
+            if role not in cell.dataset.roles:
                 raise RequestError(
                     f"{cell.dataset.name}: task {cell.task.spec.name} needs the splits {', '.join(cell.roles)}; "
-                    f"it has {', '.join(cell.dataset.sources)}"
+                    f"it has {', '.join(cell.dataset.roles)}"
                 )
             key = cell.key(role)
             if role not in cell.bank_roles or key not in self.cache:
-                check_boxes(cell.dataset.split(role), key.preprocessing)
+                check_boxes(cell.dataset.holding(role).split(role), key.preprocessing)
+        check_head_test(cell, self._registry)
         self._check_truth(cell)
         self._check_headline(cell)
         protocols.check_sizes(cell.task.spec, cell.task.params, cell.sizes)
@@ -265,12 +273,12 @@ class Planner(Cells):
 
     def _check_limited_classes(self, cell: ImageCell) -> None:
         """Raises `RequestError` where the first items of a split that has several classes are of one."""
-        dataset = cell.dataset
         for role, limit in cell.limits.items():
+            dataset = cell.dataset.holding(role)
             if dataset.kind != "single-label" or dataset.num_classes == 1:
                 continue
             labels_N = dataset.split(role).labels
-            if labels_N is not None and (labels_N[:limit] == labels_N[0]).all():
+            if labels_N is not None and labels_N.ndim == 1 and (labels_N[:limit] == labels_N[0]).all():
                 raise RequestError(
                     f"the first {limit:,} {role} items of {dataset.name} are of 1 of its {dataset.num_classes} classes",
                     field="limit",
@@ -388,10 +396,3 @@ def _labelled_by_folders(dataset: Dataset | MasslBenchError) -> str:
         "; classes are the folders under train/ and test/ (or val/); a folder of class folders is divided by "
         f"{asked('split_share', 0.2)}"
     )
-
-
-def timed(call: Callable[[], T]) -> tuple[float, T]:
-    """Returns (seconds, value) of a call."""
-    start = time.perf_counter()
-    value = call()
-    return time.perf_counter() - start, value

@@ -35,6 +35,8 @@ class RunRequest:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Parameters by task (`--set`)."""
     seed: int | None = None
+    without_duplicates: Path | None = None
+    """The JSON of an overlap: cells whose test items it names are measured without these, too."""
     limit: Mapping[str, int] = field(default_factory=dict)
     """First items only, by split; the key `""` stands for every split."""
     device: str = "auto"
@@ -64,6 +66,7 @@ class RunRequest:
             config=self.data.config,
             split_share=self.data.split_share,
             sample=dict(self.data.sample),
+            without_duplicates=str(self.without_duplicates) if self.without_duplicates is not None else None,
             max_pixels=self.data.max_pixels if self.data.max_pixels != MAX_PIXELS else None,
         )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,14 +17,18 @@ import numpy as np
 from filelock import FileLock
 
 from massl_bench import protocols
+from massl_bench.bench.clock import Clock, timed
+from massl_bench.bench.heads import Heads
 from massl_bench.bench.planned import FeatureCell, ImageCell, MissingCell, PlannedCell, ReadyCell
-from massl_bench.bench.planner import Planner, timed
+from massl_bench.bench.planner import Planner
 from massl_bench.bench.request import RunRequest
+from massl_bench.bench.without import left_aside
 from massl_bench.core.devices import free_memory, memory_limited
 from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, unforeseen
 from massl_bench.core.fingerprint import EncoderFingerprint
 from massl_bench.core.values import DenseViews, EvaluationData, FeatureBank, Score
 from massl_bench.core.wording import asked
+from massl_bench.datasets.heads import head_test
 from massl_bench.features import Reporting, load_or_extract
 from massl_bench.features.banks import help_to_extract
 from massl_bench.features.fingerprint import known_fingerprint, remember_fingerprint
@@ -35,7 +38,6 @@ from massl_bench.records.items import remove_other_items, write_items
 from massl_bench.records.making import Measured, make_record
 from massl_bench.records.record import (
     ResultRecord,
-    Timings,
     record_path,
     write_record,
 )
@@ -87,11 +89,13 @@ class Runner:
         self._planner = planner
         self._reporting = reporting
         self._encoder: tuple[Model, Encoder] | None = None
+        self._heads = Heads(())
 
     def run(self, cells: Sequence[PlannedCell]) -> Iterator[Outcome]:
         """Runs the cells in order; yields an outcome for each as it is done."""
         if any(self._needs_torch(cell) for cell in cells):
             import torch  # noqa: F401  # before faiss: the other order has been seen to crash
+        self._heads = Heads(cells)
         left = []
         for number in self._shard.first(range(len(cells))):
             outcome = self._outcome(cells[number], number)
@@ -127,7 +131,7 @@ class Runner:
                 if record is not None:
                     return outcome("finished", path, record, None)
                 if holder is not None:
-                    self._help(ready, _Clock())
+                    self._help(ready, Clock())
                     return outcome("elsewhere", path, None, f"left to {holder}")
                 path, record = self._run_cell(ready)
         except MasslBenchError as error:
@@ -150,7 +154,7 @@ class Runner:
             with self._planner.cache.claimed(f"cell-{self._planner.identity(cell, {}).digest}") as holder:
                 yield holder
 
-    def _help(self, cell: ImageCell | FeatureCell, clock: _Clock) -> None:
+    def _help(self, cell: ImageCell | FeatureCell, clock: Clock) -> None:
         """Extracts features of a cell that several processes need, as long as there are any that nobody makes."""
         if isinstance(cell, FeatureCell) or self._shard.count == 1:
             return
@@ -159,7 +163,7 @@ class Runner:
                 self._planner.cache,
                 cell.key(role),
                 lambda: self._loaded(cell, clock),
-                cell.dataset,
+                cell.dataset.holding(role),
                 self._planner.request.extraction,
                 self._reporting,
             )
@@ -186,10 +190,11 @@ class Runner:
         return ready
 
     def _run_cell(self, cell: ImageCell | FeatureCell) -> tuple[Path, ResultRecord]:
-        clock = _Clock(setup=cell.setup_seconds, data=cell.data_seconds)
+        clock = Clock(setup=cell.setup_seconds, data=cell.data_seconds)
         to_extract = cell.to_extract(self._planner.cache) if isinstance(cell, ImageCell) else []
         banks, num_classes = self._banks(cell, clock)
         spec = cell.task.spec
+        banks = left_aside(banks, cell.aside if isinstance(cell, ImageCell) else None)
         _check_nothing_skipped(cell, banks)
         views = self._views(cell, clock) if isinstance(cell, ImageCell) else {}
         with clock.measure("setup"):
@@ -203,11 +208,12 @@ class Runner:
                 streams={role: each for role, each in views.items() if role != "train"},
                 dense={role: each for role, each in views.items() if isinstance(each, DenseViews)},
                 ignored_class=cell.ignored_class,
+                head_test=head_test(cell.dataset) if isinstance(cell, ImageCell) else None,
             )
         sizes = {role: len(bank) for role, bank in banks.items()} | {role: len(each) for role, each in views.items()}
         protocols.check_sizes(spec, cell.task.params, sizes)  # again: corrupt images may have been left out
         with clock.measure("protocol"), self._room_for(banks.values()), memory_limited(self._memory_each):
-            metrics = protocols.run(spec, cell.task.params, data, np.random.default_rng(spec.seed))
+            metrics = self._heads.scores(cell, data)
         for note in metrics.notes:
             self._reporting.say(f"{spec.name} on {cell.dataset_reference}: {note}")
         clock.move("protocol", "extract", sum(each.seconds for each in views.values()))
@@ -241,7 +247,7 @@ class Runner:
         path = record_path(request.results_dir, identity, departures)
         return path, _written(path, record, metrics, banks.get("test") or views.get("test"))
 
-    def _banks(self, cell: ImageCell | FeatureCell, clock: _Clock) -> tuple[Mapping[str, FeatureBank], int | None]:
+    def _banks(self, cell: ImageCell | FeatureCell, clock: Clock) -> tuple[Mapping[str, FeatureBank], int | None]:
         """Returns the banks of the splits that the cell reads, by role, and the number of classes."""
         if isinstance(cell, FeatureCell):
             return {role: cell.handed.banks[role] for role in cell.roles}, cell.handed.num_classes
@@ -253,7 +259,7 @@ class Runner:
                     self._planner.cache,
                     cell.key(role),
                     lambda: self._loaded(cell, clock),
-                    cell.dataset,
+                    cell.dataset.holding(role),
                     self._planner.request.extraction,
                     self._reporting,
                 )
@@ -276,7 +282,7 @@ class Runner:
         with lock.acquire(poll_interval=0.2):
             yield
 
-    def _views(self, cell: ImageCell, clock: _Clock) -> dict[str, EncodedViews]:
+    def _views(self, cell: ImageCell, clock: Clock) -> dict[str, EncodedViews]:
         """Returns the splits whose features are not kept, for a protocol that asks for them."""
         views: dict[str, EncodedViews] = {}
         for role in cell.view_roles:
@@ -297,7 +303,7 @@ class Runner:
             )
         return views
 
-    def _loaded(self, cell: ImageCell, clock: _Clock) -> Encoder:
+    def _loaded(self, cell: ImageCell, clock: Clock) -> Encoder:
         """Returns the encoder on its device, under the task's pooling.
 
         The last one that was loaded is kept, as the next cells mostly want it again.
@@ -362,27 +368,3 @@ def _check_nothing_skipped(cell: ReadyCell, banks: Mapping[str, FeatureBank]) ->
                 f"{cell.task.spec.name}: {len(banks[role].skipped)} of the {role} skipped, which the ground truth of "
                 f"{cell.dataset_reference} counts by their rows: {banks[role].skipped[0]}; repair or replace the file"
             )
-
-
-class _Clock:
-    """Seconds by phase."""
-
-    def __init__(self, **seconds: float) -> None:
-        self._seconds = {"setup": 0.0, "data": 0.0, "extract": 0.0, "protocol": 0.0, **seconds}
-
-    @contextmanager
-    def measure(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[phase] += time.perf_counter() - start
-
-    def move(self, source: str, target: str, seconds: float) -> None:
-        """Counts `seconds` that are being measured under `source` for `target` instead."""
-        self._seconds[source] -= seconds
-        self._seconds[target] += seconds
-
-    def timings(self) -> Timings:
-        rounded = {phase: round(seconds, 4) for phase, seconds in self._seconds.items()}
-        return Timings(**rounded, total=round(sum(self._seconds.values()), 4))

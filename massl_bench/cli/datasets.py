@@ -20,6 +20,7 @@ from massl_bench.cli.options import (
     parse_splits,
 )
 from massl_bench.cli.output import fail, print_json
+from massl_bench.cli.overlap import overlap
 from massl_bench.core.errors import MasslBenchError
 from massl_bench.core.terminal import show
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from massl_bench.specs.registry import Registry
 
 datasets_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Download datasets ahead, and verify them."
+    no_args_is_help=True, rich_markup_mode=None, help="Download datasets ahead, verify and compare them."
 )
+datasets_app.command(epilog="Example: massl-bench datasets overlap cifar10 cifar10 --data-root data")(overlap)
 
 
 @datasets_app.command(epilog="Example: massl-bench datasets fetch cifar10 cifar100")

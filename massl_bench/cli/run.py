@@ -122,6 +122,13 @@ def run(
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Leave damaged images out; the record lists them and is partial.")
     ] = False,
+    without_duplicates: Annotated[
+        Path | None,
+        typer.Option(
+            help="What datasets overlap --json printed: cells are measured with the test images that it names, and "
+            "again without them, as a departing record."
+        ),
+    ] = None,
     max_pixels: MaxPixels = None,
     rehash: Rehash = False,
     offline: Offline = False,
@@ -157,6 +164,7 @@ def run(
         name=name,
         overrides=parse_overrides(set),
         seed=seed,
+        without_duplicates=without_duplicates,
         limit=parse_limits(limit),
         device=device,
         devices=parse_devices(devices),

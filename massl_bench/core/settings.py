@@ -64,6 +64,10 @@ class Preprocessing(_ImageSettings):
         """Returns what is done to the images of one split: only queries have boxes."""
         return self if role == "queries" else self.model_copy(update={"query_box": False})
 
+    def of_crops(self) -> Preprocessing:
+        """Returns what is done to images that are centre crops already: their border is not cut off once more."""
+        return self if self.crop is None else self.model_copy(update={"resize": self.crop})
+
     def describe(self) -> str:
         """Returns the whole chain in one line, for people."""
         how = {"shortest": "short side to", "squash": "both sides to", "longest": "long side to at most"}

@@ -210,6 +210,34 @@ GroundTruth = Sequence[QueryTruth] | CopyTruth
 """What the queries of retrieval or copy detection should find, in the order of the queries."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Corruptions:
+    """The blocks of a test split that shows the same images under each corruption, at each severity.
+
+    The images stand in the same order in each block.
+    """
+
+    blocks: tuple[tuple[str, int], ...]
+    """(corruption, severity), in the order of the rows."""
+    num_images: int
+    """Of each block."""
+    reference: Mapping[str, float] | None = None
+    """The mean error, over the severities, of the network that corruption errors are divided by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTest:
+    """How a test split is judged whose head was trained on another dataset. Shapes: N test items, C classes."""
+
+    members: tuple[tuple[int, ...], ...] | None = None
+    """For each class of the test split, the classes of the head that are right for it; None: the same classes."""
+    others_compete: bool = False
+    """Whether the head's other classes may be predicted, which is wrong then, or are left out of the ranking."""
+    any_of_several: bool = False
+    """Whether labels are int8 [N, C], and each class that an item shows (1) is right for it."""
+    corruptions: Corruptions | None = None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ViewPlan:
     """The training views that a protocol wants, each epoch in a new order."""
@@ -299,3 +327,5 @@ class EvaluationData:
     """The splits of a segmentation dataset."""
     ignored_class: int | None = None
     """A class of a segmentation dataset whose pixels do not count in the test."""
+    head_test: HeadTest | None = None
+    """For a test split of another dataset than the training split's."""

@@ -17,6 +17,7 @@ from massl_bench.core.files import read_memo, sha256_of, write_memo
 from massl_bench.core.printable import printable
 from massl_bench.core.values import LABELLED_KINDS, CopyTruth, DatasetKind, GroundTruth
 from massl_bench.core.wording import asked
+from massl_bench.datasets.blocks import sampled_in_blocks
 from massl_bench.datasets.columns import Columns
 from massl_bench.datasets.fingerprint import fingerprint_files
 from massl_bench.datasets.images.decoding import STORED, Decoding
@@ -28,6 +29,9 @@ from massl_bench.datasets.splits import ImageSplit, JoinedSplit, Labels, SubsetS
 from massl_bench.specs.dataset import DatasetSpec, SplitSpec
 
 _SAMPLE_SEED = 0
+
+TRAINING_ROLES = ("train", "val")
+"""The splits that a test set has of the dataset whose head it tests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,18 @@ class Dataset:
     """The number of items drawn of a split, by role; of others, all are taken."""
     rehash: bool = False
     """Whether files are read again whose hash is remembered."""
+    head: Dataset | None = None
+    """Of a test set: the dataset whose head it tests."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The splits that there are, with those of the dataset whose head this one tests."""
+        of_head = self.head.sources if self.head is not None else {}
+        return tuple(dict.fromkeys((*(role for role in of_head if role in TRAINING_ROLES), *self.sources)))
+
+    def holding(self, role: str) -> Dataset:
+        """Returns the dataset that a split is of: this one, or the one whose head it tests."""
+        return self.head if self.head is not None and role in TRAINING_ROLES else self
 
     @cached_property
     def fingerprint(self) -> str:
@@ -71,7 +87,7 @@ class Dataset:
         validation = {role: split.validation for role, split in self._split_specs.items() if split.validation}
         if validation:
             reading["validation"] = validation
-        reading |= self.layout.reading()
+        reading |= self.layout.reading() | (self.spec.reading() if self.spec is not None else {})
         if self.decoding.upright:
             reading["orientation"] = "upright"
         return sha256_of({"content": content, "reading": reading | self._drawn()})
@@ -226,6 +242,8 @@ class Dataset:
         count = self.sample.get(role)
         if count is None or count >= len(split):
             return split
+        if self.spec is not None and self.spec.corruptions is not None:
+            return sampled_in_blocks(split, count, _SAMPLE_SEED)
         try:
             labelled = split.labels is not None and split.labels.ndim == 1
             rows = (
@@ -303,7 +321,8 @@ class Dataset:
         labels = split.labels
         if labels is None:
             return
-        if self.kind == "multi-label" or labels.ndim != 1:
+        several = self.spec is not None and self.spec.any_of_several
+        if self.kind == "multi-label" or labels.ndim != 1 or several:
             self._check_multi_label(where, labels, expected)
             return
         found = np.unique(labels)
@@ -325,7 +344,8 @@ class Dataset:
             )
 
     def _check_multi_label(self, where: str, labels_NC: Labels, expected: int | None) -> None:
-        if self.kind != "multi-label" or labels_NC.ndim != 2 or labels_NC.shape[1] != expected:
+        several = self.spec is not None and self.spec.any_of_several
+        if not (self.kind == "multi-label" or several) or labels_NC.ndim != 2 or labels_NC.shape[1] != expected:
             classes = "[N]" if self.kind != "multi-label" else f"[N, {expected}]"
             raise RequestError(
                 f"{where}: found labels of shape {list(labels_NC.shape)}, expected {classes} for a {self.kind} dataset"
@@ -334,7 +354,7 @@ class Dataset:
         if len(strange):
             raise RequestError(f"{where}: found the label {strange[0]}, expected 1 present, 0 difficult, −1 absent")
         found = int((labels_NC == 1).any(axis=0).sum())
-        if found != expected:
+        if found != expected and not several:  # a test set may show none of some
             raise RequestError(
                 f"{where}: found {found} classes with an image, expected {expected}; see: massl-bench info {self.name}"
             )

@@ -40,6 +40,10 @@ class Layout(ABC):
         """Returns the files of a split that other datasets have as well; none where it is this dataset's alone."""
         return []
 
+    def head_classes(self) -> Sequence[Sequence[int]] | None:
+        """Returns, for each class of a test set, its classes of the head that it tests; None: nothing is said."""
+        return None
+
     def reading(self) -> dict[str, Any]:
         """Returns what decides, beyond the files, which items a split has; a part of the fingerprint."""
         return {}

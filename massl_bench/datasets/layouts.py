@@ -204,6 +204,16 @@ class PublishedLayout(Layout):
         truth = READERS[self.reader].truth
         return truth(self.root) if truth is not None else None
 
+    @override
+    def head_classes(self) -> Sequence[Sequence[int]] | None:
+        classes = READERS[self.reader].head_classes
+        return classes(self.root) if classes is not None else None
+
+    @override
+    def left_out(self) -> LeftOut:
+        left_out = READERS[self.reader].left_out
+        return LeftOut.of(left_out(self.root)) if left_out is not None else LeftOut()
+
 
 def find_layout(
     root: Path, sources: list[str], columns: Columns, reader: str | None, config: str | None = None

@@ -109,7 +109,10 @@ def open_dataset(reference: str, registry: Registry, options: DataOptions, *, fe
             data.
     """
     dataset = _open(reference, registry, options, fetch=fetch)
-    return replace(dataset, sample=options.sample) if options.sample else dataset
+    sample = options.sample
+    if dataset.spec is not None and dataset.spec.head is not None:  # what is drawn to train on is its head's
+        sample = {role: count for role, count in sample.items() if role in dataset.sources}
+    return replace(dataset, sample=sample) if sample else dataset
 
 
 def _open(reference: str, registry: Registry, options: DataOptions, *, fetch: bool) -> Dataset:
@@ -163,7 +166,7 @@ def _open_registered(spec: DatasetSpec, options: DataOptions, fetch: bool) -> Da
             layout=layout,
             sources={role: names for role, names in sources.items() if role not in optional or layout.holds(names)},
             memo_dir=options.cache_dir,
-            decoding=Decoding(upright=spec.orientation == "upright", max_pixels=options.max_pixels),
+            decoding=Decoding(upright=spec.orientation == "upright", max_pixels=options.max_pixels, border=spec.border),
             rehash=options.rehash,
         )
 

@@ -54,7 +54,7 @@ def _twins(split: ImageSplit) -> list[int]:
         for start in range(0, len(split), _HASHED_TOGETHER):
             rows = range(start, min(start + _HASHED_TOGETHER, len(split)))
             try:
-                hashes = list(pool.map(_hash, split.encoded(rows)))
+                hashes = list(pool.map(hash_of_file, split.encoded(rows)))
             except OSError as error:
                 raise RequestError(
                     f"{printable(str(error.filename or split.locate(start)))}: cannot be read: {error.strerror}; "
@@ -70,7 +70,8 @@ def _twins(split: ImageSplit) -> list[int]:
     return sorted(twins)
 
 
-def _hash(encoded: EncodedImage) -> str:
+def hash_of_file(encoded: EncodedImage) -> str:
+    """Returns the hex sha256 of what is stored of an image: its file, or its pixels where there is none."""
     if isinstance(encoded, Path):
         return sha256_file(encoded)
     if isinstance(encoded, bytes):

@@ -83,6 +83,28 @@ def run(task: TaskSpec, params: StrictModel, data: EvaluationData, rng: np.rando
     return found if isinstance(found, Scores) else Scores(found)
 
 
+def trains_heads(name: str) -> bool:
+    """Tells whether a protocol trains something that several test splits can share: `fit`, then `test`."""
+    return load(name).fit is not None
+
+
+def fit(task: TaskSpec, params: StrictModel, data: EvaluationData, rng: np.random.Generator) -> Any:
+    """Returns what a task trains, before it is tested; raises what its protocol raises."""
+    with _errors_of(task):
+        train = load(task.protocol).fit
+        assert train is not None  # asked for by `trains_heads`
+        return train(data, params, rng)
+
+
+def test(task: TaskSpec, params: StrictModel, head: Any, data: EvaluationData, rng: np.random.Generator) -> Scores:
+    """Returns the scores of what `fit` returned; raises what its protocol raises."""
+    with _errors_of(task):
+        measure = load(task.protocol).test
+        assert measure is not None  # there where `fit` is
+        found = measure(head, data, params, rng)
+    return found if isinstance(found, Scores) else Scores(found)
+
+
 @contextmanager
 def _errors_of(task: TaskSpec) -> Iterator[None]:
     """Names the task in the errors of its protocol, which several tasks may share.

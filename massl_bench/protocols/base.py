@@ -54,6 +54,13 @@ class Protocol(Generic[Parameters]):
     """Returns parameters without those values of lists that are too large for the splits; None: nothing is dropped."""
     unfit_for_suites: Callable[[Parameters], str | None] | None = None
     """Returns what a task of these parameters does that no table should hold (choose on test images); None: nothing."""
+    tests_heads: bool = False
+    """Whether its test split may be of another dataset than its training split (`EvaluationData.head_test`)."""
+    fit: Callable[[EvaluationData, Parameters, np.random.Generator], Any] | None = None
+    """Returns what is trained, of all splits but the test split: it is kept for other test splits, and `run` is `test`
+    of it. None: nothing is worth keeping."""
+    test: Callable[[Any, EvaluationData, Parameters, np.random.Generator], Mapping[str, Score]] | None = None
+    """Returns the scores of what `fit` returned; the generator goes on from there."""
     scale: int = 100
     """What people see is a metric times this: 100 for fractions, which are shown in percent."""
     needs_torch: bool = False
@@ -84,7 +91,7 @@ class Protocol(Generic[Parameters]):
             problems.append((name, f"{unknown[0]!r} is no kind of dataset: {known}" if unknown else None))
         problems.append(("params", _wrong_params(self.params)))
         calls = {"metric_names": 1, "check_sizes": 2, "run": 3}
-        optional = {"metrics_of_truth": 2, "fitted": 2, "unfit_for_suites": 1}
+        optional = {"metrics_of_truth": 2, "fitted": 2, "unfit_for_suites": 1, "fit": 3, "test": 4}
         for name, count in (calls | optional).items():
             given = getattr(self, name)
             problems.append((name, None if given is None and name in optional else _wrong_call(given, count)))
@@ -92,6 +99,8 @@ class Protocol(Generic[Parameters]):
         problems.append(("view_roles", f"{strange[0]!r} is none of the roles" if strange else None))
         if self.named_by_truth is not None and self.named_by_truth not in self.roles:
             problems.append(("named_by_truth", f"{self.named_by_truth!r} is none of the roles"))
+        if (self.fit is None) != (self.test is None):
+            problems.append(("fit", "belongs together with test: one of them is None"))
         if self.metrics_of_truth is not None and self.named_by_truth is None:
             problems.append(("metrics_of_truth", "there is no ground truth: named_by_truth is None"))
         if not isinstance(self.scale, int) or self.scale < 1:

@@ -9,6 +9,8 @@ Shapes: N items, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
@@ -16,16 +18,13 @@ from pydantic import Field
 from massl_bench.core.errors import CellError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score
-from massl_bench.metrics.classification import rank_of_label
 from massl_bench.protocols.base import Protocol
-from massl_bench.protocols.shared.draws import (
-    check_class_counts,
-    check_shots,
-    draw_up_to,
-    given_draws,
-    sampled_accuracies,
-)
+from massl_bench.protocols.shared.answers import Answers
+from massl_bench.protocols.shared.draws import check_class_counts, check_shots, draw_up_to, given_draws
 from massl_bench.protocols.shared.labels import check_not_empty, class_count, class_name, single_labels
+
+if TYPE_CHECKING:  # torch: not for reading specs
+    from massl_bench.learners.logistic import Classifiers
 
 _ROLES = ("train", "test")
 
@@ -55,6 +54,60 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     check_shots(params.shots, num_items["train"], _METRIC)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Heads:
+    """The classifiers of all draws."""
+
+    of_draw: Mapping[tuple[int, int], Classifiers]
+    """By (k, draw)."""
+    draws: str
+    """Whether they were sampled."""
+    num_classes: int
+
+
+def fit(data: EvaluationData, params: Params, rng: np.random.Generator) -> Heads:
+    """Returns a classifier of each draw of training items; raises as `run` does."""
+    from massl_bench.learners import logistic
+
+    check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
+    train = data.banks["train"]
+    labels, num_classes = single_labels("train", train), class_count(data)
+    Answers.of(data, num_classes)  # before the work
+    given = given_draws(data, params.shots, params.num_draws, _METRIC)
+    if given is None:
+        counts_C = np.bincount(labels, minlength=num_classes)
+        check_class_counts(counts_C, params.shots, train.class_names, _METRIC)
+    stopping = logistic.Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
+    of_draw = {}
+    for k in params.shots:
+        for draw in range(params.num_draws):
+            rows = draw_up_to(labels, k, rng) if given is None else given[k, draw]
+            drawn = np.bincount(labels[rows], minlength=num_classes)
+            if (drawn == 0).any():
+                missing = class_name(int(drawn.argmin()), train.class_names)
+                raise CellError(f"k{k}_run{draw}, which was handed in, holds no image of {missing}")
+            strengths = np.array([params.c])
+            of_draw[k, draw] = logistic.fit(
+                train.features[rows], labels[rows], num_classes, strengths, stopping, device=data.backend.device
+            )
+    return Heads(of_draw=of_draw, draws="sampled" if given is None else "handed in", num_classes=num_classes)
+
+
+def test(heads: Heads, data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
+    """Returns the scores of the classifiers on the test split; raises as `run` does."""
+    answers, bank = Answers.of(data, heads.num_classes), data.banks["test"]
+    scores = {}
+    for k in params.shots:
+        right_SN = np.empty((params.num_draws, len(bank)), dtype=bool)
+        for draw in range(params.num_draws):
+            rank_N, _ = answers.ranks(heads.of_draw[k, draw].scores, bank.features)
+            right_SN[draw] = rank_N == 0
+        found = answers.sampled(right_SN, {"draws": heads.draws})
+        scores[f"top1@s{k}"] = found.pop("accuracy")
+        scores |= {f"{name}@s{k}": score for name, score in found.items()}
+    return scores
+
+
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
     """Returns top-1 and mean per-class accuracy for every k: mean, standard deviation and value of each draw.
 
@@ -62,38 +115,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         RequestError: A split is empty or without labels; fewer than two classes; handed-in draws are incomplete.
         CellError: A class has fewer than k items, or none in a draw; all features of a draw are constant.
     """
-    from massl_bench.learners.logistic import Stopping, fit
-
-    check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
-    train, test = data.banks["train"], data.banks["test"]
-    labels, truth = single_labels("train", train), single_labels("test", test)
-    num_classes = class_count(data)
-    given = given_draws(data, params.shots, params.num_draws, _METRIC)
-    if given is None:
-        counts_C = np.bincount(labels, minlength=num_classes)
-        check_class_counts(counts_C, params.shots, train.class_names, _METRIC)
-    stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
-    details = {"draws": "sampled" if given is None else "handed in"}
-    scores = {}
-    for k in params.shots:
-        right_SN = np.empty((params.num_draws, len(truth)), dtype=bool)
-        for draw in range(params.num_draws):
-            rows = draw_up_to(labels, k, rng) if given is None else given[k, draw]
-            drawn = np.bincount(labels[rows], minlength=num_classes)
-            if (drawn == 0).any():
-                missing = class_name(int(drawn.argmin()), train.class_names)
-                raise CellError(f"k{k}_run{draw}, which was handed in, holds no image of {missing}")
-            classifier = fit(
-                train.features[rows],
-                labels[rows],
-                num_classes,
-                np.array([params.c]),
-                stopping,
-                device=data.backend.device,
-            )
-            right_SN[draw] = rank_of_label(classifier.scores(test.features), truth) == 0
-        scores[f"top1@s{k}"], scores[f"mean_per_class@s{k}"] = sampled_accuracies(right_SN, truth, details)
-    return scores
+    return test(fit(data, params, rng), data, params, rng)
 
 
 PROTOCOL = Protocol(
@@ -102,5 +124,8 @@ PROTOCOL = Protocol(
     metric_names=metric_names,
     check_sizes=check_sizes,
     run=run,
+    tests_heads=True,
+    fit=fit,
+    test=test,
     needs_torch=True,
 )

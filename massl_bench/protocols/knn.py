@@ -7,13 +7,15 @@ Among k neighbours fewer classes than five may have a vote. Those without one co
 published script, so that `top5@k` counts some of them as hits: how many, the notes say. For k below 5 it would be about
 little else, and is not reported.
 
-Shapes: Q test items, K neighbours, C classes.
+Where the test split shows some of the training split's classes only, the others' votes are left out, and the neighbours
+stay those of the whole training split.
+
+Shapes: Q test items, K neighbours, C classes, A of them that compete.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,8 @@ from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score, Scores
 from massl_bench.core.wording import parameters
 from massl_bench.learners.neighbours import cosine_neighbours
-from massl_bench.metrics.classification import accuracy
 from massl_bench.protocols.base import Protocol
+from massl_bench.protocols.shared.answers import Answers
 from massl_bench.protocols.shared.checks import check_not_constant
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 from massl_bench.protocols.shared.votes import ranks_by_vote
@@ -34,6 +36,9 @@ _ROLES = ("train", "test")
 
 _TOP = 5
 """Classes that `top5@k` looks at."""
+
+_QUERIES_TOGETHER = 1 << 18
+"""Test items whose neighbours are held at a time: those of ImageNet-C would be 9 GB."""
 
 
 class Params(StrictModel):
@@ -83,29 +88,28 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     """
     train, test = data.banks["train"], data.banks["test"]
     check_sizes(params, {"train": len(train), "test": len(test)})
-    train_labels, test_labels = single_labels("train", train), single_labels("test", test)
-    num_classes = class_count(data)
+    train_labels, num_classes = single_labels("train", train), class_count(data)
+    answers = Answers.of(data, num_classes)
     check_every_class(train_labels, num_classes, train.class_names)
     check_not_constant("training images", train.features)
-    neighbours = cosine_neighbours(
-        test.features, train.features, params.k[-1], boundaries=params.k, backend=data.backend
-    )
-    rank_Qk, voted_Qk, predicted_Qk = ranks_by_vote(
-        neighbours, train_labels, test_labels, num_classes, params.k, params.temperature
-    )
+    parts = []
+    for start in range(0, len(test), _QUERIES_TOGETHER):
+        queries = test.features[start : start + _QUERIES_TOGETHER]
+        found = cosine_neighbours(queries, train.features, params.k[-1], boundaries=params.k, backend=data.backend)
+        parts.append(ranks_by_vote(found, train_labels, answers, params.k, params.temperature, first=start))
+    rank_Qk, voted_Qk, predicted_Qk = (np.concatenate(each) for each in zip(*parts, strict=True))
 
     scores: dict[str, Score] = {}
     for k, rank_Q, predicted_Q in zip(params.k, rank_Qk.T, predicted_Qk.T, strict=True):
         for top in (1, _TOP):
             # Drawn for every k, so that the intervals of one do not depend on the others.
-            item_accuracy, class_accuracy = accuracy(
-                rank_Q < min(top, k), test_labels, resamples=params.bootstrap_resamples, rng=rng
-            )
-            scores[f"top{top}@{k}"] = item_accuracy
-            if top == 1:
-                scores[f"top1@{k}"] = replace(item_accuracy, predicted=predicted_Q)
-                scores[f"mean_per_class@{k}"] = class_accuracy
-    return Scores({name: scores[name] for name in metric_names(params)}, notes=_notes(rank_Qk, voted_Qk, params))
+            measured = answers.scores(rank_Q < min(top, k), resamples=params.bootstrap_resamples, rng=rng)
+            score = measured.pop("accuracy")
+            scores[f"top{top}@{k}"] = answers.with_predicted(score, predicted_Q) if top == 1 else score
+            scores |= {f"{name}@{k}": score for name, score in measured.items() if top == 1}
+    usual = [name for name in metric_names(params) if name in scores]
+    unusual = [name for name in scores if name.startswith("mce")]
+    return Scores({name: scores[name] for name in (*usual, *unusual)}, notes=_notes(rank_Qk, voted_Qk, params))
 
 
 def _notes(rank_Qk: NDArray[np.int64], voted_Qk: NDArray[np.bool_], params: Params) -> tuple[str, ...]:
@@ -122,4 +126,5 @@ PROTOCOL = Protocol(
     check_sizes=check_sizes,
     run=run,
     fitted=fitted,
+    tests_heads=True,
 )

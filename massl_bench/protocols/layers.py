@@ -25,6 +25,7 @@ from massl_bench.core.wording import parameters
 from massl_bench.learners.neighbours import cosine_neighbours
 from massl_bench.metrics.classification import accuracy, classification_scores
 from massl_bench.protocols.base import Protocol
+from massl_bench.protocols.shared.answers import Answers
 from massl_bench.protocols.shared.checks import check_not_constant
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 from massl_bench.protocols.shared.selection import (
@@ -113,9 +114,8 @@ def _knn(
     neighbours = cosine_neighbours(
         features["test"], features["train"], params.k, boundaries=(params.k,), backend=data.backend
     )
-    rank_Q1, _, predicted_Q1 = ranks_by_vote(
-        neighbours, labels["train"], labels["test"], class_count(data), (params.k,), params.temperature
-    )
+    answers = Answers(labels=labels["test"], num_classes=class_count(data), test=None)
+    rank_Q1, _, predicted_Q1 = ranks_by_vote(neighbours, labels["train"], answers, (params.k,), params.temperature)
     top1, _ = accuracy(rank_Q1[:, 0] == 0, labels["test"], resamples=params.bootstrap_resamples, rng=rng)
     return replace(top1, predicted=predicted_Q1[:, 0])
 

@@ -16,8 +16,8 @@ Shapes: N items, D dimensions, C classes, P strengths.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from massl_bench.core.errors import CellError
 from massl_bench.core.values import EvaluationData, FeatureBank, Scores
 from massl_bench.core.wording import asked
-from massl_bench.metrics.classification import classification_scores
 from massl_bench.metrics.multilabel import scored
 from massl_bench.protocols.base import Protocol
+from massl_bench.protocols.shared.answers import Answers
 from massl_bench.protocols.shared.labels import (
     check_every_class,
     check_not_empty,
@@ -39,14 +39,17 @@ from massl_bench.protocols.shared.labels import (
 )
 from massl_bench.protocols.shared.selection import (
     HoldOutParams,
+    Selection,
     Training,
     check_leaves_some,
     held_out,
     select_strength,
 )
 
+if TYPE_CHECKING:  # torch: not for reading specs
+    from massl_bench.learners.logistic import Classifiers
+
 _ROLES = ("train", "test")
-_READ = (*_ROLES, "val")
 
 Params = HoldOutParams
 
@@ -62,6 +65,61 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     check_leaves_some(params.validation_share, num_items)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Head:
+    """A classifier that was trained, and how its strength was chosen."""
+
+    classifier: Classifiers
+    selection: Selection
+    split: str
+    """What the strength was chosen on."""
+    num_classes: int
+
+
+def fit(data: EvaluationData, params: Params, rng: np.random.Generator) -> Head:
+    """Returns the classifier of the training split, its strength chosen on what is held out; raises as `run` does."""
+    from massl_bench.learners import logistic
+
+    check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
+    train = data.banks["train"]
+    multi = labels_of("train", train).ndim == 2
+    num_classes = int(train.labels.shape[1]) if multi else class_count(data)  # type: ignore[union-attr]
+    _check_test(data, num_classes, multi)  # before the work
+    labels = {role: _labels(role, bank, multi) for role, bank in data.banks.items() if role in ("train", "val")}
+    _check_classes(labels["train"], num_classes, train.class_names)
+    stopping = logistic.Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
+    held = held_out(labels["train"], labels.get("val"), train.validation_from, params, rng)
+    val, device = data.banks.get("val"), data.backend.device
+    features = train.features if val is None else np.concatenate([train.features, val.features])
+    training = Training(features_ND=features, targets=held.targets, num_classes=num_classes, device=device)
+    selection = select_strength(training, held.folds, params)
+    strengths = np.array([selection.strength])
+    final = logistic.fit(features, held.targets, num_classes, strengths, stopping, device=device)
+    return Head(classifier=final, selection=selection, split=held.split, num_classes=num_classes)
+
+
+def test(head: Head, data: EvaluationData, params: Params, rng: np.random.Generator) -> Scores:
+    """Returns the scores of a classifier on the test split; raises as `run` does."""
+    bank, resamples = data.banks["test"], params.bootstrap_resamples
+    details: dict[str, float | int | str] = {
+        "C": head.selection.strength,
+        "selection_split": head.split,
+        "selection_value": head.selection.value,
+        "converged": str(bool(head.classifier.converged_P[0])).lower(),
+    }
+    multi = labels_of("train", data.banks["train"]).ndim == 2
+    notes = _check_test(data, head.num_classes, multi)
+    if multi:
+        scores_NC, labels = head.classifier.scores(bank.features), multi_labels("test", bank)
+        area, eleven = scored(scores_NC, labels, difficult_is_negative=False, resamples=resamples, rng=rng)
+        found = {"map": area, "map_11pt": eleven}
+    else:
+        answers = Answers.of(data, head.num_classes)
+        found = answers.classification(head.classifier.scores, bank, resamples, rng)
+    scores = {name: replace(score, details={**details, **score.details}) for name, score in found.items()}
+    return Scores(scores, notes=(*head.selection.notes, *notes), selection=head.selection.curve)
+
+
 def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Scores:
     """Returns top-1, top-5 and mean per-class accuracy (multi-label: mAP and 11-point mAP) with bootstrap intervals.
 
@@ -70,39 +128,16 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
         CellError: A class has no training item; every feature dimension is constant; no class has held-out, or test,
             items that show it and items that do not.
     """
-    from massl_bench.learners.logistic import Stopping, fit
+    return test(fit(data, params, rng), data, params, rng)
 
-    check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
-    train, test = data.banks["train"], data.banks["test"]
-    multi = labels_of("train", train).ndim == 2
-    num_classes = int(train.labels.shape[1]) if multi else class_count(data)  # type: ignore[union-attr]
-    labels = {role: _labels(role, bank, multi) for role, bank in data.banks.items() if role in _READ}
-    _check_classes(labels["train"], num_classes, train.class_names)
-    notes = scored_classes(labels["test"], test.class_names, difficult_is_negative=False) if multi else ()
-    stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
-    held = held_out(labels["train"], labels.get("val"), train.validation_from, params, rng)
-    val = data.banks.get("val")
-    features = train.features if val is None else np.concatenate([train.features, val.features])
-    device = data.backend.device
-    training = Training(features_ND=features, targets=held.targets, num_classes=num_classes, device=device)
-    selection = select_strength(training, held.folds, params)
-    final = fit(features, held.targets, num_classes, np.array([selection.strength]), stopping, device=device)
-    details: dict[str, float | int | str] = {
-        "C": selection.strength,
-        "selection_split": held.split,
-        "selection_value": selection.value,
-        "converged": str(bool(final.converged_P[0])).lower(),
-    }
-    scores_NC = final.scores(test.features)
+
+def _check_test(data: EvaluationData, num_classes: int, multi: bool) -> tuple[str, ...]:
+    """Returns the notes that name what the test split cannot score; raises as `run` for its labels."""
     if multi:
-        area, eleven = scored(
-            scores_NC, labels["test"], difficult_is_negative=False, resamples=params.bootstrap_resamples, rng=rng
-        )
-        found = {"map": area, "map_11pt": eleven}
-    else:
-        found = classification_scores(scores_NC, labels["test"], params.bootstrap_resamples, rng)
-    scores = {name: replace(score, details={**details, **score.details}) for name, score in found.items()}
-    return Scores(scores, notes=(*selection.notes, *notes), selection=selection.curve)
+        bank = data.banks["test"]
+        return scored_classes(multi_labels("test", bank), bank.class_names, difficult_is_negative=False)
+    Answers.of(data, num_classes)
+    return ()
 
 
 def _labels(role: str, bank: FeatureBank, multi: bool) -> NDArray[Any]:
@@ -130,5 +165,8 @@ PROTOCOL = Protocol(
     run=run,
     optional_roles=("val",),
     headlines={"multi-label": ("map", "map_11pt")},
+    tests_heads=True,
+    fit=fit,
+    test=test,
     needs_torch=True,
 )

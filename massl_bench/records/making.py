@@ -18,6 +18,7 @@ from massl_bench.records.record import (
     RequestedOptions,
     ResultRecord,
     Timings,
+    TrainedHead,
     as_metric,
     curves,
 )
@@ -33,6 +34,7 @@ class Origin:
     preprocessing_origin: str
     dataset_layout: str
     dataset_revision: str | None = None
+    head: TrainedHead | None = None
     left_out: LeftOutItems | None = None
     generated_copies: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
@@ -62,8 +64,11 @@ def make_record(
     measured: Measured, origin: Origin, request: RequestedOptions, facts: ModelFacts, ground_truth_file: str | None
 ) -> ResultRecord:
     """Returns the record of a cell, with this process's environment, memory and arguments."""
-    selection = measured.scores[measured.identity.task.headline].details.get("selection_split")
+    details = measured.scores[measured.identity.task.headline].details
+    selection = details.get("selection_split")
     told = {field.name: getattr(origin, field.name) for field in fields(origin) if field.name != "notes"}
+    if origin.head is not None and "C" in details:
+        told["head"] = origin.head.model_copy(update={"selected": {"C": details["C"]}})
     return ResultRecord(
         **told,
         schema_version=SCHEMA_VERSION,

@@ -154,6 +154,8 @@ class RequestedOptions(StrictModel):
     config: str | None = None
     split_share: float | None = None
     sample: dict[str, int] = Field(default_factory=dict)
+    without_duplicates: str | None = None
+    """The JSON of an overlap, whose test items a departing record leaves out."""
     max_pixels: int | None = None
     """None for the default."""
 
@@ -164,6 +166,17 @@ class LeftOutItems(StrictModel):
     count: int
     first: Listed[tuple[str, ...]]
     """Some names."""
+
+
+class TrainedHead(StrictModel):
+    """What a test set's head was trained on, where that is another dataset."""
+
+    dataset: str
+    fingerprint: str
+    num_items: dict[str, int]
+    """By split, under limits and samples."""
+    selected: dict[str, float | int | str] = Field(default_factory=dict)
+    """The hyper-parameters that were chosen there."""
 
 
 class ModelFacts(StrictModel):
@@ -217,6 +230,8 @@ class ResultRecord(StrictModel):
     preprocessing_origin: str
     dataset_layout: str
     dataset_revision: str | None
+    head: TrainedHead | None = None
+    """Of a test set for a head that is trained on another dataset; None for others."""
     left_out: LeftOutItems | None = None
     generated_copies: Mapping[str, Any] | None = None
     """For copies that the suite made itself: every number behind them, and the libraries that made them."""

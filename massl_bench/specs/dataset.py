@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -81,6 +81,33 @@ class PatchGrid(StrictModel):
     """Pixels from one patch to the next; less than `side`: they overlap."""
 
 
+class HeadSpec(StrictModel):
+    """The head that a test set tests: one that is trained on another dataset."""
+
+    dataset: str
+    """On whose training split it is trained."""
+    classes: Literal["same", "named", "published"] | dict[str, Listed[tuple[str, ...]]] = "same"
+    """How the classes of the two stand to each other: `same` classes in the same order; `named`: each has the name of
+    one of the head's; `published`: as the test set's own layout says; or a table of the head's classes by name."""
+    others_compete: bool = False
+    """Whether classes of the head that are none of the test set's may be predicted, and are wrong then."""
+
+
+class CorruptionsSpec(StrictModel):
+    """Of a test set whose sources are called `corruption/severity`: the same images under each corruption."""
+
+    reference: str | None = None
+    """The network whose errors normalise the mean corruption error."""
+    reference_errors: dict[str, float] | None = None
+    """Its mean error over the severities, a fraction, by corruption."""
+
+    @model_validator(mode="after")
+    def _name_and_errors(self) -> CorruptionsSpec:
+        if (self.reference is None) != (self.reference_errors is None):
+            raise ValueError("reference and reference_errors belong together: one of them is missing")
+        return self
+
+
 class DatasetSpec(StrictModel):
     """One dataset: where it comes from, how it is split and what it must contain."""
 
@@ -108,6 +135,15 @@ class DatasetSpec(StrictModel):
     """For patches of the two photographs that scikit-learn embeds, in place of a reader."""
     copies: str | None = None
     """The file of `tasks/copies/` that says how the suite makes copies of the patches; its splits follow from it."""
+    head: HeadSpec | None = None
+    """Of a test set: what its head is trained on. It has a test split and nothing else."""
+    any_of_several: bool = False
+    """Of a test set: an image has several labels, and a prediction of any of them is right."""
+    corruptions: CorruptionsSpec | None = None
+    cropped: bool = False
+    """Whether its images are the centre crops already: they become a model's input without losing a border."""
+    border: int = Field(default=0, ge=0)
+    """Pixels that are cut off each side of an image before anything else."""
     orientation: Literal["stored", "upright"] = "stored"
     """Of images with an EXIF orientation: as the published evaluations read them, or turned as viewers show them."""
     ignored_class: int | None = Field(default=None, ge=0)
@@ -144,6 +180,33 @@ class DatasetSpec(StrictModel):
                 f"class_names: found {len(self.class_names)} names, expected num_classes = {self.num_classes}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _tests_a_head(self) -> DatasetSpec:
+        given = {"any_of_several": self.any_of_several, "corruptions": self.corruptions, "cropped": self.cropped}
+        extra = next((key for key, value in given.items() if value), None)
+        if self.head is None and extra is not None:
+            raise ValueError(f"{extra}: is for the test set of a head, and head is missing")
+        if self.head is not None and (self.kind != "single-label" or set(self.splits) != {"test"}):
+            raise ValueError('head: expected kind = "single-label" and the one split test')
+        if self.corruptions is None:
+            return self
+        blocks = [name.partition("/") for name in self.splits["test"].sources]
+        wrong = next(("".join(block) for block in blocks if not block[2].isdecimal()), None)
+        if wrong is not None:
+            raise ValueError(f"splits.test.source: expected names as fog/3, of corruption and severity, got {wrong!r}")
+        errors = self.corruptions.reference_errors
+        if errors is not None and set(errors) != {name for name, _, _ in blocks}:
+            raise ValueError("corruptions.reference_errors: expected one for each corruption of splits.test.source")
+        return self
+
+    def reading(self) -> dict[str, Any]:
+        """Returns what decides, beyond the files, how a test set is read and judged; nothing for other datasets."""
+        told: dict[str, Any] = {"border": self.border} if self.border else {}
+        if self.head is None:
+            return told
+        keys = {"head", "any_of_several", "corruptions", "cropped"}
+        return told | self.model_dump(mode="json", include=keys)
 
     @property
     def metric_in_words(self) -> str:

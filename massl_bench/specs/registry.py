@@ -119,6 +119,11 @@ class Registry:
         """Returns one dataset; raises as `task`."""
         return self._load("dataset", name, self.datasets, DatasetSpec, "or folder:DIR, hf:REPO")
 
+    def head_of(self, reference: str) -> str | None:
+        """Returns the dataset whose head a test set is for; None for other datasets, and what is no registry name."""
+        head = self.dataset(reference).head if reference in self.datasets else None
+        return head.dataset if head is not None else None
+
     def suite(self, name: str) -> SuiteSpec:
         """Returns one suite; raises as `task`."""
         return self._load("suite", name, self.suites, SuiteSpec)

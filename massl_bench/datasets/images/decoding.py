@@ -110,6 +110,8 @@ class Decoding:
     """Whether a JPEG is damaged where its decoder only notices something, and goes on."""
     max_pixels: int = MAX_PIXELS
     """Of an image; larger ones are refused."""
+    border: int = 0
+    """Pixels that are cut off each side."""
 
 
 STORED = Decoding()
@@ -181,7 +183,7 @@ def decode_rgb(encoded: EncodedImage, decoding: Decoding = STORED) -> Image.Imag
 
     Raises:
         ImageLimitError: It has more pixels than are allowed.
-        ValueError: The pixels have 32 bits, of which nothing says what is white.
+        ValueError: The pixels have 32 bits, of which nothing says what is white; or the border is all there is.
         Exception: What PIL raises for a damaged image, which can be anything.
     """
     if isinstance(encoded, DerivedImage):
@@ -190,9 +192,17 @@ def decode_rgb(encoded: EncodedImage, decoding: Decoding = STORED) -> Image.Imag
         return Image.fromarray(encoded)
     with open_image(encoded, decoding) as image:
         if image.width * image.height <= _LARGE_PIXELS:
-            return _rgb(image, decoding)
+            return _inner(_rgb(image, decoding), decoding.border)
         with _large_one:
-            return _rgb(image, decoding)
+            return _inner(_rgb(image, decoding), decoding.border)
+
+
+def _inner(image: Image.Image, border: int) -> Image.Image:
+    if not border:
+        return image
+    if min(image.size) <= 2 * border:
+        raise ValueError(f"its {image.width} × {image.height} pixels are nothing but the border of {border}")
+    return image.crop((border, border, image.width - border, image.height - border))
 
 
 def decode_mask(encoded: bytes | Path) -> Image.Image:

@@ -2,10 +2,13 @@
 
 from massl_bench.datasets.published.binary import STL10
 from massl_bench.datasets.published.cifar import CIFAR10, CIFAR100
+from massl_bench.datasets.published.cifar_tests import CIFAR_TESTS
 from massl_bench.datasets.published.class_folders import COUNTRY211, IMAGENET, IMAGENET_SUBSET
 from massl_bench.datasets.published.copydays import COPYDAYS
 from massl_bench.datasets.published.csv_tables import GTSRB
+from massl_bench.datasets.published.disc21 import DISC21
 from massl_bench.datasets.published.embedded import DIGITS
+from massl_bench.datasets.published.imagenet_tests import IMAGENET_TESTS
 from massl_bench.datasets.published.inaturalist import INAT2018
 from massl_bench.datasets.published.landmarks import ROXFORD5K, ROXFORD5K_1M, RPARIS6K, RPARIS6K_1M
 from massl_bench.datasets.published.lists import DTD, EUROSAT, FGVC_AIRCRAFT, FOOD101, OXFORD_PETS
@@ -24,6 +27,7 @@ READERS: dict[str, PublishedReader] = {
     "copydays": COPYDAYS,
     "country211": COUNTRY211,
     "digits": DIGITS,
+    "disc21": DISC21,
     "dtd": DTD,
     "eurosat": EUROSAT,
     "fgvc-aircraft": FGVC_AIRCRAFT,
@@ -42,4 +46,6 @@ READERS: dict[str, PublishedReader] = {
     "stl10": STL10,
     "voc2007": VOC2007,
     "voc2012": VOC2012,
+    **CIFAR_TESTS,
+    **IMAGENET_TESTS,
 }

@@ -55,6 +55,11 @@ def subset_names(source: str) -> list[str]:
     return lzma.decompress(packed).decode().split()
 
 
+def imagenet_wnids() -> tuple[str, ...]:
+    """Returns the wnids of ImageNet-1k in the order of its class numbers, which SimCLR's lists all name."""
+    return tuple(sorted({name.partition("_")[0] for name in subset_names("1percent")}))
+
+
 def _imagenet(root: Path, source: str) -> Listing:
     wnids = _wnids(root)
     if source == "validation":

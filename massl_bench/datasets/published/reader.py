@@ -37,6 +37,11 @@ class PublishedReader:
     shared: tuple[str, ...] = ()
     """Sources that other datasets have as well, from the same files: their features are made once for all of them."""
 
+    head_classes: Callable[[Path], Sequence[Sequence[int]]] | None = None
+    """(root) to the classes of the head that stand for each class of a test set."""
+    left_out: Callable[[Path], Sequence[str]] | None = None
+    """(root) to the names of images that lie there and belong to no split."""
+
     def locate(self, place: Path) -> Path | None:
         """Returns the directory at or below `place` in which the layout begins, or None."""
         if self.marker is None:

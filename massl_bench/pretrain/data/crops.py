@@ -175,8 +175,8 @@ def _decode(split: ImageSplit, encoded: EncodedImage, views: ViewsConfig, unifor
         return whole(np.asarray(split.decode(encoded)))
     with open_image(encoded, split.decoding) as image:
         width, height = image.size
-        turned = split.decoding.upright and turn_of(image) is not None
-        if turned or image.format != "JPEG" or min(width, height) < 2 * max(crop.size for crop in views.crops):
+        changed = split.decoding.border or (split.decoding.upright and turn_of(image) is not None)
+        if changed or image.format != "JPEG" or min(width, height) < 2 * max(crop.size for crop in views.crops):
             return whole(np.asarray(split.decode(encoded)))
         boxes_V4 = boxes_in(width, height)
         sizes_V = np.array([crop.size for crop in views.crops])

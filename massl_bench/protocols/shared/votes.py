@@ -1,4 +1,6 @@
-"""The weighted vote of nearest neighbours. Shapes: Q test items, N training items, K neighbours, C classes."""
+"""The weighted vote of nearest neighbours. Shapes: Q test items, N training items, K neighbours, C classes, A of them
+that compete.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from massl_bench.learners.neighbours import Neighbours
 from massl_bench.metrics.classification import rank_of_label
+from massl_bench.protocols.shared.answers import Answers
 
 _VOTES_PER_CHUNK = 1 << 22
 """Entries of the table of votes that are held at a time (32 MB): the table of iNaturalist would be 1.6 GB."""
@@ -18,26 +21,28 @@ _VOTES_PER_CHUNK = 1 << 22
 def ranks_by_vote(
     neighbours: Neighbours,
     train_labels_N: NDArray[np.int64],
-    test_labels_Q: NDArray[np.int64],
-    num_classes: int,
+    answers: Answers,
     ks: Sequence[int],
     temperature: float,
+    *,
+    first: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
     """Returns (rank of each test item's class, whether it has a vote, the best class), each [Q, len(ks)].
 
     Args:
         neighbours: the most similar training items of each test item, at least as many as the largest k.
         train_labels_N: classes of the training items.
-        test_labels_Q: classes of the test items.
-        num_classes: C.
+        answers: what is right for the items of the test split.
         ks: increasing numbers of neighbours.
         temperature: divides a similarity before its exponential, which is the weight of a vote.
+        first: of the items of the test split that there are neighbours of.
     """
-    rank_Qk = np.empty((len(test_labels_Q), len(ks)), dtype=np.int64)
+    num_test, num_classes = len(neighbours.indices_QK), answers.num_classes
+    rank_Qk = np.empty((num_test, len(ks)), dtype=np.int64)
     voted_Qk, predicted_Qk = np.empty(rank_Qk.shape, dtype=bool), np.empty_like(rank_Qk)
     chunk = max(1, _VOTES_PER_CHUNK // max(num_classes, ks[-1]))
-    for start in range(0, len(test_labels_Q), chunk):
-        rows = slice(start, start + chunk)
+    for start in range(0, num_test, chunk):
+        rows, items = slice(start, start + chunk), slice(first + start, first + min(start + chunk, num_test))
         # float32: float16 overflows at exp(1 / 0.07) = 1.6e6.
         weight_QK = np.exp(neighbours.similarities_QK[rows] / np.float32(temperature))
         class_QK = train_labels_N[neighbours.indices_QK[rows]]
@@ -49,7 +54,7 @@ def ranks_by_vote(
             votes_QC += np.bincount(
                 cell_QK[:, low:high].ravel(), weight_QK[:, low:high].ravel(), minlength=votes_QC.size
             ).reshape(votes_QC.shape)
-            rank_Qk[rows, column] = rank_of_label(votes_QC, test_labels_Q[rows])
-            voted_Qk[rows, column] = votes_QC[np.arange(num_rows), test_labels_Q[rows]] > 0
-            predicted_Qk[rows, column] = votes_QC.argmax(axis=1)
+            votes_QA, right_Q, predicted_Qk[rows, column] = answers.judged(votes_QC, items)
+            rank_Qk[rows, column] = rank_of_label(votes_QA, right_Q)
+            voted_Qk[rows, column] = votes_QA[np.arange(num_rows), right_Q] > 0
     return rank_Qk, voted_Qk, predicted_Qk
