@@ -156,15 +156,11 @@ def benchmark(
         RequestError: The request cannot be carried out; nothing was written.
     """
     registry = registry_with(include_path)
-    if (suite is None) == (not tasks and not datasets):
-        raise RequestError("benchmark: give a suite, or tasks and datasets")
-    if suite is None and not (tasks and datasets):
-        raise RequestError(f"benchmark: {'datasets' if tasks else 'tasks'} missing")
+    _check_cells(suite, tasks, datasets)
     cells = [(task, dataset) for dataset in _listed(datasets) for task in _listed(tasks)]
-    models = [model] if isinstance(model, str | Encoder) else list(model)
     request = RunRequest(
         cells=registry.suite(suite).pairs if suite is not None else cells,
-        models=[_of_encoder(each) if isinstance(each, Encoder) else each for each in models],
+        models=_models([model] if isinstance(model, str | Encoder) else model),
         suite=suite,
         overrides=params or {},
         limit={"": limit} if isinstance(limit, int) else dict(limit or {}),
@@ -183,7 +179,7 @@ def benchmark(
             sample=sample,
             max_pixels=max_pixels,
         ),
-        extraction=options if options is not None else ExtractionOptions(),
+        extraction=options or ExtractionOptions(),
         results_dir=Path(results_dir),
         without_duplicates=Path(without_duplicates) if without_duplicates is not None else None,
         force=force,
@@ -199,6 +195,17 @@ def _outcomes(request: RunRequest, registry: Registry, reporting: Reporting) -> 
     outcomes = list(find_launcher("local").run(request, registry, reporting))
     order = [(each, *cell) for each in dict.fromkeys(outcome.model for outcome in outcomes) for cell in request.cells]
     return sorted(outcomes, key=lambda each: order.index((each.model, each.task, each.dataset)))
+
+
+def _check_cells(suite: str | None, tasks: str | Sequence[str], datasets: str | Sequence[str]) -> None:
+    if (suite is None) == (not tasks and not datasets):
+        raise RequestError("benchmark: give a suite, or tasks and datasets")
+    if suite is None and not (tasks and datasets):
+        raise RequestError(f"benchmark: {'datasets' if tasks else 'tasks'} missing")
+
+
+def _models(given: Sequence[Encoder | str]) -> list[Model | str]:
+    return [_of_encoder(each) if isinstance(each, Encoder) else each for each in given]
 
 
 def _of_encoder(encoder: Encoder) -> Model:
