@@ -38,12 +38,14 @@ class ImageSplit(ABC):
         class_names: the names that the source itself carries, in label order, or None.
         boxes: float64 [N, 4], left, top, right and bottom of what each image is about, in pixels; or None.
         decoding: how the images are decoded.
+        masked: whether each image has a mask.
     """
 
     labels: Labels | None
     class_names: tuple[str, ...] | None
     boxes: NDArray[np.float64] | None = None
     decoding: Decoding = STORED
+    masked: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -98,11 +100,13 @@ def check_boxes(split: ImageSplit, preprocessing: Preprocessing) -> None:
 
 
 def corrupt_images(split: ImageSplit, progress: Callable[[int], None] = lambda _: None) -> list[str]:
-    """Decodes every image of a split; returns where those lie that cannot be, with the reason."""
+    """Decodes every image of a split, and its mask; returns where those lie that cannot be, with the reason."""
 
-    def problem(encoded: EncodedImage) -> str | None:
+    def problem(index: int, encoded: EncodedImage) -> str | None:
         try:
             split.decode(encoded)
+            if split.masked:
+                split.mask(index)
         except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
             return Unreadable.of(error).what
         return None
@@ -111,7 +115,7 @@ def corrupt_images(split: ImageSplit, progress: Callable[[int], None] = lambda _
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(split), _CHECKED_TOGETHER):
             indices = range(start, min(start + _CHECKED_TOGETHER, len(split)))
-            found = zip(indices, pool.map(problem, split.encoded(indices)), strict=True)
+            found = zip(indices, pool.map(problem, indices, split.encoded(indices)), strict=True)
             problems += [f"{split.locate(index)}: {text}" for index, text in found if text is not None]
             progress(len(indices))
     return problems
@@ -154,7 +158,7 @@ class FileSplit(ImageSplit):
         boxes: NDArray[np.float64] | None = None,
         masks: Sequence[str] | None = None,
     ) -> None:
-        self._masks = list(masks) if masks is not None else None
+        self._masks, self.masked = list(masks) if masks is not None else None, masks is not None
         self._root, self._files, self.labels, self.class_names = root, list(files), labels, class_names
         self.boxes = boxes
 
@@ -193,6 +197,7 @@ class SubsetSplit(ImageSplit):
 
     def __init__(self, whole: ImageSplit, rows: Sequence[int], *, labelled: bool = False) -> None:
         self._whole, self._rows, self.decoding = whole, [int(row) for row in rows], whole.decoding
+        self.masked = whole.masked
         self.labels = self.class_names = None
         if labelled:
             self.class_names = whole.class_names
@@ -248,7 +253,7 @@ class JoinedSplit(ImageSplit):
     def __init__(self, parts: Sequence[ImageSplit]) -> None:
         self._parts, self.decoding = list(parts), parts[0].decoding
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
-        self.class_names = parts[0].class_names
+        self.class_names, self.masked = parts[0].class_names, all(part.masked for part in parts)
         if any(part.class_names != self.class_names for part in parts):
             raise RequestError("the parts of this split have different class names: their labels cannot be joined")
         labels: list[NDArray[Any]] = [part.labels for part in parts if part.labels is not None]

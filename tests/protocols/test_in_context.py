@@ -18,6 +18,7 @@ from torch.nn import functional
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.values import IGNORED, DenseBatch, EvaluationData
 from massl_bench.datasets.published import READERS
+from massl_bench.datasets.splits import corrupt_images
 from massl_bench.metrics.segmentation import matched_mean_iou, pixel_counts, segmentation_scores
 from massl_bench.protocols import in_context
 from tests.conftest import Answer
@@ -305,3 +306,5 @@ def test_a_damaged_mask_is_named(run_cli: Cli, golden: Path, small_voc: tuple[st
     answer = run_cli(*small_voc, *model)
     assert answer.code == 1
     assert "2007_000003.jpg: the mask cannot be read" in answer.err
+    split = READERS["voc2012"].read(tmp_path / "data/tiny-voc/VOCdevkit/VOC2012", "train")
+    assert [text.partition(":")[0] for text in corrupt_images(split)] == ["JPEGImages/2007_000003.jpg"]
