@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def tour() -> str:
     """Returns the tour as a page: its cells are `# %%`, or `# %% [markdown]`."""
     pages = []
     text = (Path(__file__).parent / "tour.py").read_text(encoding="utf-8")
-    for cell in text.split("# %%")[1:]:
+    for cell in re.split("^# %%", text, flags=re.MULTILINE)[1:]:  # the text names the mark, too
         head, _, body = cell.partition("\n")
         if "[markdown]" in head:
             pages.append("\n".join(line.removeprefix("#").removeprefix(" ") for line in body.strip().splitlines()))
@@ -51,7 +52,7 @@ def _command(command: Any, name: str, level: int) -> Iterator[str]:
         yield f"{_text(inspect.cleandoc(command.help))}\n\n"
     options = [parameter for parameter in command.params if parameter.name != "help"]
     if options and not inner:
-        yield "| | |\n|---|---|\n"
+        yield "| option | meaning |\n|---|---|\n"
         for option in options:
             shown = (
                 " ".join((*option.opts, *option.secondary_opts)) if option.opts[0][0] == "-" else option.name.upper()
