@@ -74,10 +74,13 @@ def _table(table: Mapping[str, Any], texts: Mapping[str, str]) -> str:
     runs = []
     for known, keys in groupby(sorted(table), texts.__contains__):
         if known:
-            runs += [f"{canonical_json(key)}:{texts[key]}" for key in keys]
+            runs += [f"{_key(key)}:{texts[key]}" for key in keys]
         else:
             runs.append(canonical_json({key: table[key] for key in keys})[1:-1])
     return "{" + ",".join(runs) + "}"
+
+
+_key = lru_cache(maxsize=256)(canonical_json)  # few keys, of thousands of records
 
 
 @lru_cache(maxsize=8192)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Details:
         self._numbers: dict[Path, int] = {}
         self._shared: dict[str, int] = {}
         self._known: dict[tuple[object, ...], int] = {}
+        self._settings: dict[tuple[int, str], list[str]] = {}
         self._records: list[str] = []
 
     def number(self, row: Row) -> int:
@@ -78,10 +79,16 @@ class Details:
             [round(seconds, 2) for seconds in vars(record.timings).values()],
             record.peak_memory_mb,
             record.created_at,
-            command(record),
+            self._command(record),
             row.path.as_posix(),
             _classes(row.metric, outcomes.classes) if outcomes is not None else None,
         ]
+
+    def _command(self, record: ResultRecord) -> str | None:
+        whose = id(record.request), record.identity.precision
+        if whose not in self._settings:
+            self._settings[whose] = _settings(record)
+        return command(record, self._settings[whose])
 
 
 def _machine(record: ResultRecord) -> dict[str, Any]:
@@ -164,9 +171,14 @@ def _metric(metric: Metric) -> list[Any]:
     return parts
 
 
-def command(record: ResultRecord) -> str | None:
-    """Returns the command that measures a record's cell again; None where a name holds what no terminal should see."""
-    identity, asked = record.identity, record.request
+def command(record: ResultRecord, settings: Sequence[str] | None = None) -> str | None:
+    """Returns the command that measures a record's cell again; None where a name holds what no terminal should see.
+
+    Args:
+        record: the record.
+        settings: the words of what was asked beside task, data and model, where they are known.
+    """
+    identity = record.identity
     words = ["massl-bench", "run", option("task"), identity.task.name]
     given: dict[str, str | None]
     if identity.model.weights_hash_of == "features":
@@ -174,6 +186,12 @@ def command(record: ResultRecord) -> str | None:
         given |= {"ground_truth": record.ground_truth_file}
     else:
         given = {"dataset": identity.dataset.name, "model": record.model_reference}
+    words += [*_options(given.items()), *(settings if settings is not None else _settings(record))]
+    return shlex.join(words) if all(word.isprintable() for word in words) else None
+
+
+def _settings(record: ResultRecord) -> list[str]:
+    asked, precision = record.request, record.identity.precision
     settings: Mapping[str, str | None] = {
         "image_column": asked.image_column,
         "label_column": asked.label_column,
@@ -182,11 +200,13 @@ def command(record: ResultRecord) -> str | None:
         "split_share": str(asked.split_share) if asked.split_share is not None else None,
         "sample": _by_role(asked.sample),
         "max_pixels": str(asked.max_pixels) if asked.max_pixels is not None else None,
-        "precision": identity.precision if identity.precision not in ("fp32", "unknown") else None,
+        "precision": precision if precision not in ("fp32", "unknown") else None,
     }
-    for name, value in [*given.items(), *asked.model.named, *settings.items()]:
-        words += [option(name), value] if value is not None else []
-    return shlex.join(words) if all(word.isprintable() for word in words) else None
+    return _options([*asked.model.named, *settings.items()])
+
+
+def _options(values: Iterable[tuple[str, str | None]]) -> list[str]:
+    return [word for name, value in values if value is not None for word in (option(name), value)]
 
 
 def _by_role(values: Mapping[str, object]) -> str | None:
