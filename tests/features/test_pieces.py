@@ -82,13 +82,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files(cache)
 
 
-def test_several_processes_make_one_bank(tmp_path: Path, alone: dict[str, bytes]) -> None:
+@pytest.mark.parametrize("number", [2, 4])
+def test_several_processes_make_one_bank(number: int, tmp_path: Path, alone: dict[str, bytes]) -> None:
     """Each image goes through one network, and the bank is that of one process, byte for byte."""
-    together = [start(tmp_path, index, 2, 0.05) for index in range(2)]
+    together = [start(tmp_path, index, number, 0.05) for index in range(number)]
     ready(*together)
     counts = [images_of(worker) for worker in together]
     assert sum(counts) == NUM_IMAGES
-    assert min(counts) >= PIECE
+    assert min(counts) >= PIECE  # of 15
     assert files(tmp_path) == alone
     assert [path for path in (tmp_path / "partial").rglob("*") if path.is_file()] == []
 
