@@ -89,7 +89,7 @@ def test_several_processes_make_one_bank(number: int, tmp_path: Path, alone: dic
     ready(*together)
     counts = [images_of(worker) for worker in together]
     assert sum(counts) == NUM_IMAGES
-    assert min(counts) >= PIECE  # of 15
+    assert min(counts) >= PIECE
     assert files(tmp_path) == alone
     assert [path for path in (tmp_path / "partial").rglob("*") if path.is_file()] == []
 
