@@ -9,8 +9,15 @@ import pytest
 import torch
 
 import massl_bench as mb
+from massl_bench.bench.planned import ImageCell
+from massl_bench.bench.planner import Planner
+from massl_bench.bench.request import RunRequest
 from massl_bench.core.values import SearchBackend
+from massl_bench.datasets import DataOptions
+from massl_bench.features.banks import Reporting
 from massl_bench.learners import faiss_backend, neighbours
+from massl_bench.models.identity import network_sha256, tensors_sha256
+from massl_bench.specs.registry import Registry
 
 pytestmark = [
     pytest.mark.gpu,
@@ -54,3 +61,23 @@ def test_extraction(image_folder: Path, tmp_path: Path) -> None:
         for device in ("cpu", "cuda:0")
     ]
     np.testing.assert_allclose(banks[0]["train"].features, banks[1]["train"].features, atol=1e-4)
+
+
+def test_identities_are_those_of_the_cpu(golden: Path, image_folder: Path, tmp_path: Path) -> None:
+    """Of the tensors and the network on the device, and of a whole measurement."""
+    file, found = golden / "official_format_checkpoint.pth", []
+    for device in ("cpu", "cuda:0"):
+        network = mb.load_encoder(str(file), device=device).backbone
+        request = RunRequest(
+            cells=[("knn", f"folder:{image_folder}")],
+            models=[str(file)],
+            overrides={"knn": {"k": [1], "headline": "top1@1"}},
+            device=device,
+            data=DataOptions(cache_dir=tmp_path / device[:4]),
+            results_dir=tmp_path,
+        )
+        planner = Planner(request, Registry(), Reporting())
+        (cell,) = planner.plan()
+        assert isinstance(cell, ImageCell)
+        found.append((tensors_sha256(network), network_sha256(network), planner.identity(cell, {}).digest))
+    assert found[0] == found[1]

@@ -131,6 +131,7 @@ def extract(
     config: str | None = None,
     split_share: float | None = None,
     sample: Mapping[str, int] | None = None,
+    sample_seed: int = 0,
     max_pixels: int | None = None,
 ) -> dict[str, FeatureBank]:
     """Returns the banks of all splits of a dataset by role; of one sequence of images, its bank under `all`.
@@ -163,6 +164,7 @@ def extract(
         config: which of several configurations of `hf:` data.
         split_share: for `folder:` of class folders without train/ and test/: the part of each class to test on.
         sample: how many items are drawn of a split, by role, of every class as many.
+        sample_seed: of that draw.
         max_pixels: images of more pixels are refused; None for the limit of which Pillow warns.
 
     Raises:
@@ -181,6 +183,7 @@ def extract(
         config=config,
         split_share=split_share,
         sample=sample,
+        sample_seed=sample_seed,
         max_pixels=max_pixels,
     )
     registry = registry_with(include_path)

@@ -112,6 +112,7 @@ def benchmark(
     config: str | None = None,
     split_share: float | None = None,
     sample: Mapping[str, int] | None = None,
+    sample_seed: int = 0,
     max_pixels: int | None = None,
     without_duplicates: str | Path | None = None,
 ) -> BenchmarkResult:
@@ -149,6 +150,7 @@ def benchmark(
         config: of `hf:` data.
         split_share: of `folder:` data without splits.
         sample: such records are partial.
+        sample_seed: of the draw.
         max_pixels: images of more pixels are refused.
         without_duplicates: what `overlap` saved: cells are measured again without the test images that it names.
 
@@ -177,6 +179,7 @@ def benchmark(
             config=config,
             split_share=split_share,
             sample=sample,
+            sample_seed=sample_seed,
             max_pixels=max_pixels,
         ),
         extraction=options or ExtractionOptions(),

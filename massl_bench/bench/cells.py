@@ -99,6 +99,8 @@ class Cells:
         departures = list(cell.task.departures)
         departures += [option("limit", f"{role}={count}") for role, count in sorted(identity.dataset.limit.items())]
         departures += [option("sample", f"{role}={count}") for role, count in sorted(cell.sample.items())]
+        if cell.sample and self.request.data.sample_seed:
+            departures.append(option("sample", f"seed={self.request.data.sample_seed}"))
         if identity.precision not in ("fp32", "unknown"):
             departures.append(option("precision", identity.precision))
         aside = _aside(cell)
@@ -127,7 +129,7 @@ class Cells:
                     raise RequestError(str(error), remedy=remedy) from None
                 # In the old place, of several names: what a model is called is no part of the identity.
                 same_name = place == path or record.identity.model.name == identity.model.name
-                if record.identity_sha256 == identity.digest and same_name:
+                if record.identity.digest == identity.digest and same_name:
                     return place, record
         return path, None
 

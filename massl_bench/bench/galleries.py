@@ -125,7 +125,7 @@ def _cell(
     if not isinstance(cell, ImageCell):
         raise getattr(cell, "problem", None) or RequestError("features that were handed in have no images")
     identity = planner.identity(cell, record.identity.dataset.skipped)
-    if identity.digest != record.identity_sha256:
+    if identity.digest != record.identity.digest:
         raise RequestError("the data, the weights or the task here are others than the record's")
     if record.identity.dataset.skipped:
         raise RequestError("images were left out, and rows of features are not rows of images")

@@ -31,6 +31,7 @@ def data_options(
     config: str | None = None,
     split_share: float | None = None,
     sample: Mapping[str, int] | None = None,
+    sample_seed: int = 0,
     max_pixels: int | None = None,
 ) -> DataOptions:
     """Returns where datasets are looked for, and how those without a spec are read; raises as `DataOptions`."""
@@ -43,5 +44,6 @@ def data_options(
         config=config,
         split_share=split_share,
         sample=dict(sample or {}),
+        sample_seed=sample_seed,
         max_pixels=max_pixels if max_pixels is not None else MAX_PIXELS,
     )

@@ -179,7 +179,7 @@ class Planner(Cells):
         if key not in self._with_copies:  # one object for all cells, which hashes the files once
             copied = dataset if isinstance(dataset, CopiesDataset) else with_copies(dataset, how or "", self._registry)
             drawn = {role: count for role, count in self.request.data.sample.items() if role in copied.sources}
-            copied = replace(copied, sample=drawn)
+            copied = replace(copied, sample=drawn, sample_seed=self.request.data.sample_seed)
             self._with_copies[key] = copied if seed is None else copied.seeded(seed)
             if copied.distinct.twins:
                 self._say_left_out(copied)

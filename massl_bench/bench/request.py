@@ -67,6 +67,7 @@ class RunRequest:
             split_share=self.data.split_share,
             sample=dict(self.data.sample),
             without_duplicates=str(self.without_duplicates) if self.without_duplicates is not None else None,
+            sample_seed=self.data.sample_seed,
             max_pixels=self.data.max_pixels if self.data.max_pixels != MAX_PIXELS else None,
         )
 

@@ -138,6 +138,7 @@ def request_of(record: ResultRecord, registry: Registry, data: DataOptions) -> R
             config=asked.config,
             split_share=asked.split_share,
             sample=asked.sample,
+            sample_seed=asked.sample_seed,
             max_pixels=asked.max_pixels or MAX_PIXELS,
         ),
         settings=asked.model,

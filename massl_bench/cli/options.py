@@ -142,15 +142,21 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def parse_sample(sample: str | None) -> dict[str, int]:
-    """Returns `train=N,test=M` as {"train": N, "test": M}."""
-    counts = {}
+def parse_sample(sample: str | None) -> tuple[dict[str, int], int]:
+    """Returns `train=N,test=M,seed=S` as ({"train": N, "test": M}, S); the seed is 0 where none is given."""
+    counts: dict[str, int] = {}
     for part in sample.split(",") if sample is not None else []:
         split, _, number = part.rpartition("=")
-        if not split or not number.isdecimal() or int(number) < 1 or split in counts:
-            raise RequestError(f"--sample {sample}: expected train=N,test=M, with numbers from 1")
+        lowest = 0 if split == "seed" else 1
+        if not split or not re.fullmatch(r"[0-9]{1,18}", number) or int(number) < lowest or split in counts:
+            raise RequestError(
+                f"--sample {sample}: expected train=N,test=M, with numbers from 1, and seed=S for another draw"
+            )
         counts[split] = int(number)
-    return counts
+    seed = counts.pop("seed", 0)
+    if sample is not None and not counts:
+        raise RequestError(f"--sample {sample}: a seed alone draws nothing; expected train=N,test=M,seed=S")
+    return counts, seed
 
 
 def parse_bytes(memory: str | None) -> int | None:

@@ -105,7 +105,7 @@ def run(
     ] = None,
     sample: Annotated[
         str | None,
-        typer.Option(help="train=N,test=M: a fixed draw, of every class as many; the record is partial."),
+        typer.Option(help="train=N,test=M[,seed=S]: a fixed draw, of every class as many; the record is partial."),
     ] = None,
     set: Annotated[
         list[str] | None, typer.Option(metavar="TASK.PARAMETER=VALUE", help="As in knn.k=10,20; repeatable.")
@@ -155,6 +155,7 @@ def run(
     cells = _cells(task, dataset, features) if suite is None else registry.suite(suite).pairs
     models = split_names("--model", model) if model or features is not None else _default_models()
     device, place = _place(device, devices, processes, shard)
+    drawn, sample_seed = parse_sample(sample)
     request = RunRequest(
         cells=cells,
         models=models,
@@ -178,7 +179,8 @@ def run(
             splits=parse_splits(split),
             config=config,
             split_share=split_share,
-            sample=parse_sample(sample),
+            sample=drawn,
+            sample_seed=sample_seed,
             max_pixels=max_pixels or MAX_PIXELS,
             rehash=rehash,
         ),

@@ -103,10 +103,7 @@ def inspect(
     """
     from massl_bench.models.weights.inspection import inspect_checkpoint
 
-    path = file.expanduser()
-    if not path.exists():
-        raise RequestError(f"{file}: no such file; expected a checkpoint")
-    inspection = inspect_checkpoint(path, settings)
+    inspection = inspect_checkpoint(file.expanduser(), settings)
     if as_json:
         own = inspection.metadata
         told = {

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPResponse
+from http.client import PARTIAL_CONTENT, HTTPResponse, IncompleteRead
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import parse_qs, urlparse
 from urllib.request import Request, urlopen
+
+from typing_extensions import override
 
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.files import open_regular, what_it_is
@@ -58,26 +61,80 @@ def _from_server(url: str, file: Path) -> Digests:
     from rich.progress import wrap_file
 
     with _opened(url) as response, file.open("wb") as out:
-        if urlparse(url).scheme == "https" and urlparse(response.url).scheme != "https":
-            raise ValueError(f"it leads from https to {response.url}, where anybody on the way could change the file")
         size = response.length
         console = Console(stderr=True)
-        bar = wrap_file(response, size or 0, description=file.name, console=console, disable=not console.is_terminal)
-        with bar as content:
-            digests = _digested(content, out.write)
+        source = cast("BinaryIO", _Resumed(url, response))
+        bar = wrap_file(source, size or 0, description=file.name, console=console, disable=not console.is_terminal)
+        with bar as shown:
+            digests = _digested(shown, out.write)
         if size is not None and out.tell() != size:
             raise ValueError(f"the connection ended after {out.tell():,} of {size:,} bytes")
     return digests
 
 
-def _opened(url: str) -> HTTPResponse:
-    request = Request(url, headers={"User-Agent": "massl-bench"})  # some servers refuse Python's own
+class _Resumed(io.RawIOBase):
+    """A file that a server sends: where the connection breaks, the rest of the same file is asked for.
+
+    Only of a server that names the file's version and can begin in the middle of it; and not where it sends nothing.
+    """
+
+    def __init__(self, url: str, response: HTTPResponse) -> None:
+        super().__init__()
+        self._url, self._response = url, response
+        self._size, self._read = response.length, 0
+        etag = response.headers.get("ETag") or ""
+        self._version = response.headers.get("Last-Modified") if etag.startswith("W/") or not etag else etag
+
+    @override
+    def read(self, count: int = -1, /) -> bytes:
+        """Returns the next bytes; none at the end, or where the connection ended and nothing can be done."""
+        chunk = self._next(count)
+        if not chunk and self._size is not None and self._read < self._size and self._resume():
+            chunk = self._next(count)
+        self._read += len(chunk)
+        return chunk
+
+    @override
+    def close(self) -> None:
+        """Ends the connection."""
+        self._response.close()
+        super().close()
+
+    def _next(self, count: int) -> bytes:
+        try:
+            return self._response.read1(count)
+        except (ConnectionError, IncompleteRead):
+            return b""
+
+    def _resume(self) -> bool:
+        if self._version is None:
+            return False
+        self._response.close()
+        part = {"Range": f"bytes={self._read}-", "If-Range": self._version}
+        try:
+            self._response = _opened(self._url, part)
+        except OSError:
+            return False
+        # A server that cannot sends the whole again, and one that has another file by now sends that.
+        told = self._response.headers.get("Content-Range", "")
+        return self._response.status == PARTIAL_CONTENT and told == f"bytes {self._read}-{self._last}/{self._size}"
+
+    @property
+    def _last(self) -> int:
+        assert self._size is not None
+        return self._size - 1
+
+
+def _opened(url: str, part: Mapping[str, str] | None = None) -> HTTPResponse:
+    request = Request(url, headers={"User-Agent": "massl-bench", **(part or {})})  # some servers refuse Python's own
     try:
         response: HTTPResponse = urlopen(request, timeout=_TIMEOUT_SECONDS)  # nosec B310  # http(s): `download`
     except HTTPError as error:
         raise OSError(f"the server answers {error.code} {error.reason}") from None
     except URLError as error:
         raise OSError(f"no connection: {error.reason}") from None
+    if urlparse(url).scheme == "https" and urlparse(response.url).scheme != "https":
+        raise ValueError(f"it leads from https to {response.url}, where anybody on the way could change the file")
     return response
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError
 
 from massl_bench.core.errors import RequestError
-from massl_bench.core.settings import Interpolation, Preprocessing, ResizeMode
+from massl_bench.core.settings import Interpolation, Preprocessing, ResizeMode, exact
 from massl_bench.core.strict import Listed, StrictModel, first_problem
 
 FeatureName = Literal["token", "avg", "token+avg", "token-before-norm", "last4"]
@@ -84,7 +84,7 @@ NO_SETTINGS = ModelSettings()
 
 
 def _text(value: object) -> str:
-    return ",".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value)
+    return ",".join(map(exact, value)) if isinstance(value, tuple) else str(value)
 
 
 def parse_preprocessing(changes: Sequence[str] | Mapping[str, Any]) -> PreprocessingChange | None:

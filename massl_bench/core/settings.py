@@ -131,6 +131,12 @@ class PreprocessingOverride(_ImageSettings):
         return base.model_copy(update={"crop": None, **named} if self.resize_mode == "longest" else named)
 
 
+def exact(value: float) -> str:
+    """Returns a number as short as can be, so that no other number is written alike."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 class _PoolingModel(StrictModel):
     """What becomes the feature for a task."""
 
@@ -151,8 +157,8 @@ class ClassGem(_PoolingModel):
     def describe(self) -> str:
         """Returns what becomes the feature, for people and for keys."""
         return (
-            f"class token and GeM (exponent {self.exponent:g}, values from {self.floor:g}) of the patch tokens, after "
-            "the final norm"
+            f"class token and GeM (exponent {exact(self.exponent)}, values from {exact(self.floor)}) of the patch "
+            "tokens, after the final norm"
         )
 
 

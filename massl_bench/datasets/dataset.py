@@ -28,8 +28,6 @@ from massl_bench.datasets.sampling import balanced_rows, plain_rows
 from massl_bench.datasets.splits import ImageSplit, JoinedSplit, Labels, SubsetSplit
 from massl_bench.specs.dataset import DatasetSpec, SplitSpec
 
-_SAMPLE_SEED = 0
-
 TRAINING_ROLES = ("train", "val")
 """The splits that a test set has of the dataset whose head it tests."""
 
@@ -55,6 +53,8 @@ class Dataset:
     decoding: Decoding = STORED
     sample: Mapping[str, int] = field(default_factory=dict)
     """The number of items drawn of a split, by role; of others, all are taken."""
+    sample_seed: int = 0
+    """Of that draw."""
     rehash: bool = False
     """Whether files are read again whose hash is remembered."""
     head: Dataset | None = None
@@ -103,7 +103,7 @@ class Dataset:
 
     def _drawn(self) -> dict[str, Any]:
         """Returns what decides which items are drawn, for a fingerprint; nothing where all are taken."""
-        return {"sample": {**self.sample, "seed": _SAMPLE_SEED}} if self.sample else {}
+        return {"sample": {**self.sample, "seed": self.sample_seed}} if self.sample else {}
 
     def _embedded_fingerprint(self) -> str:
         """Returns the hash of embedded arrays, remembered for the version of the library that holds them."""
@@ -247,9 +247,9 @@ class Dataset:
         try:
             labelled = split.labels is not None and split.labels.ndim == 1
             rows = (
-                balanced_rows(split.labels, count, _SAMPLE_SEED)  # type: ignore[arg-type]  # class indices
+                balanced_rows(split.labels, count, self.sample_seed)  # type: ignore[arg-type]  # class indices
                 if labelled
-                else plain_rows(len(split), count, _SAMPLE_SEED)
+                else plain_rows(len(split), count, self.sample_seed)
             )
         except ValueError as error:
             raise RequestError(f"{self.name}: {error}", field="sample", found=f"{role}={count}") from None

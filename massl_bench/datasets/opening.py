@@ -49,6 +49,8 @@ class DataOptions:
     """Of each class of a folder without splits, what becomes its test split."""
     sample: Mapping[str, int] = field(default_factory=dict)
     """The number of items to draw of a split, by role."""
+    sample_seed: int = 0
+    """Of that draw."""
     max_pixels: int = MAX_PIXELS
     """Of an image; larger ones are refused."""
     rehash: bool = False
@@ -64,6 +66,10 @@ class DataOptions:
         for role, count in self.sample.items():
             if count < 1:
                 raise RequestError(field="sample", found=f"{role}={count}", allowed="numbers from 1")
+        if self.sample_seed < 0:
+            raise RequestError(field="sample_seed", found=self.sample_seed, allowed="a number from 0")
+        if self.sample_seed and not self.sample:
+            raise RequestError("is of a sample, and none is drawn", field="sample_seed", found=self.sample_seed)
         if self.max_pixels < 1:
             raise RequestError(field="max_pixels", found=self.max_pixels, allowed="a number from 1")
 
@@ -112,7 +118,7 @@ def open_dataset(reference: str, registry: Registry, options: DataOptions, *, fe
     sample = options.sample
     if dataset.spec is not None and dataset.spec.head is not None:  # what is drawn to train on is its head's
         sample = {role: count for role, count in sample.items() if role in dataset.sources}
-    return replace(dataset, sample=sample) if sample else dataset
+    return replace(dataset, sample=sample, sample_seed=options.sample_seed) if sample else dataset
 
 
 def _open(reference: str, registry: Registry, options: DataOptions, *, fetch: bool) -> Dataset:

@@ -40,7 +40,7 @@ def describe_content(content: Content, settings: ModelSettings, where: str) -> D
         RequestError: As `recognise`, or the tensors are no network that the layout knows.
     """
     recognised = recognise(content, settings, where)
-    return Described(recognised, recognised.adapter.network(recognised.found), settings)
+    return Described(recognised, recognised.network(), settings)
 
 
 def build_checkpoint(
@@ -57,7 +57,7 @@ def build_checkpoint(
         path: of the file or directory.
         reference: what the user gave, for messages.
         settings: what the user said of the model.
-        known: its card, where that is remembered: then nothing is hashed.
+        known: its card, where that is remembered: then nothing is hashed, or compared with checksums.
         preprocessing: a manifest's, in place of the layout's.
 
     Raises:
@@ -66,7 +66,7 @@ def build_checkpoint(
     """
     where = f"model {reference}"
     settings = settings if settings is not None else ModelSettings()
-    content = open_content(path)
+    content = open_content(path, compared=known is not None)
     described = describe_content(content, settings, where)
     recognised, network = described.recognised, described.network
     if preprocessing is not None:

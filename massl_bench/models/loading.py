@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
@@ -14,7 +18,7 @@ from massl_bench.core.errors import RequestError, one_line
 from massl_bench.models.adapter import Network
 from massl_bench.models.content import StateDict, Stored, listed, load
 from massl_bench.models.identity import BATCH_COUNTER
-from massl_bench.models.outline import CHANGES, DRAWS, Outline, changed_by
+from massl_bench.models.outline import DRAWS, INITIALISES, Outline, changed_by
 
 _SLACK = 1 << 22
 """Values that a network may have and its file not: tables that are computed, positions for another size."""
@@ -23,7 +27,7 @@ _MAKES = frozenset({"rand", "randn", "rand_like", "randn_like", "normal"})
 
 
 class _Unfilled(TorchFunctionMode):
-    """Where random values would be drawn for a new network's tensors, it gets values that are no numbers.
+    """A new network's parameters get no values, and random ones anywhere else become values that are no numbers.
 
     So what a file does not fill is seen whatever its name, and a network that is filled next costs no draws.
     """
@@ -33,14 +37,32 @@ class _Unfilled(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         name = getattr(func, "__name__", "")
-        drawn = changed_by(args, kwargs) if name in DRAWS else None
-        if drawn is not None and drawn.is_floating_point():
+        changed = changed_by(args, kwargs)
+        if changed is not None and changed.is_meta and name in INITIALISES:
+            return changed
+        if changed is not None and name in DRAWS and changed.is_floating_point():
             with torch.no_grad():
-                return drawn.fill_(torch.nan)
-        if args and name in CHANGES and isinstance(args[0], nn.Parameter):
-            return args[0]
+                return changed.fill_(torch.nan)
         made = func(*args, **(kwargs or {}))
         return made.fill_(torch.nan) if name in _MAKES and made.is_floating_point() else made
+
+
+@contextmanager
+def _without_parameters() -> Iterator[None]:
+    """What is built here has its parameters as shapes alone; buffers, stored or not, and other values are computed."""
+    builder = threading.get_ident()
+
+    def as_shape(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta or threading.get_ident() != builder:
+            return None  # as it is
+        return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+
+    hook = register_module_parameter_registration_hook(as_shape)
+    try:
+        with _Unfilled():
+            yield
+    finally:
+        hook.remove()
 
 
 def fill(described: Network, tensors: StateDict, where: str) -> nn.Module:
@@ -51,20 +73,31 @@ def fill(described: Network, tensors: StateDict, where: str) -> nn.Module:
             tensor has values that are not finite, or is constant where training leaves no constant.
     """
     check_outline(described, tensors, where)
-    with _Unfilled():
+    with _without_parameters():
         network = described.build()
-    network.eval().requires_grad_(False)
+    network.eval()
     filled: Mapping[str, Tensor] = load(tensors, where)
     if described.rename is not None:
         # As the file has them: joined with others under one name, it would not be seen.
         _refuse_constants([name for name, values in filled.items() if is_constant(values)], where)
         filled = renamed(described, dict(filled), network, where)
     load_exactly(network, filled, where)
-    others = {name: value for name, value in network.state_dict().items() if name not in filled}
-    empty = [name for name, value in others.items() if not is_finite(value) and value.isnan().any()]
-    if empty:  # a buffer or a tied tensor that no name reaches
-        raise RequestError(f"{where}: tensors that the file does not fill: {listed(empty)}")
+    _refuse_unfilled(network, filled, where)
     return network
+
+
+def _refuse_unfilled(network: nn.Module, filled: Collection[str], where: str) -> None:
+    """Raises `RequestError` where a tensor came neither from the file nor from a computation."""
+    others = {
+        name: tensor
+        for name, tensor in chain(network.named_parameters(), network.named_buffers())
+        if name not in filled and not name.endswith(BATCH_COUNTER)
+    }
+    empty = [
+        name for name, tensor in others.items() if tensor.is_meta or (not is_finite(tensor) and tensor.isnan().any())
+    ]
+    if empty:  # a buffer that was drawn, or a tensor that no name reaches
+        raise RequestError(f"{where}: tensors that the file does not fill: {listed(empty)}")
 
 
 def check_outline(described: Network, tensors: StateDict, where: str) -> None:
@@ -102,7 +135,10 @@ def renamed(described: Network, tensors: dict[str, Tensor], network: nn.Module, 
 
 
 def load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copies `tensors` into `network`: every tensor of the network filled, none left over, every shape equal.
+    """Puts `tensors` into `network`: every tensor of the network filled, none left over, every shape equal.
+
+    They take the place of the network's own, which need no values; only types, orders of values, and memory that is
+    shared with others are changed, by a copy.
 
     Raises:
         RequestError: As `fill`.
@@ -112,23 +148,36 @@ def load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], where: str) 
     if problems:
         raise RequestError(f"{where}: its tensors are not those of the architecture: {'; '.join(problems)}")
     broken, constant, strange = [], [], []
-    with torch.no_grad():
-        for name, target in wanted.items():
-            if name not in tensors:
-                continue
-            values = tensors[name]
-            if target.is_floating_point() != values.is_floating_point():
-                strange.append(f"{name} ({str(values.dtype).removeprefix('torch.')})")
-            elif not is_finite(values):
-                broken.append(name)
-            elif is_constant(values):
-                constant.append(name)
-            target.copy_(values)
+    for name, target in wanted.items():
+        if name not in tensors:
+            continue
+        values = _by_itself(tensors[name], target.dtype)
+        if target.is_floating_point() != tensors[name].is_floating_point():
+            strange.append(f"{name} ({str(tensors[name].dtype).removeprefix('torch.')})")
+        elif not is_finite(values):
+            broken.append(name)
+        elif is_constant(values):
+            constant.append(name)
+        module, _, own_name = name.rpartition(".")
+        is_parameter = isinstance(target, nn.Parameter)
+        setattr(
+            network.get_submodule(module),
+            own_name,
+            nn.Parameter(values, requires_grad=False) if is_parameter else values,
+        )
     if strange:
         raise RequestError(f"{where}: tensors of another kind of numbers than the network's: {listed(strange)}")
     if broken:
         raise RequestError(f"{where}: tensors with values that are not finite: {listed(broken)}")
     _refuse_constants(constant, where)
+
+
+def _by_itself(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns values of a type in memory of their own, row after row: these ones where they are so already."""
+    values = values.detach().to(dtype)
+    if values.is_contiguous() and values.untyped_storage().nbytes() == values.nbytes:
+        return values
+    return values.clone(memory_format=torch.contiguous_format)
 
 
 def _refuse_constants(names: Sequence[str], where: str) -> None:

@@ -178,8 +178,8 @@ def _unknown(content: Content) -> str:
             f"the architecture cannot be inferred from its tensors{place} ({listed(sorted(names))}); no adapter has "
             f"this layout: {known}"
         )
-    found = listed(content.keys, 8) or "nothing"
+    found = f"the keys {listed(content.keys, 8)}" if content.keys else "nothing in it"
     return (
-        f"no backbone in this checkpoint: found the keys {found}; expected a state dict, or one under teacher, "
+        f"no backbone in this checkpoint: found {found}; expected a state dict, or one under teacher, "
         f"state_dict, model; adapters: {known}"
     )

@@ -89,23 +89,36 @@ def _remembered(opening: Opening, options: ModelOptions) -> Model:
     key = sha256_of([opening.name, files, opening.details, settings, versions])
     memo_dir = options.cache_dir / "models"
     memo = read_memo(memo_dir, key)
-    if memo is not None and _files_unchanged(memo.get("files")):
+    seen = memo.get("files") if memo is not None else None
+    if memo is not None and _files_unchanged(seen):
         try:
             found = ModelCard.model_validate_json(memo["card"])
         except (ValidationError, KeyError, TypeError):
             pass  # written by another version: the model is loaded and the memo rewritten
         else:
-            return Model(card=found, build=lambda: opening.build(found))
+            return Model(card=found, build=lambda: _rebuilt(opening, found, seen))
     encoder = opening.build(None)
+    seen = [_seen(path) for path in encoder.files]
     if encoder.files or encoder.reproducible:
-        seen = [_seen(path) for path in encoder.files]
         write_memo(memo_dir, key, {"card": encoder.card.model_dump_json(), "files": seen})
     loaded: list[Encoder] = [encoder]
 
     def build_or_take() -> Encoder:
-        return loaded.pop() if loaded else opening.build(encoder.card)
+        return loaded.pop() if loaded else _rebuilt(opening, encoder.card, seen)
 
     return Model(card=encoder.card, build=build_or_take)
+
+
+def _rebuilt(opening: Opening, card: ModelCard, seen: object) -> Encoder:
+    """Returns the encoder of a remembered card.
+
+    Raises:
+        RequestError: Its files are other ones by now: the card is not that of what was loaded.
+    """
+    encoder = opening.build(card)
+    if not _files_unchanged(seen):
+        raise RequestError(f"model {opening.name}: its files changed after they were first read; run it again")
+    return encoder
 
 
 def _seen(path: Path) -> list[str | int]:

@@ -11,8 +11,8 @@ from typing_extensions import override
 
 DRAWS = frozenset({"uniform_", "normal_", "erfinv_", "log_normal_", "exponential_", "bernoulli_", "kaiming_uniform_"})
 """Functions that fill a tensor with random values; those of `torch.nn.init` that a mode sees are among them."""
-CHANGES = frozenset({"add_", "clamp_", "div_", "mul_", "sub_"})
-"""What an initialisation does to the values that it drew."""
+INITIALISES = DRAWS | {"add_", "clamp_", "div_", "mul_", "sub_", "fill_", "zero_", "constant_"}
+"""These, what an initialisation does to the values that it drew, and constants."""
 
 
 def changed_by(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Tensor | None:
@@ -30,6 +30,6 @@ class Outline(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", "")
         target = changed_by(args, kwargs)
-        if target is not None and (name in DRAWS or name in CHANGES or name in ("fill_", "zero_", "constant_")):
+        if target is not None and name in INITIALISES:
             return target
         return func(*args, **(kwargs or {}))

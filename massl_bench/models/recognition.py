@@ -9,7 +9,7 @@ from typing import Any
 from massl_bench.core.errors import RequestError
 from massl_bench.core.model_settings import ModelSettings
 from massl_bench.core.wording import asked
-from massl_bench.models.adapter import Adapter, Found, Weights
+from massl_bench.models.adapter import Adapter, Found, Network, Weights
 from massl_bench.models.adapters import adapters
 from massl_bench.models.content import STATE_KEY, Content, Stored, beginnings, is_stored, listed
 from massl_bench.models.loading import check_outline
@@ -62,6 +62,18 @@ class Recognised:
         parts = [f"key {weights.key}"] if weights.key else []
         parts += [weights.prefix.rstrip(".")] if weights.prefix else []
         return ", ".join(parts) or "state dict"
+
+    def network(self) -> Network:
+        """Returns the network that the tensors are, as the layout and the user say it.
+
+        Raises:
+            RequestError: The tensors are none that the layout knows, or the user says heads of what has none to say.
+        """
+        network, told = self.adapter.network(self.found), self.found.settings.num_heads
+        if told is not None and network.origins.get("heads") != "as given":
+            text = f"{network.architecture} tells its heads, or has none: leave it out"
+            raise RequestError(text, where=self.found.where, field="num_heads", found=told)
+        return network
 
     @property
     def left_out_texts(self) -> dict[str, str]:

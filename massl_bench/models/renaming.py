@@ -58,7 +58,8 @@ def in_timm_names(found: Found, rename: Rename | None = None) -> Found:
     arch = found.settings.arch
     if arch is None:
         return found
-    told = {"arch": None, "num_heads": found.settings.num_heads or arch_heads(arch, vit_shape(found), found.where)}
+    of_arch = arch_heads(arch, vit_shape(found), found.where)
+    told = {"arch": None, "num_heads": found.settings.num_heads or of_arch}
     return replace(found, settings=found.settings.model_copy(update=told))
 
 
@@ -114,6 +115,23 @@ def numbered_to_timm(tensors: Tensors, _network: Any = None) -> Tensors:
     """
     stages = [(rf"{stage + 3}\.(.*)", rf"layer{stage}.\1") for stage in range(1, 5)]
     return substituted(tensors, [(r"0\.(.*)", r"conv1.\1"), (r"1\.(.*)", r"bn1.\1"), *stages])
+
+
+def torchvision_vit_to_timm(tensors: Tensors, _network: Any = None) -> Tensors:
+    """Returns the tensors of torchvision's ViT in timm's names."""
+    block = r"encoder\.layers\.encoder_layer_(\d+)"
+    rules = [
+        ("class_token", "cls_token"),
+        (r"encoder\.pos_embedding", "pos_embed"),
+        (r"conv_proj\.(.*)", r"patch_embed.proj.\1"),
+        (rf"{block}\.ln_([12])\.(.*)", r"blocks.\1.norm\2.\3"),
+        (rf"{block}\.self_attention\.in_proj_(.*)", r"blocks.\1.attn.qkv.\2"),
+        (rf"{block}\.self_attention\.out_proj\.(.*)", r"blocks.\1.attn.proj.\2"),
+        (rf"{block}\.mlp\.(?:0|linear_1)\.(.*)", r"blocks.\1.mlp.fc1.\2"),
+        (rf"{block}\.mlp\.(?:3|linear_2)\.(.*)", r"blocks.\1.mlp.fc2.\2"),
+        (r"encoder\.ln\.(.*)", r"norm.\1"),
+    ]
+    return substituted(tensors, rules)
 
 
 def unchunked(tensors: Mapping[str, Tensor]) -> Tensors:

@@ -182,14 +182,15 @@ def heads_of(found: Found, shape: VitShape, heads: Heads, origin: str) -> tuple[
     Raises:
         RequestError: Nobody does, or what the user says cannot be.
     """
-    told = found.settings.num_heads
+    told, arch = found.settings.num_heads, found.settings.arch
+    of_arch = arch_heads(arch, shape, found.where) if arch is not None else None
     if told is not None:
         if shape.width % told:
             text = f"does not divide the width {shape.width}"
             raise RequestError(text, where=found.where, field="num_heads", found=told)
         return told, "as given"
-    if found.settings.arch is not None:
-        return arch_heads(found.settings.arch, shape, found.where), f"of {found.settings.arch}, as given"
+    if of_arch is not None:
+        return of_arch, f"of {arch}, as given"
     if callable(heads):
         known = heads(shape)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -10,7 +11,9 @@ from torch import nn
 from torchvision import models
 from torchvision.models import WeightsEnum
 
+from massl_bench.core.download import download
 from massl_bench.core.errors import MissingDataError, RequestError, one_line, unknown_name
+from massl_bench.core.files import scratch_directory
 from massl_bench.core.settings import DEFAULT_PREPROCESSING, Preprocessing
 from massl_bench.core.wording import asked
 from massl_bench.models.adapter import Network
@@ -69,19 +72,23 @@ def build_torchvision(name: str, file: Path | None, reference: Reference, known:
     return encoder.with_card(encoder.card.model_copy(update={"pooling": "input of the last linear layer"}))
 
 
-def _download(weights: WeightsEnum, reference: str, download: bool) -> Path:
+def _download(weights: WeightsEnum, reference: str, may_download: bool) -> Path:
     """Returns the file of torchvision's weights in torch's own cache."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
     if file.is_file():
         return file
-    if not download:
+    if not may_download:
         raise MissingDataError(
             f"model {reference}: its weights are not on this machine, and {asked('offline')} was given: {weights.url}"
         )
+    told = file.stem.rpartition("-")[2]  # the beginning of its sha256, as torch's hub has it
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(weights.url, str(file), hash_prefix=file.stem.rpartition("-")[2], progress=False)
-    except (OSError, RuntimeError) as error:
+        with scratch_directory(file.parent) as folder:
+            found = download(str(weights.url), folder / file.name).sha256
+            if not found.startswith(told):
+                raise ValueError(f"its sha256 is {found}, and its name says {told}")
+            (folder / file.name).replace(file)
+    except (OSError, ValueError, HTTPException) as error:
         raise MissingDataError(f"model {reference}: {weights.url} could not be downloaded: {one_line(error)}") from None
     return file
 

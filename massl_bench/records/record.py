@@ -34,6 +34,9 @@ from massl_bench.specs.registry import packaged_root
 
 SCHEMA_VERSION: Literal[2] = 2
 
+_PLACES = ("folder:", "wds:")
+"""What names of datasets that say a place begin with: their content is in the fingerprint."""
+
 
 class ModelIdentity(StrictModel):
     """Which weights, under which architecture."""
@@ -88,8 +91,11 @@ class Identity(StrictModel):
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of the identity; what the model is called is no part of what was measured."""
-        return sha256_of(self.model_dump(mode="json", exclude={"model": {"name"}}))
+        """Hex sha256 of the identity; what the model is called, and where a folder lies, is no part of it."""
+        content = self.model_dump(mode="json", exclude={"model": {"name"}})
+        if self.dataset.name.startswith(_PLACES):
+            del content["dataset"]["name"]
+        return sha256_of(content)
 
 
 class Metric(StrictModel):
@@ -154,6 +160,7 @@ class RequestedOptions(StrictModel):
     config: str | None = None
     split_share: float | None = None
     sample: dict[str, int] = Field(default_factory=dict)
+    sample_seed: int = 0
     without_duplicates: str | None = None
     """The JSON of an overlap, whose test items a departing record leaves out."""
     max_pixels: int | None = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +23,14 @@ class Row:
         path: below the results directory; `packaged/…` for one that came with the package.
         file: where it lies; None for a record that lies nowhere.
         metric: what is shown of it: its headline, or the metric that a suite names for its column.
+        by_name: whether the name is a part of `model`: the same weights were measured in more than one way.
     """
 
     path: Path
     record: ResultRecord
     metric: str
     file: Path | None = None
+    by_name: bool = False
 
     @cached_property
     def cell(self) -> tuple[str, str]:
@@ -47,7 +49,15 @@ class Row:
         The hash of such features is that of one file, and a model has one for each dataset.
         """
         model = self.record.identity.model
-        return f"features {model.name}" if model.weights_hash_of == "features" else model.weights_sha256
+        if model.weights_hash_of == "features":
+            return f"features {model.name}"
+        return f"{model.weights_sha256} {model.name}" if self.by_name else model.weights_sha256
+
+    def is_as(self, other: Row) -> bool:
+        """Tells whether images became features in the same way, under whatever name."""
+        one, two = self.record.identity, other.record.identity
+        networks = {one.model.network_sha256, two.model.network_sha256} - {None}  # which older records do not have
+        return (one.preprocessing, one.model.pooling) == (two.preprocessing, two.model.pooling) and len(networks) < 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +122,7 @@ def _collect(results_dir: Path, registry: Registry, suite: str | None, selection
     tasks = _Tasks(registry)
     spec = registry.suite(suite) if suite is not None else None
     wanted, headlines = (spec.pairs, spec.headlines) if spec is not None else (None, {})
-    candidates: dict[tuple[str, tuple[str, str]], Row] = {}
+    candidates: list[Row] = []
     apart: list[tuple[Path, str]] = []
     seen: list[Row] = []
     for path, file, read in _records(results_dir, packaged=selection.packaged):
@@ -131,15 +141,36 @@ def _collect(results_dir: Path, registry: Registry, suite: str | None, selection
         if reason is not None:
             apart.append((path, reason))
             continue
-        # One row for each model: the same weights under two names are one.
-        key = (row.model, row.cell)
-        if key not in candidates or row.record.created_at > candidates[key].record.created_at:
-            candidates[key] = row
+        candidates.append(row)
     _check_selects(selection, seen)
-    rows = sorted(candidates.values(), key=lambda row: (row.record.identity.model.name, row.cell))
+    rows = sorted(_latest(candidates, apart), key=lambda row: (row.record.identity.model.name, row.cell))
     there = {row.cell for row in rows}
     cells = sorted(there) if wanted is None else [cell for cell in wanted if cell in there or not _narrows(selection)]
     return Leaderboard(cells=cells, rows=rows, apart=apart, suite=suite)
+
+
+def _latest(candidates: Sequence[Row], apart: list[tuple[Path, str]]) -> list[Row]:
+    """Returns the latest row of each model and cell; adds to `apart` what is older and was measured in another way.
+
+    The same weights under two names are one model, unless a cell has them with two preprocessings, features or
+    networks: then they are as many models as they have names.
+    """
+    several = {cells[0].model for cells in _by_cell(candidates) if not all(cells[0].is_as(row) for row in cells)}
+    latest: list[Row] = []
+    for found in _by_cell([replace(row, by_name=True) if row.model in several else row for row in candidates]):
+        newest = max(found, key=lambda row: row.record.created_at)
+        latest.append(newest)
+        why = f"of other preprocessing, feature or network than the newer record {newest.path.as_posix()}"
+        apart += [(row.path, why) for row in found if not newest.is_as(row)]
+    return latest
+
+
+def _by_cell(rows: Sequence[Row]) -> Iterable[list[Row]]:
+    """Returns the rows of each model and cell."""
+    found: dict[tuple[str, tuple[str, str]], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.model, row.cell), []).append(row)
+    return found.values()
 
 
 def current_records(results_dir: Path, registry: Registry) -> Iterator[ResultRecord]:

@@ -51,7 +51,10 @@ class Spelling:
 
     @property
     def identity_digest(self) -> str:
-        """`Identity.digest`, if nothing in the identity is left to its default."""
+        """`Identity.digest`, if nothing in the identity is left to its default, with the name of the dataset.
+
+        Older records of a dataset that is called by its place have this one.
+        """
         texts = {**self._in_identity, "model": self._anonymous}
         return sha256_of_text(_table(texts, texts))
 

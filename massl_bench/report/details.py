@@ -198,7 +198,7 @@ def _settings(record: ResultRecord) -> list[str]:
         "splits": _by_role(asked.splits),
         "config": asked.config,
         "split_share": str(asked.split_share) if asked.split_share is not None else None,
-        "sample": _by_role(asked.sample),
+        "sample": _by_role(asked.sample | ({"seed": asked.sample_seed} if asked.sample_seed else {})),
         "max_pixels": str(asked.max_pixels) if asked.max_pixels is not None else None,
         "precision": precision if precision not in ("fp32", "unknown") else None,
     }

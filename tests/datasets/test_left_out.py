@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -355,6 +356,17 @@ def test_samples_are_balanced_and_a_part_of_the_identity(run_cli: Run, tmp_path:
     labels = sampled.split("train").labels
     assert labels is not None
     assert labels.tolist() == [0, 0, 1, 1]
+    answer = run_cli("run", "--dataset", reference, *KNN, "--sample", "train=4,test=2,seed=7", "--json")
+    assert answer.code == 0, answer.err
+    again = json.loads(next(file for file in Path("results").rglob("*.json") if file != path).read_text())
+    assert again["departures"][-3:] == ["--sample test=2", "--sample train=4", "--sample seed=7"]
+    assert again["request"]["sample_seed"] == 7
+    assert again["identity"]["dataset"]["fingerprint"] != record["identity"]["dataset"]["fingerprint"]
+    drawn = {
+        open_dataset(reference, Registry(), replace(options(tmp_path), **asked)).split("train").ids(4).tobytes()
+        for asked in ({"sample": {"train": 4}, "sample_seed": seed} for seed in range(5))
+    }
+    assert len(drawn) > 1
     assert sampled.fingerprint != open_dataset(reference, Registry(), options(tmp_path)).fingerprint
 
 

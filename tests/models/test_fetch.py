@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -13,13 +14,14 @@ import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import tomli_w
 
-from massl_bench.core.errors import SpecError
+from massl_bench.core.download import download
+from massl_bench.core.errors import MissingDataError, SpecError
 from massl_bench.core.files import sha256_file
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.registry import Registry
@@ -400,3 +402,85 @@ def test_what_comes_with_the_package_names_its_sources(run_cli: Cli) -> None:
     table = run_cli("weights", "list", "--remote").out
     assert {line.split()[0] for line in table.splitlines()[2:]} == set(rows)
     assert "massl-small-cifar10" in run_cli("weights", "list").out
+
+
+class Breaking:
+    """A server whose connections end after some bytes; it can begin in the middle where it names a version."""
+
+    def __init__(self, body: bytes, after: int, versions: Iterator[str | None]) -> None:
+        self.asked: list[str | None] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None: ...
+
+            def do_GET(self) -> None:
+                version, asked = next(versions), self.headers.get("Range")
+                outer.asked.append(asked)
+                start = int(asked.removeprefix("bytes=")[:-1]) if asked and self.headers["If-Range"] == version else 0
+                self.send_response(206 if start else 200)
+                if start:
+                    self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+                if version is not None:
+                    self.send_header("ETag", version)
+                self.send_header("Content-Length", str(len(body) - start))
+                self.end_headers()
+                self.wfile.write(body[start : start + after])
+                self.close_connection = True
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._http.server_port}/gold.pth"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+def test_what_a_broken_connection_left_out_is_asked_for(tmp_path: Path) -> None:
+    body = bytes(range(256)) * 40
+    server = Breaking(body, 3000, itertools.repeat('"v1"'))
+    found = download(server.url, tmp_path / "f")
+    server.close()
+    assert server.asked == [None, "bytes=3000-", "bytes=6000-", "bytes=9000-"]
+    assert (tmp_path / "f").read_bytes() == body
+    assert found.sha256 == hashlib.sha256(body).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("after", "versions", "asked"),
+    [
+        (3000, itertools.repeat(None), [None]),  # nothing tells that it would be the same file
+        (3000, iter(('"v1"', '"v2"')), [None, "bytes=3000-"]),  # and here it is another one
+        (0, itertools.repeat('"v1"'), [None, "bytes=0-"]),  # it never sends anything
+    ],
+)
+def test_what_cannot_go_on_is_half_a_file(
+    after: int, versions: Iterator[str | None], asked: list[str | None], tmp_path: Path
+) -> None:
+    server = Breaking(bytes(10_000), after, versions)
+    with pytest.raises(ValueError, match=f"the connection ended after {after:,} of 10,000 bytes"):
+        download(server.url, tmp_path / "f")
+    server.close()
+    assert server.asked == asked
+
+
+def test_weights_of_torchvision_are_fetched_whole_or_not_at_all(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from massl_bench.models.torchvision_networks import _download
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    told = hashlib.sha256(b"weights").hexdigest()[:8]
+    for name, body in ((f"net-{told}.pth", b"weights"), (f"other-{told}.pth", b"others"), ("page-0.pth", QUOTA_PAGE)):
+        weights: Any = SimpleNamespace(url=site.serve(f"/{name}", body))
+        if body == b"weights":
+            assert _download(weights, "torchvision:net", True).read_bytes() == body
+            assert _download(weights, "torchvision:net", True).read_bytes() == body
+            continue
+        with pytest.raises(MissingDataError, match=r"could not be downloaded: (its sha256 is|a web page came)"):
+            _download(weights, "torchvision:net", True)
+    assert [path.name for path in (tmp_path / "hub/checkpoints").iterdir()] == [f"net-{told}.pth"]
+    assert site.asked.count(f"/net-{told}.pth") == 1

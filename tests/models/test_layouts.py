@@ -64,6 +64,34 @@ def test_the_features_are_those_of_the_source(name: str, made: tuple[Made, Encod
             torch.testing.assert_close(encoder(images(side)) / scale, expected / scale, rtol=0, atol=file.tolerance)
 
 
+def tensors_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every tensor that a network holds: parameters, buffers, stored or not, and what is kept as a plain attribute."""
+    found = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    for place, module in network.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                found[f"{place}.{name}"] = value
+    return found
+
+
+@EACH
+def test_what_is_in_no_file_is_computed(name: str, made: tuple[Made, Encoder]) -> None:
+    """What a file does not hold (windows, rotations, tables) is as in a network that is built in the usual way."""
+    file, encoder = made
+    described = describe_content(open_content(file.path), file.settings, "x").network
+    usual, held = tensors_of(described.build()), tensors_of(encoder.backbone)
+    stored = encoder.backbone.state_dict()
+    assert held.keys() == usual.keys()
+    for place, tensor in held.items():
+        assert not tensor.is_meta, place
+        assert tensor.is_contiguous(), place
+        if place not in stored:
+            torch.testing.assert_close(tensor, usual[place], rtol=0, atol=0, msg=place)
+        else:
+            assert tensor.dtype == usual[place].dtype, place
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes, place
+
+
 @EACH
 def test_a_network_of_one_size_takes_no_other(name: str, made: tuple[Made, Encoder]) -> None:
     file, encoder = made

@@ -154,6 +154,15 @@ def test_an_architecture_that_contradicts_the_file(arch: str, message: str, tmp_
         mb.load_encoder(str(tmp_path / "v.safetensors"), arch=arch)
     assert message in str(error.value)
     assert "192 wide, 2 blocks deep, with patches of 16 pixels" in str(error.value) or arch == "resnet50"
+    with pytest.raises(RequestError) as also:  # the number of heads alone can be another one
+        mb.load_encoder(str(tmp_path / "v.safetensors"), arch=arch, num_heads=3)
+    assert str(also.value) == str(error.value)
+
+
+def test_heads_of_what_has_none_are_refused(tmp_path: Path) -> None:
+    save_file(timm.create_model("resnet18", num_classes=0).state_dict(), tmp_path / "r.safetensors")
+    with pytest.raises(RequestError, match="num_heads=3: resnet18 tells its heads, or has none: leave it out"):
+        mb.load_encoder(str(tmp_path / "r.safetensors"), num_heads=3)
 
 
 @pytest.mark.parametrize("heads", [6, 12])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from massl_bench.core.files import sha256_file
 from massl_bench.core.settings import DEFAULT_PREPROCESSING
 from massl_bench.models import Model, ModelOptions, open_model
 from massl_bench.models.identity import tensors_sha256
+from massl_bench.models.reading import open_checkpoint
+from massl_bench.models.weights_path import weights_of
 from massl_bench.specs.registry import Registry
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -216,17 +220,43 @@ def test_unknown_models(reference: str, message: str, tmp_path: Path) -> None:
 
 
 def test_what_is_neither_file_nor_directory(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="model /dev/null: expected a checkpoint, or a directory with one"):
+    with pytest.raises(RequestError, match="model /dev/null: a device; expected a checkpoint, or a directory with one"):
         open_model("/dev/null", Registry(), ModelOptions(cache_dir=tmp_path))
 
 
 def test_a_directory_with_one_checkpoint(golden: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    with pytest.raises(RequestError, match="expected one checkpoint in this directory, found none"):
+    with pytest.raises(RequestError, match=r"no checkpoint in this directory \(\.bin, .*\): it is empty"):
         resolve(str(folder), tmp_path)
     (folder / "checkpoint.pth").write_bytes((golden / "official_format_checkpoint.pth").read_bytes())
     assert resolve(str(folder), tmp_path).card.name == "checkpoint-c28342cd"
     (folder / "other.pth").write_bytes(b"")
     with pytest.raises(RequestError, match=r"found checkpoint\.pth, other\.pth; name the file"):
         resolve(str(folder), tmp_path)
+
+
+def test_what_a_path_leads_to_is_said(tmp_path: Path) -> None:
+    (tmp_path / "link.pth").symlink_to("gone.pth")
+    os.mkfifo(tmp_path / "pipe.pth")
+    for folder in ("pictures", "runs/last"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "pictures/a\n.png").touch()
+    (tmp_path / "runs/last/checkpoint.pth").touch()
+    for name, message in {
+        "link.pth": "a link to gone.pth, which is not there; expected a checkpoint, or a directory with one",
+        "pipe.pth": "a pipe; expected a checkpoint, or a directory with one",
+        "gone.pth": "no such file; expected a checkpoint, or a directory with one",
+        "pictures": r"it holds a\n.png",
+        "runs": f"it holds last/; next: give {tmp_path}/runs/last/checkpoint.pth",
+    }.items():
+        with pytest.raises(RequestError) as caught:
+            weights_of(tmp_path / name)
+        assert str(caught.value).endswith(message)
+
+
+def test_why_a_safetensors_file_is_damaged(tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(RequestError, match=r"or a damaged one: it is a file that begins with .* \(.*header.*\)$"):
+        open_checkpoint(tmp_path / "w.safetensors")

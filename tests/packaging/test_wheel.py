@@ -77,6 +77,27 @@ def test_it_brings_weights_and_their_results(command: Path, tmp_path: Path) -> N
     assert "| massl-small-cifar10 " in run(command, tmp_path, "leaderboard")
 
 
+def test_a_checkout_measures_the_same(command: Path, tmp_path: Path) -> None:
+    """Identities and numbers, of pixels and of the weights that come with both."""
+    (tmp_path / "wheel").mkdir()
+    (tmp_path / "checkout").mkdir()
+    found = []
+    for place, program in (("wheel", [command]), ("checkout", [sys.executable, "-m", "massl_bench"])):
+        environment = {
+            name: each for name, each in os.environ.items() if not name.startswith(("PYTHON", "MASSL_BENCH"))
+        }
+        environment["MASSL_BENCH_CACHE"] = str(tmp_path / place / "cache")
+        environment |= {"PYTHONPATH": str(ROOT)} if place == "checkout" else {}
+        arguments = ["run", "--task", "knn", "--dataset", "digits", "--model", "pixels,massl-small-cifar10"]
+        subprocess.run(
+            [*program, *arguments], cwd=tmp_path / place, env=environment, check=True, capture_output=True, text=True
+        )
+        records = [json.loads(path.read_text()) for path in sorted((tmp_path / place / "results").rglob("*.json"))]
+        found.append([(each["identity"], each["identity_sha256"], each["metrics"]) for each in records])
+    assert len(found[0]) == 2
+    assert found[0] == found[1]
+
+
 def test_its_contents(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from massl_bench.core.files import sha256_of
+from massl_bench.records.record import Identity, read_record
 from massl_bench.records.rows import collect
 from massl_bench.records.tables import to_csv, to_json, to_markdown
 from massl_bench.specs.registry import Registry
-from tests.made_records import edit, rehash
+from tests.made_records import edit, rehash, write_sealed
 
 
 def suite_of_two(tmp_path: Path, *cells: tuple[str, str]) -> Registry:
@@ -142,6 +145,64 @@ def test_handed_features_of_a_model_are_one_row(record_file: Path) -> None:
     rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines[2:4]]
     assert [row[0] for row in rows] == ["mine", "yours"]
     assert [row[1:].count("–") for row in rows] == [0, 1]
+
+
+def test_the_same_weights_fed_in_two_ways_are_two_rows(record_file: Path) -> None:
+    """Under two names they are two rows, in every cell; under one, the newer is shown, and the older is named."""
+    content = json.loads(record_file.read_text())
+    record_file.unlink()
+    fed = {"resize": 32, "resize_mode": "shortest", "crop": 32, "interpolation": "bicubic"}
+    fed |= {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+
+    def written(file: str, name: str, dataset: str, day: int, **changes: Any) -> None:
+        each = json.loads(json.dumps(content))
+        each["identity"]["model"].update(name=name, weights_sha256="a" * 64, weights_hash_of="tensors")
+        each["identity"]["dataset"]["name"] = dataset
+        each["identity"]["preprocessing"] = {**fed, **changes}
+        each["created_at"] = f"2026-01-{day:02}T00:00:00+00:00"
+        rehash(each)
+        write_sealed(Path(f"results/{file}/knn/{dataset}.json"), each)
+
+    def names() -> list[str]:
+        lines = to_markdown(collect(Path("results"), Registry())).splitlines()
+        return sorted(line.split("|")[1].strip(" *") for line in lines[2:] if line.startswith("|"))
+
+    written("plain", "mine", "a", 1)
+    written("copy", "mine too", "b", 2)
+    assert names() == ["mine too"]  # one model under two names: the later one
+    written("small", "mine@crop=16", "a", 3, crop=16)
+    assert names() == ["mine", "mine too", "mine@crop=16"]
+    written("again", "mine", "a", 4, crop=24)
+    board = collect(Path("results"), Registry())
+    assert sorted((row.record.identity.model.name, row.path.parts[0]) for row in board.rows) == [
+        ("mine", "again"),
+        ("mine too", "copy"),
+        ("mine@crop=16", "small"),
+    ]
+    assert [(path.as_posix(), reason) for path, reason in board.apart] == [
+        (
+            "plain/knn/a.json",
+            "of other preprocessing, feature or network than the newer record again/knn/a.json",
+        )
+    ]
+
+
+def test_a_folder_elsewhere_is_the_same_measurement(record_file: Path) -> None:
+    digests = set()
+    for name in ("folder:/a/b", "folder:c", "wds:x/{0..3}.tar", "digits"):
+        content = json.loads(record_file.read_text())
+        content["identity"]["dataset"]["name"] = name
+        digests.add(Identity.model_validate(content["identity"]).digest)
+        with_name = sha256_of({**content["identity"], "model": _without(content["identity"]["model"], "name")})
+        for identity_sha256 in (Identity.model_validate(content["identity"]).digest, with_name):  # now, and before
+            content["identity_sha256"] = identity_sha256
+            write_sealed(Path("results/other/knn/x.json"), content)
+            assert read_record(Path("results/other/knn/x.json")).identity.dataset.name == name
+    assert len(digests) == 2
+
+
+def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
 
 
 def test_a_table_says_the_same_wherever_the_results_lie(

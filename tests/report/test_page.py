@@ -149,7 +149,7 @@ def test_a_cell_opens_all_that_its_record_says(tmp_path: Path) -> None:
 def test_the_command_says_all_that_was_asked(tmp_path: Path) -> None:
     asked = {
         "splits": {"train": "train", "test": "val"}, "config": "large", "split_share": 0.2, "sample": {"test": 50},
-        "max_pixels": 1000,
+        "sample_seed": 3, "max_pixels": 1000,
     }  # fmt: skip
     content = record("m", "knn", "folder:pets", 0.7, request=asked)
     content["identity"]["precision"] = "bf16"
@@ -158,7 +158,7 @@ def test_the_command_says_all_that_was_asked(tmp_path: Path) -> None:
     (entry,) = records_of(page(Path("results")))
     assert entry["command"] == (
         "massl-bench run --task knn --dataset folder:pets --model m --split test=val,train=train --config large "
-        "--split-share 0.2 --sample test=50 --max-pixels 1000 --precision bf16"
+        "--split-share 0.2 --sample test=50,seed=3 --max-pixels 1000 --precision bf16"
     )
 
 

@@ -6,10 +6,11 @@ from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
 from massl_bench.models.build import vit
 from massl_bench.models.content import Content
 from massl_bench.models.evaluations import bilinear_crop
-from massl_bench.models.renaming import in_timm_names, numbered_to_timm, renamed_shapes
+from massl_bench.models.renaming import in_timm_names, numbered_to_timm, renamed_shapes, torchvision_vit_to_timm
 from massl_bench.models.resnets import resnet
 
 _NUMBERED, _NAMED, _VIT = "4.0.conv1.weight", "layer1.0.conv1.weight", "vit.blocks.0.attn.qkv.weight"
+_TORCHVISION = "vit.encoder.layers.encoder_layer_0.self_attention.in_proj_weight"
 _TWINS = ("backbone_momentum", "student_backbone", "teacher_backbone", "key_backbone", "query_backbone")
 _OWN = ("projection_head.layers.", "student_projection_head.layers.", "online_classifier.classification_head.")
 """Parts of lightly's heads that no other module of Lightning with a `backbone` has."""
@@ -27,19 +28,23 @@ def _place(content: Content) -> tuple[str, str, str] | None:
     """
     for key in ("", "state_dict"):
         names = content.names(key)
-        for mark in (_NUMBERED, _VIT, _NAMED):
+        for mark in (_NUMBERED, _VIT, _TORCHVISION, _NAMED):
             own = mark != _NAMED or any(content.any_under(part, key) for part in _OWN)
             there = {name for name in ("backbone", *_TWINS) if f"{name}.{mark}" in names}
             if own and there:
                 # Those that have a `backbone` have a projection head too, which is theirs where it is missing.
-                taught = mark == _VIT and "backbone" not in there and not content.any_under("projection_head.", key)
+                taught = (
+                    mark in (_VIT, _TORCHVISION)
+                    and "backbone" not in there
+                    and not content.any_under("projection_head.", key)
+                )
                 return key, "teacher_backbone" if taught else "backbone", mark
     return None
 
 
 def _weights(content: Content) -> tuple[Weights, ...]:
     key, backbone, mark = _place(content) or ("", "backbone", _NAMED)
-    inner = "vit." if mark == _VIT else ""
+    inner = "vit." if mark in (_VIT, _TORCHVISION) else ""
     twins = [
         Weights(name=name, key=key, prefix=f"{name}.{inner}", what=f"the twin {name}")
         for name in _TWINS
@@ -49,6 +54,17 @@ def _weights(content: Content) -> tuple[Weights, ...]:
 
 
 def _network(found: Found) -> Network:
+    if _TORCHVISION.removeprefix("vit.") in found.tensors:
+        return vit(
+            in_timm_names(found, torchvision_vit_to_timm),
+            heads={(768, 12): 12, (1024, 24): 16, (1280, 32): 16},
+            heads_origin="of torchvision's ViTs",
+            positions="size",
+            feature_origin=_WHY,
+            evaluation=bilinear_crop,
+            evaluation_origin=_WHY,
+            rename=torchvision_vit_to_timm,
+        )
     if "patch_embed.proj.weight" in found.tensors:
         # Of the methods with a teacher alone, those without registers switch antialiasing off.
         plain = found.weights.name == "teacher_backbone" and "reg_token" not in found.tensors
@@ -73,11 +89,11 @@ ADAPTER = Adapter(
     read_in="lightly-ai/lightly 0e4125d examples/pytorch_lightning/moco.py, 0c16c4a benchmarks/imagenet/resnet50/"
     "knn_eval.py and vitb16/knn_eval.py, 32c2b47 byol.py, 106fec9 dino.py, 00283d7 mocov2.py, 0137c61 swav.py, 05de213 "
     "tico.py, 02c788d vitb16/dinov2.py, 04a49c7 ibot.py, 14e7892 dino.py, 7e9c0ce mae.py, 2dfd93e capi.py, 01da385 "
-    "lightly/models/modules/masked_vision_transformer_timm.py",
+    "lightly/models/modules/masked_vision_transformer_timm.py, 14315dd masked_vision_transformer_torchvision.py",
     rank=Rank.NAMES,
     matches=lambda content: _place(content) is not None,
     weights=_weights,
-    inside={"head.": "classifier", "fc.": "classifier"},
+    inside={"head.": "classifier", "heads.": "classifier", "fc.": "classifier"},
     beside={
         **{
             f"{before}{head}{after}.": "predictor" if head == "prediction_head" else "projector"

@@ -19,7 +19,8 @@ _DECODER = ("decoder_embed.", "decoder_blocks.", "decoder_norm.", "decoder_pred.
 
 def _matches(content: Content) -> bool:
     names = content.names(_KEY)
-    if not {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "cls_token"} <= names:
+    marks = {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "cls_token"}
+    if not marks <= names or "blocks.0.attn.q_bias" in names:  # which EVA's have
         return False
     if any(content.any_under(prefix, _KEY) for prefix in _DECODER):
         return True

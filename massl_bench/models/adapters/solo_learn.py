@@ -1,21 +1,26 @@
-"""solo-learn: a ResNet or ViT with an online classifier, and the heads and the momentum twin of its method."""
+"""solo-learn: a backbone with an online classifier, and the heads and the momentum twin of its method."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from massl_bench.core.settings import Preprocessing, own_size
 from massl_bench.models.adapter import Adapter, Found, Network, Rank, Weights
-from massl_bench.models.build import vit
+from massl_bench.models.build import timm_network, vit
 from massl_bench.models.content import Content
 from massl_bench.models.evaluations import bilinear_crop
 from massl_bench.models.renaming import in_timm_names
 from massl_bench.models.resnets import resnet
-from massl_bench.models.shapes import Heads, has_fixed_positions
+from massl_bench.models.shapes import Heads, count_blocks, has_fixed_positions
+from massl_bench.models.swin import SWIN_TABLES, swin
 
 _KEY = "state_dict"
 _STEM = "resnet_small_images_padding2"
 _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 _HEADS = ("projector.", "predictor.", "head.", "prototypes.", "momentum_backbone.", "momentum_encoder.", "decoder.")
-_MARKS = ("layer1.0.conv1.weight", "blocks.0.attn.qkv.weight")
+_SWIN, _CONVNEXT = "layers.0.blocks.0.attn.relative_position_bias_table", "stages.0.blocks.0.conv_dw.weight"
+_MARKS = ("layer1.0.conv1.weight", "blocks.0.attn.qkv.weight", _SWIN, _CONVNEXT)
 _VITS: Heads = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16}
 _FIXED_VITS: Heads = {(192, 12): 12, (384, 12): 12, (768, 12): 12, (1024, 24): 16, (1280, 32): 16}
 """Its ViTs for MAE and MoCo v3 have fixed position embeddings, and 12 heads up to `vit_base`."""
@@ -30,6 +35,12 @@ def _prefix(content: Content) -> str | None:
     tensors = content.names(_KEY)
     marks = [f"{whose}{{}}.{mark}" for whose in ("", "momentum_") for mark in _MARKS]
     return next((name for name in names if any(mark.format(name) in tensors for mark in marks)), None)
+
+
+def _inside(content: Content) -> Mapping[str, str]:
+    """Returns what lies inside the backbone and is no part of it; of ConvNeXt, `head.norm` is one."""
+    tables = {**SWIN_TABLES, "layers.*.blocks.*.attn_mask": "mask of shifted windows, which is computed"}
+    return {"fc.": "classifier", "head.weight": "classifier", "head.bias": "classifier", **tables}
 
 
 def _weights(content: Content) -> tuple[Weights, ...]:
@@ -60,7 +71,37 @@ def _vit(found: Found) -> Network:
     )
 
 
+def _convnext(found: Found) -> Network:
+    dims = tuple((*found.shape(f"stages.{stage}.blocks.0.conv_dw.weight"), 0)[0] for stage in range(4))
+    depths = tuple(count_blocks(found.tensors, rf"stages\.{stage}\.blocks", found.where) for stage in range(4))
+    return timm_network(
+        found,
+        "convnext_tiny",
+        preprocessing=bilinear_crop(224),
+        preprocessing_origin="as solo-learn's evaluation on ImageNet",
+        origin="the file's shapes",
+        dims=dims,
+        depths=depths,
+    )
+
+
+def _swin(found: Found) -> Network:
+    network = swin(
+        found,
+        eps=1e-5,
+        evaluation_origin="as solo-learn's evaluation on ImageNet",
+        feature_origin="as solo-learn evaluates",
+    )
+    return replace(network, preprocessing=bilinear_crop(network.preprocessing.crop or network.preprocessing.resize))
+
+
+_KINDS = {_SWIN: _swin, _CONVNEXT: _convnext}
+
+
 def _network(found: Found) -> Network:
+    for mark, kind in _KINDS.items():
+        if mark in found.tensors:
+            return kind(found)
     if "patch_embed.proj.weight" in found.tensors:
         return _vit(found)
     if found.shape("conv1.weight")[2:] != (3, 3):
@@ -73,13 +114,14 @@ def _network(found: Found) -> Network:
 
 ADAPTER = Adapter(
     name="solo_learn",
-    summary="solo-learn (online and momentum ResNet or ViT, heads, online classifier)",
+    summary="solo-learn (online and momentum ResNet, ViT, Swin or ConvNeXt, heads, online classifier)",
     read_in="vturrisi/solo-learn 2aa1e64 solo/data/classification_dataloader.py; 9187ea3 solo/methods; "
-    "7af3e44 solo/backbones/vit/vit.py, 1ee0bf9 vit_mocov3.py, 15824b4 vit_mae.py, 14be766 solo/methods/mae.py",
+    "7af3e44 solo/backbones/vit/vit.py, 1ee0bf9 vit_mocov3.py, 15824b4 vit_mae.py, 14be766 solo/methods/mae.py, "
+    "073e6db solo/backbones/swin/swin.py, 94e01eb convnext/convnext.py",
     rank=Rank.NAMES,
     matches=lambda content: _prefix(content) is not None,
     weights=_weights,
-    inside={"fc.": "classifier", "head.": "classifier"},
+    inside=_inside,
     beside={
         "classifier.": "classifier",
         "momentum_classifier.": "classifier",

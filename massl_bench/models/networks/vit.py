@@ -77,16 +77,29 @@ class OfficialVisionTransformer(VisionTransformer):
         the trained one depend on it. Only where an image has the trained grid, but two different sides (225 × 230 at
         patch 16), the official code resamples too, and this leaves the embeddings as they were learnt.
         """
-        grid_rows, grid_columns = self.patch_embed.grid_size
-        positions = self.pos_embed
-        assert positions is not None
-        if (rows, columns) == (grid_rows, grid_columns):
-            return positions
+        assert self.pos_embed is not None
         count = 0 if self.no_embed_class else self.num_prefix_tokens
-        width = positions.shape[-1]
-        learnt = positions[:, count:].reshape(1, grid_rows, grid_columns, width).permute(0, 3, 1, 2)
-        resized = _resized(learnt, rows, columns, self.position_rule)
-        return torch.cat([positions[:, :count], resized.permute(0, 2, 3, 1).reshape(1, rows * columns, width)], dim=1)
+        return resampled(self.pos_embed, count, self.patch_embed.grid_size, (rows, columns), self.position_rule)
+
+
+def resampled(
+    positions: Tensor, num_prefix: int, grid: tuple[int, int], size: tuple[int, int], rule: PositionRule
+) -> Tensor:
+    """Returns position embeddings [1, P + rows·columns, D] for a patch grid of another size.
+
+    Args:
+        positions: learnt, [1, P + N, D].
+        num_prefix: P, of the tokens before the patches.
+        grid: rows and columns that they were learnt for.
+        size: rows and columns.
+        rule: how they are resampled.
+    """
+    if size == tuple(grid):
+        return positions
+    width = positions.shape[-1]
+    learnt = positions[:, num_prefix:].reshape(1, *grid, width).permute(0, 3, 1, 2)
+    resized = _resized(learnt, *size, rule)
+    return torch.cat([positions[:, :num_prefix], resized.permute(0, 2, 3, 1).reshape(1, -1, width)], dim=1)
 
 
 def _resized(learnt_1DHW: Tensor, rows: int, columns: int, rule: PositionRule) -> Tensor:

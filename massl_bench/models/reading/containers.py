@@ -13,8 +13,12 @@ from massl_bench.models.reading.safe import begins_safetensors, read_safetensors
 from massl_bench.models.reading.tensors import Source
 
 
-def read_content(path: Path) -> Content:
+def read_content(path: Path, *, compared: bool = False) -> Content:
     """Returns what a file of torch or safetensors holds; executes nothing, reads no tensor's values.
+
+    Args:
+        path: of the file.
+        compared: as of `Source`.
 
     Raises:
         RequestError: It is none of them, or of a kind that is not read; the text is one line.
@@ -24,7 +28,7 @@ def read_content(path: Path) -> Content:
     """
     with open_regular(path) as file:
         first = file.read(512)
-    source = Source.of(path)
+    source = Source.of(path, compared=compared)
     if first.startswith(b"PK\x03\x04"):
         return read_zip(source)
     if first[257:262] == b"ustar":
@@ -36,4 +40,4 @@ def read_content(path: Path) -> Content:
         return read_safetensors(source)
     if first.startswith(b"\x80"):
         return read_legacy(source)
-    raise DamagedError("its first bytes are those of no checkpoint")
+    raise DamagedError("")  # what it is instead, the message says

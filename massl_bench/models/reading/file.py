@@ -10,7 +10,7 @@ from typing import Any
 from massl_bench.core.archive_hash import check_hash
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.files import what_it_is
-from massl_bench.models.reading.bounds import RefusedError, would_run
+from massl_bench.models.reading.bounds import DamagedError, RefusedError, shown, would_run
 from massl_bench.models.reading.containers import read_content
 from massl_bench.models.reading.content import Container, Content
 from massl_bench.models.reading.series import INDEX_SUFFIX, check_series, read_index
@@ -42,35 +42,38 @@ class CheckpointFile:
     num_bytes: int
 
 
-def open_checkpoint(file: Path) -> CheckpointFile:
+def open_checkpoint(file: Path, *, compared: bool = False) -> CheckpointFile:
     """Returns what a checkpoint holds; reads no tensor's values, and executes nothing.
 
     Args:
         file: of torch or safetensors, or the index (`….index.json`) of several that lie beside it.
+        compared: whether this file, as it is now, was compared with its checksums before.
 
     Raises:
         RequestError: It is no checkpoint, is damaged, or asks for code; the text is one line.
     """
     try:
         if file.name.endswith(INDEX_SUFFIX):
-            return _open_series(file)
-        content = _content_of(file)
+            return _open_series(file, compared)
+        content = _content_of(file, compared)
         return _opened(file, (file,), content.value, [content])
     except OSError as error:
         raise RequestError(f"{file}: cannot be read: {error.strerror or one_line(error)}") from None
 
 
-def _content_of(file: Path) -> Content:
+def _content_of(file: Path, compared: bool) -> Content:
     try:
-        content = read_content(file)
-        check_hash(file)
+        content = read_content(file, compared=compared)
+        if not compared:
+            check_hash(file)
     except (RequestError, OSError):
         raise
     except RefusedError as error:
         raise RequestError(f"{file}: refused: {error}") from None
-    except Exception:  # damaged bytes raise nearly anything
+    except Exception as error:  # damaged bytes raise nearly anything
         kind = "a safetensors file" if file.suffix == ".safetensors" else "a checkpoint of torch"
-        raise RequestError(f"{file}: not {kind}, or a damaged one: it is {what_it_is(file)}") from None
+        reason = f" ({shown(error)})" if isinstance(error, DamagedError) and str(error) else ""
+        raise RequestError(f"{file}: not {kind}, or a damaged one: it is {what_it_is(file)}{reason}") from None
     if file.suffix == ".safetensors" and content.container != "safetensors":
         raise RequestError(f"{file}: refused: it is called safetensors, and it is a pickle of torch")
     if isinstance(content.value, StandIn):
@@ -78,9 +81,9 @@ def _content_of(file: Path) -> Content:
     return content
 
 
-def _open_series(index: Path) -> CheckpointFile:
+def _open_series(index: Path, compared: bool) -> CheckpointFile:
     weight_map, files = read_index(index)
-    contents = {name: _content_of(file) for name, file in files.items()}
+    contents = {name: _content_of(file, compared) for name, file in files.items()}
     merged = check_series(index, weight_map, {name: content.value for name, content in contents.items()})
     return _opened(index, tuple(files.values()), merged, list(contents.values()))
 

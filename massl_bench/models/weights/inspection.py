@@ -135,7 +135,7 @@ def _recognise(content: Content, settings: ModelSettings) -> Recognition:
         "left_out": recognised.left_out_texts,
     }
     try:
-        network = adapter.network(recognised.found)
+        network = recognised.network()
         known |= {
             "architecture": network.architecture,
             "origins": {part: origin for part, origin in network.origins.items() if origin},

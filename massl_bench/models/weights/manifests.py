@@ -107,11 +107,9 @@ def add_weights(new: NewManifest) -> tuple[ModelCard, ManifestSpec]:
 
 def _check_request(new: NewManifest) -> None:
     check_name(new.name)
+    file = weights_of(new.file)
     if new.file.is_dir():
-        file = weights_of(new.file)
         raise RequestError(f"{new.file}: is a directory; a manifest names one file: {file}")
-    if not new.file.is_file():
-        raise RequestError(f"{new.file}: no such file; expected a checkpoint (download it first)")
     if new.path.exists() and not new.force:
         raise RequestError(f"{new.path} is there already", remedy=_another_name())
 
