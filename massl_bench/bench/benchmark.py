@@ -158,10 +158,8 @@ def benchmark(
         RequestError: The request cannot be carried out; nothing was written.
     """
     registry = registry_with(include_path)
-    _check_cells(suite, tasks, datasets)
-    cells = [(task, dataset) for dataset in _listed(datasets) for task in _listed(tasks)]
     request = RunRequest(
-        cells=registry.suite(suite).pairs if suite is not None else cells,
+        cells=_cells(registry, suite, _listed(tasks), _listed(datasets)),
         models=_models([model] if isinstance(model, str | Encoder) else model),
         suite=suite,
         overrides=params or {},
@@ -190,6 +188,18 @@ def benchmark(
     return BenchmarkResult(_outcomes(request, registry, show_progress() if progress else Reporting()))
 
 
+def _cells(
+    registry: Registry, suite: str | None, tasks: Sequence[str], datasets: Sequence[str]
+) -> Sequence[tuple[str, str]]:
+    if (suite is None) == (not tasks and not datasets):
+        raise RequestError("benchmark: give a suite, or tasks and datasets")
+    if suite is not None:
+        return registry.suite(suite).pairs
+    if not (tasks and datasets):
+        raise RequestError(f"benchmark: {'datasets' if tasks else 'tasks'} missing")
+    return [(task, dataset) for dataset in datasets for task in tasks]
+
+
 def _outcomes(request: RunRequest, registry: Registry, reporting: Reporting) -> list[Outcome]:
     """Runs cells in the order of the request: in this process where models are given, else wherever `run` would."""
     if not all(isinstance(each, str) for each in request.models):
@@ -198,13 +208,6 @@ def _outcomes(request: RunRequest, registry: Registry, reporting: Reporting) -> 
     outcomes = list(find_launcher("local").run(request, registry, reporting))
     order = [(each, *cell) for each in dict.fromkeys(outcome.model for outcome in outcomes) for cell in request.cells]
     return sorted(outcomes, key=lambda each: order.index((each.model, each.task, each.dataset)))
-
-
-def _check_cells(suite: str | None, tasks: str | Sequence[str], datasets: str | Sequence[str]) -> None:
-    if (suite is None) == (not tasks and not datasets):
-        raise RequestError("benchmark: give a suite, or tasks and datasets")
-    if suite is None and not (tasks and datasets):
-        raise RequestError(f"benchmark: {'datasets' if tasks else 'tasks'} missing")
 
 
 def _models(given: Sequence[Encoder | str]) -> list[Model | str]:

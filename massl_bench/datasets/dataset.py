@@ -243,7 +243,7 @@ class Dataset:
         if count is None or count >= len(split):
             return split
         if self.spec is not None and self.spec.corruptions is not None:
-            return sampled_in_blocks(split, count, _SAMPLE_SEED)
+            return sampled_in_blocks(split, count, self.sample_seed)
         try:
             labelled = split.labels is not None and split.labels.ndim == 1
             rows = (
