@@ -57,7 +57,7 @@ def _without_parameters() -> Iterator[None]:
             return None  # as it is
         return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
 
-    hook = register_module_parameter_registration_hook(as_shape)
+    hook = register_module_parameter_registration_hook(as_shape)  # type: ignore[arg-type]  # it may return a parameter
     try:
         with _Unfilled():
             yield

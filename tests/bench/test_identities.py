@@ -22,8 +22,8 @@ from torch import nn
 from massl_bench.bench.planned import ImageCell
 from massl_bench.bench.planner import Planner
 from massl_bench.bench.request import RunRequest
-from massl_bench.core.model_settings import ModelSettings, PreprocessingChange
-from massl_bench.core.settings import ClassGem, LastBlocks, exact
+from massl_bench.core.model_settings import FeatureName, ModelSettings, PreprocessingChange
+from massl_bench.core.settings import ClassGem, LastBlocks, Precision, exact
 from massl_bench.datasets import DataOptions
 from massl_bench.features.banks import Reporting
 from massl_bench.features.options import ExtractionOptions
@@ -44,7 +44,7 @@ class Measured:
     twin: str | None = None
     num_heads: int = 1
     img_size: int | None = None
-    pooling: str | None = None
+    pooling: FeatureName | None = None
     resize: int | None = None
     resize_mode: str | None = None
     crop: int | None = None
@@ -58,7 +58,7 @@ class Measured:
     task: str = "knn"
     parameter: int = 3
     seed: int | None = None
-    precision: str = "fp32"
+    precision: Precision = "fp32"
 
 
 OTHERS: dict[str, list[Any]] = {

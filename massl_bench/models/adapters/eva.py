@@ -21,7 +21,7 @@ from massl_bench.models.evaluations import CLIP_MEAN, CLIP_STD
 from massl_bench.models.networks.eva import OfficialEva
 from massl_bench.models.networks.vit import WholePatches
 from massl_bench.models.renaming import in_timm_names, substituted
-from massl_bench.models.shapes import VitShape, heads_of, vit_shape
+from massl_bench.models.shapes import Heads, VitShape, heads_of, vit_shape
 
 _KEYS = ("model", "module")
 _TABLE = "rope.freqs_cos"
@@ -60,7 +60,7 @@ def _network(found: Found) -> Network:
     named = in_timm_names(found, _rename)
     shape = vit_shape(named)
     rotary = _rotary(found)
-    known = {(1408, 40): 16} if rotary is None else {(shape.width, shape.depth): shape.width // rotary[0]}
+    known: Heads = {(1408, 40): 16} if rotary is None else {(shape.width, shape.depth): shape.width // rotary[0]}
     told = "of EVA-01's own size" if rotary is None else "the columns of the rotary table in the file"
     number, origin = heads_of(named, shape, known, told)
     if rotary is not None and number * rotary[0] != shape.width:

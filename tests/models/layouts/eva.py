@@ -190,7 +190,14 @@ def eva_layout(
 
 def published_eva(width: int, depth: int, heads: int, hidden: int, crop: int = 224, **options: Any) -> Published:
     """Returns a published file's shapes: patches of 14, at 224 pixels."""
-    sizes = {"width": width, "depth": depth, "heads": heads, "hidden": hidden, "patch": 14, "grid": crop // 14}
+    sizes: dict[str, Any] = {
+        "width": width,
+        "depth": depth,
+        "heads": heads,
+        "hidden": hidden,
+        "patch": 14,
+        "grid": crop // 14,
+    }
     return Published(
         content=lambda: pretrained(make_eva(device="meta", **sizes, **options)),
         heads=heads,
