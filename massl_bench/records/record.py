@@ -34,9 +34,6 @@ from massl_bench.specs.registry import packaged_root
 
 SCHEMA_VERSION: Literal[2] = 2
 
-_PLACES = ("folder:", "wds:")
-"""What names of datasets that say a place begin with: their content is in the fingerprint."""
-
 
 class ModelIdentity(StrictModel):
     """Which weights, under which architecture."""
@@ -93,7 +90,7 @@ class Identity(StrictModel):
     def digest(self) -> str:
         """Hex sha256 of the identity; what the model is called, and where a folder lies, is no part of it."""
         content = self.model_dump(mode="json", exclude={"model": {"name"}})
-        if self.dataset.name.startswith(_PLACES):
+        if self.dataset.name.startswith(("folder:", "wds:")):  # its content is in the fingerprint
             del content["dataset"]["name"]
         return sha256_of(content)
 
@@ -164,7 +161,6 @@ class RequestedOptions(StrictModel):
     without_duplicates: str | None = None
     """The JSON of an overlap, whose test items a departing record leaves out."""
     max_pixels: int | None = None
-    """None for the default."""
 
 
 class LeftOutItems(StrictModel):
@@ -217,21 +213,18 @@ class ResultRecord(StrictModel):
     """What each strength C, or learning rate, reached there, as a fraction; empty in older records."""
     num_items: dict[str, int]
     num_extracted: int | None = None
-    """Images that went through the model in this run, in `timings.extract` seconds; others had their features in the
-    cache. None in records from before there was this key."""
+    """Images that went through the model in this run, in `timings.extract` seconds; None in older records."""
     num_classes: int | None
     model_reference: str
     ground_truth_file: str | None = None
     """What `--ground-truth` gave beside features of database and queries."""
     request: RequestedOptions = RequestedOptions()
-    """Empty in records from before there was this key."""
+    """Empty, as `model_facts`, in records from before there was this key."""
     items: ItemsFile | None = None
     """What each test item got; None where no metric is a mean over items, and in older records."""
     model_facts: ModelFacts = ModelFacts()
-    """Empty in records from before there was this key."""
     fingerprint: EncoderFingerprint | None = None
-    """What the encoder makes of three fixed images, by its own preprocessing; None for features that were handed in,
-    where nobody computed it, and in older records."""
+    """What the encoder makes of three fixed images; None for handed features, where nobody computed it, and before."""
     model_licence: str
     weights_origin: str
     preprocessing_origin: str
