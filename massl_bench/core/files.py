@@ -254,7 +254,8 @@ def atomic_file(path: Path, *, synced: bool = True) -> Iterator[Path]:
         if synced:
             _sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it has become the file; or there is another error to tell
+            temporary.unlink()
 
 
 def _sync(path: Path) -> None:
