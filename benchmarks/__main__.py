@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import pkgutil
 import statistics
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +25,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks import scaling
+from benchmarks import measure, scaling
 from benchmarks.measure import Comparison, machine
 
 
@@ -97,6 +99,16 @@ def _section(name: str, measured: dict[str, Any]) -> list[str]:
     return [tabulate(rows, header, tablefmt="github", disable_numparse=True), *(["", *said] if said else [])]
 
 
+def with_load(measured: Comparison, load: float) -> Comparison:
+    """Adds a note where the machine was doing other work when the benchmark began."""
+    if load < 1:
+        return measured
+    note = (
+        f"not alone: other work of {load:.1f} processes on {os.cpu_count()} cores beside it, so that only ratios count"
+    )
+    return replace(measured, notes=(*measured.notes, note))
+
+
 def keep(file: Path, name: str, measured: list[Comparison], quick: bool) -> None:
     """Writes a benchmark to a record, beside the others of the same day and machine that are there."""
     record: dict[str, Any] = {
@@ -119,6 +131,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="benchmarks, `all`, or `page FILE…`")
     parser.add_argument("--quick", action="store_true", help="small sizes: whether everything runs, not how fast")
+    parser.add_argument("--rounds", type=int, help="time no call more often: quicker, and less sure")
     parser.add_argument("--json", type=Path, help="also write everything there")
     options = parser.parse_args()
     if options.names[:1] == ["page"]:
@@ -127,6 +140,8 @@ def main() -> int:
     if options.names == ["scaling"]:
         sys.stdout.write(scaling.page())
         return 0
+    if options.rounds is not None:
+        measure.MOST_ROUNDS = max(1, options.rounds)
     there = modules()
     if not options.names:
         print(tabulate([[name, module.SUMMARY] for name, module in there.items()], tablefmt="plain"))
@@ -137,7 +152,8 @@ def main() -> int:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(there)}")
     measured: dict[str, list[Comparison]] = {}
     for name in names:
-        measured[name] = there[name].run(options.quick)
+        load = os.getloadavg()[0]
+        measured[name] = [with_load(each, load) for each in there[name].run(options.quick)]
         print(f"\n{table(measured[name], options.quick)}", flush=True)
         if options.json is not None:  # after each, so that what was measured is kept
             keep(options.json, name, measured[name], options.quick)
