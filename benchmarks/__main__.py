@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import pkgutil
 import statistics
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -73,7 +71,8 @@ def page(files: list[Path]) -> str:
         device = where["gpu"] or f"{where['processor']}, {where['threads']} threads"
         kind = "GPU" if where["gpu"] else "CPU"
         small = ", small sizes only" if record.get("quick") else ""
-        lines += ["", f"## {kind}: {device}", "", f"{record['date']}, torch {where['torch']}{small}"]
+        clock = ", in CPU seconds, as the machine did other work too" if record.get("clock") == "CPU seconds" else ""
+        lines += ["", f"## {kind}: {device}", "", f"{record['date']}, torch {where['torch']}{small}{clock}"]
         for name, comparisons in sorted(record["benchmarks"].items()):
             for each in comparisons:
                 lines += ["", *_section(name, each)]
@@ -99,27 +98,18 @@ def _section(name: str, measured: dict[str, Any]) -> list[str]:
     return [tabulate(rows, header, tablefmt="github", disable_numparse=True), *(["", *said] if said else [])]
 
 
-def with_load(measured: Comparison, load: float) -> Comparison:
-    """Adds a note where the machine was doing other work when the benchmark began."""
-    if load < 1:
-        return measured
-    note = (
-        f"not alone: other work of {load:.1f} processes on {os.cpu_count()} cores beside it, so that only ratios count"
-    )
-    return replace(measured, notes=(*measured.notes, note))
-
-
 def keep(file: Path, name: str, measured: list[Comparison], quick: bool) -> None:
     """Writes a benchmark to a record, beside the others of the same day and machine that are there."""
     record: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "quick": quick,
+        "clock": "CPU seconds" if measure.CLOCK is measure.cpu_seconds else "seconds",
         "machine": machine(),
         "benchmarks": {},
     }
     if file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
-        if all(before.get(key) == record[key] for key in ("date", "quick", "machine")):
+        if all(before.get(key) == record[key] for key in ("date", "quick", "clock", "machine")):
             record["benchmarks"] = before["benchmarks"]
     record["benchmarks"][name] = [each.as_json() for each in measured]
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +122,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="benchmarks, `all`, or `page FILE…`")
     parser.add_argument("--quick", action="store_true", help="small sizes: whether everything runs, not how fast")
     parser.add_argument("--rounds", type=int, help="time no call more often: quicker, and less sure")
+    parser.add_argument("--cpu-seconds", action="store_true", help="in place of the clock, on a busy machine")
     parser.add_argument("--json", type=Path, help="also write everything there")
     options = parser.parse_args()
     if options.names[:1] == ["page"]:
@@ -142,6 +133,8 @@ def main() -> int:
         return 0
     if options.rounds is not None:
         measure.MOST_ROUNDS = max(1, options.rounds)
+    if options.cpu_seconds:
+        measure.CLOCK = measure.cpu_seconds
     there = modules()
     if not options.names:
         print(tabulate([[name, module.SUMMARY] for name, module in there.items()], tablefmt="plain"))
@@ -152,8 +145,7 @@ def main() -> int:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(there)}")
     measured: dict[str, list[Comparison]] = {}
     for name in names:
-        load = os.getloadavg()[0]
-        measured[name] = [with_load(each, load) for each in there[name].run(options.quick)]
+        measured[name] = there[name].run(options.quick)
         print(f"\n{table(measured[name], options.quick)}", flush=True)
         if options.json is not None:  # after each, so that what was measured is kept
             keep(options.json, name, measured[name], options.quick)
