@@ -103,8 +103,8 @@ def cpu_seconds() -> float:
 
 
 CLOCK = time.perf_counter
-"""What calls are timed by. `--cpu-seconds` sets `cpu_seconds`: on a machine that does other work as well, a call's share
-of the cores is not its own, and its work is."""
+"""What calls are timed by. `--cpu-seconds` sets `cpu_seconds`: on a machine that does other work as well, a call's
+share of the cores is not its own, and its work is."""
 
 MOST_ROUNDS = 1_000
 """What `--rounds` sets: no call is timed more often, whatever its benchmark asks for."""
