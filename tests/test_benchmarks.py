@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, scaling
-from benchmarks.__main__ import _section, page, table
+from benchmarks import gpu, measure, scaling
+from benchmarks.__main__ import _section, keep, page, table
 from benchmarks.measure import Bar, Comparison, Times
 from massl_bench.specs.registry import Registry
 
@@ -101,3 +101,23 @@ def test_what_a_card_will_be_asked_runs_on_a_cpu() -> None:
         *("objective", "whole step", "whole step", "views", "whole step", "k-NN", "linear")
     ]
     assert [kept for words, kept in found[0].judged() if words.startswith("gradient")] == [True]
+
+
+def test_a_record_grows_on_one_day_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Comparison(what="x", times={"ours": Times(seconds=(1.0,))})
+    for name in ("a", "b"):
+        keep(tmp_path / "x.json", name, [one], quick=False)
+    assert set(json.loads((tmp_path / "x.json").read_text())["benchmarks"]) == {"a", "b"}
+    monkeypatch.setattr(measure, "CLOCK", measure.cpu_seconds)
+    keep(tmp_path / "x.json", "c", [one], quick=False)
+    record = json.loads((tmp_path / "x.json").read_text())
+    assert set(record["benchmarks"]) == {"c"}
+    assert "in CPU seconds, as the machine did other work too" in page([tmp_path / "x.json"])
+    assert "in CPU seconds" not in page([])
+
+
+def test_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "MOST_ROUNDS", 2)
+    calls: list[int] = []
+    assert len(measure.take_turns({"ours": lambda: calls.append(1)}, 5)["ours"].seconds) == 2
+    assert len(calls) == 3  # the first one warms up
