@@ -248,3 +248,67 @@ def test_a_head_is_trained_once_and_the_numbers_are_those_of_a_run_of_its_own(
         )
         assert ("C" in head["selected"]) == (task == "linear")
     assert len(fits) == 2 + 2 * 4
+
+
+def test_blocks_are_drawn_alike_and_what_would_cut_them_is_refused(
+    tmp_path: Path, run_cli: Cli, measured: Callable[..., Any]
+) -> None:
+    copies.write_cifar10(tmp_path / "data")
+    labels = (7, 3, 0, 1, 2, 4, 5, 6, 8, 9)
+    copies.write_cifar10_c(tmp_path / "data", {}, labels)
+    sizes = {"cifar10": {"train": 120, "test": 10}, "cifar10-c": {"test": 750}}
+    classes = dict.fromkeys(sizes, 10)
+    (record,) = measured("knn", sizes, "--sample", "test=150", classes=classes, datasets="cifar10-c")
+    assert record["num_items"] == {"train": 120, "test": 150}  # two images of each of the 75 blocks
+    assert values(record, "top1@20") == [1.0]
+    assert record["departures"][-1] == "--sample test=150"
+    places = ("--include-path", tmp_path / "registry", "--data-root", tmp_path / "data", "--offline")
+    run = ("run", "--dataset", "cifar10-c", *places, "--model", "pixels", "--task")
+    assert "expected a multiple of 75" in run_cli(*run, "knn", "--sample", "test=100").error
+    assert "--sample test=7500 draws the same images of each" in run_cli(*run, "knn", "--limit", "test=100").error
+    refused = run_cli(*run, "kmeans")
+    assert refused.code == 2
+    assert "which kmeans does not train apart from its test; tasks that do: few-shot, knn, linear" in refused.error
+
+
+def test_a_test_set_of_ones_own_groups_classes_by_name(tmp_path: Path, run_cli: Cli) -> None:
+    """Even and odd digits, told by a head for ten digits: right where the predicted digit is of the same kind."""
+    from massl_bench.datasets import open_dataset
+    from massl_bench.records.items import read_items
+    from massl_bench.records.record import read_record
+    from tests.datasets.test_layouts import options
+
+    digits = open_dataset("digits", Registry(), options(tmp_path)).split("test")
+    assert digits.labels is not None
+    order = []
+    for kind in ("even", "odd"):
+        for row in np.flatnonzero(digits.labels % 2 == (kind == "odd")).tolist():
+            pixels = np.asarray(digits.decode(digits.encoded([row])[0]))
+            copies.write(tmp_path / f"data/parity/test/{kind}/{row:03}.png", pixels)
+            order.append(row)
+    folder = tmp_path / "own" / "tasks" / "datasets"
+    folder.mkdir(parents=True)
+    (folder / "parity.toml").write_text(
+        'name = "parity"\nkind = "single-label"\nnum_classes = 2\nclass_names = ["even", "odd"]\nmetric = "top1"\n'
+        'summary = "s"\nlicence = "CC0"\ncitation = "none"\nby_hand = "place it"\n[head]\ndataset = "digits"\n'
+        'classes = { even = ["0", "2", "4", "6", "8"], odd = ["1", "3", "5", "7", "9"] }\n'
+        '[splits]\ntest = { size = 450, source = "test" }\n'
+    )
+    answer = run_cli(
+        *("run", "--task", "knn", "--dataset", "digits,parity", "--model", "pixels", "--json"),
+        *("--include-path", tmp_path / "own", "--data-root", tmp_path / "data"),
+    )
+    assert answer.code == 0, answer.err
+    whole, parity = (Path(each["path"]) for each in json.loads(answer.out))
+    predicted = read_items(whole, read_record(whole)).predicted["top1@20"]
+    expected = float((predicted % 2 == digits.labels % 2).mean())
+    assert read_record(parity).headline.value == pytest.approx(expected)
+    of_parity = read_items(parity, read_record(parity))
+    np.testing.assert_array_equal(of_parity.predicted["top1@20"], predicted[order] % 2)
+    wrong = (folder / "parity.toml").read_text().replace('"9"', '"nine"')
+    (folder / "parity.toml").write_text(wrong)
+    answer = run_cli(
+        *("run", "--task", "knn", "--dataset", "parity", "--model", "pixels", "--force"),
+        *("--include-path", tmp_path / "own", "--data-root", tmp_path / "data"),
+    )
+    assert "parity: 'nine' is not a class of its head; the head's are 0, 1, 2, 3, 4, …" in answer.error
