@@ -1,8 +1,8 @@
 """Is the test in the training set? Equal and nearly equal images of two datasets.
 
 Equal images have equal files, or equal pixels. Nearly equal ones are looked for among the nearest neighbours by a
-model's features, and taken where one picture is a piece of the other one (`learners.alignment`): the threshold is what
-most of the copies reach that the suite itself makes of some of the images.
+model's features, and taken where one picture is a piece of the other one (`learners.alignment`): the threshold lies
+between what copies reach that the suite itself makes of some of the images, and what other images reach.
 
 Shapes: N images of A, M of B, K candidates each, S the side of a small picture.
 """
@@ -37,7 +37,11 @@ _SEED = 0
 _CALIBRATED_ON = 200
 """Images, of which copies are made; of fewer, all."""
 _FOUND_SHARE = 0.98
-"""Of the copies that the suite makes, those that the threshold finds."""
+"""Of the copies that the suite makes: what these reach. The threshold lies between there and what is reached by …"""
+_OTHERS_SHARE = 0.99
+"""… this share of the images, with the most similar other one: a few may have a copy among them."""
+_NEAR_COPIES = 0.75
+"""Where between the two: nearer to the copies, for of other images there are many more pairs than were seen."""
 _LEAST = 0.75
 """No threshold is below this correlation."""
 _CROP_KEPT, _JPEG_QUALITY = 80.0, 50
@@ -243,7 +247,7 @@ def _correlations(
 
 
 def _calibrated(images: _Images, features: _Features) -> Calibration:
-    """Returns the threshold that most of the copies reach that are made of some of the images."""
+    """Returns the threshold between what copies reach that are made of some of the images, and what others reach."""
     import torch
 
     from massl_bench.learners.alignment import LEAST_DETAIL, SIDE, correlation, details
@@ -263,15 +267,11 @@ def _calibrated(images: _Images, features: _Features) -> Calibration:
         name: correlation(details(torch.from_numpy(np.stack(made))), originals)[told].numpy()
         for name, made in copies.items()
     }
-    threshold = max(_LEAST, min(float(np.quantile(fit, 1 - _FOUND_SHARE)) for fit in fits.values()))
-    others = 0.0
-    if len(drawn) > 1:
-        own_ND = features.of(images)[drawn]
-        rows_NK = features.neighbours(own_ND, own_ND)
-        of_drawn = np.array(drawn)[rows_NK]
-        fit_NK = _correlations(images, images, drawn, of_drawn)
-        fit_NK[rows_NK == np.arange(len(drawn))[:, None]] = -1
-        others = float((fit_NK.max(axis=1) >= threshold).mean())
+    low = min(float(np.quantile(fit, 1 - _FOUND_SHARE)) for fit in fits.values())
+    best_other_N = _best_others(images, drawn, features)
+    high = float(np.quantile(best_other_N, _OTHERS_SHARE)) if len(best_other_N) else low
+    threshold = max(_LEAST, _NEAR_COPIES * low + (1 - _NEAR_COPIES) * min(low, high))
+    others = float((best_other_N >= threshold).mean()) if len(best_other_N) else 0.0
     return Calibration(
         threshold=threshold,
         num_images=int(told.sum()),
@@ -279,6 +279,18 @@ def _calibrated(images: _Images, features: _Features) -> Calibration:
         found_crop=float((fits["crop"] >= threshold).mean()),
         others=others,
     )
+
+
+def _best_others(images: _Images, drawn: Sequence[int], features: _Features) -> NDArray[np.float32]:
+    """Returns how well each of the drawn images fits the other one of them that it fits best, [n]; none for one."""
+    if len(drawn) < 2:
+        return np.empty(0, dtype=np.float32)
+    own_ND = features.of(images)[drawn]
+    rows_NK = features.neighbours(own_ND, own_ND)
+    fit_NK = _correlations(images, images, drawn, np.array(drawn)[rows_NK])
+    fit_NK[rows_NK == np.arange(len(drawn))[:, None]] = -1
+    best_N: NDArray[np.float32] = fit_NK.max(axis=1)
+    return best_N
 
 
 def overlap_galleries(found: Overlap, request: OverlapRequest, registry: Registry) -> list[Gallery]:
