@@ -4,12 +4,10 @@ The error of a corruption is the mean over its severities; the mean corruption e
 corruptions' errors, each divided by that of a reference network first. All means are means over the images, each of
 which is there once in every block: the bootstrap resamples images, with all that was made of them.
 
-Shapes: B blocks, I images, N = B · I items, R resamples.
+Shapes: B blocks, K corruptions, I images, N = B · I items, R resamples.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,13 +30,13 @@ def corruption_values(right_N: NDArray[np.bool_], corruptions: Corruptions) -> d
     """Returns what each image gives to `accuracy`, `mce_plain` and, with a reference, `mce`: float64 [I] each."""
     right_BI = right_N.reshape(len(corruptions.blocks), corruptions.num_images)
     names = [name for name, _ in corruptions.blocks]
-    severities: Mapping[str, int] = {name: names.count(name) for name in names}
-    weight_B = np.array([1 / (severities[name] * len(severities)) for name in names])
-    accuracy_I = weight_B @ right_BI
+    kinds = list(dict.fromkeys(names))
+    accuracy_KI = np.stack([right_BI[[name == kind for name in names]].mean(axis=0) for kind in kinds])
+    accuracy_I = accuracy_KI.mean(axis=0)
     values = {"accuracy": accuracy_I, "mce_plain": 1 - accuracy_I}
     if corruptions.reference is not None:
-        reference_B = np.array([corruptions.reference[name] for name in names])
-        values["mce"] = (weight_B / reference_B) @ ~right_BI
+        reference_K = np.array([corruptions.reference[kind] for kind in kinds])
+        values["mce"] = ((1 - accuracy_KI) / reference_K[:, None]).mean(axis=0)
     return values
 
 
