@@ -6,7 +6,6 @@ python -m benchmarks scaling > docs/scaling.md
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Self
 from tabulate import tabulate
 
 from benchmarks import host_rates
+from benchmarks.measure import Times
 from massl_bench.specs.registry import Registry
 
 _RECORDS = Path(__file__).parent / "records"
@@ -59,11 +59,14 @@ class Rates:
         """Returns the rates, and the rows of a table that says where each is from."""
         host = json.loads((folder / "host_rates.json").read_text(encoding="utf-8"))
         (measured,) = host["benchmarks"]["host_rates"]
-        seconds = {name: statistics.median(times["seconds"]) for name, times in measured["times"].items()}
-        where = f"`python -m benchmarks host_rates`, {host['date']}, {host['machine']['processor']}"
+        times = {name: Times(seconds=tuple(each["seconds"])) for name, each in measured["times"].items()}
+        where = f"`python -m benchmarks host_rates`, {host['date']}, {host['machine']['processor']}, spread {{:.0%}}"
         values = {
-            "decoding": (host_rates.IMAGES / seconds["ours"], where),
-            "hashing": (host_rates.ROWS * host_rates.DIM * 4 / seconds["hashing"], where),
+            name: (amount / times[call].median, where.format(times[call].spread))
+            for name, call, amount in (
+                ("decoding", "ours", float(host_rates.IMAGES)),
+                ("hashing", "hashing", host_rates.ROWS * host_rates.DIM * 4.0),
+            )
         }
         for name, entry in json.loads((folder / "scaling.json").read_text(encoding="utf-8")).items():
             values[name] = (float(entry["value"]), f"{entry['kind']}: {entry['from']}")
