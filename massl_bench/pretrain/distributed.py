@@ -75,10 +75,35 @@ def gather_rows(rows_BD: Tensor) -> Tensor:
         return rows_BD.detach()
     rows_BD = rows_BD.detach().contiguous()
     gathered_RD = rows_BD.new_empty(world_size() * rows_BD.shape[0], *rows_BD.shape[1:])
+    _gather(gathered_RD, rows_BD)
+    return gathered_RD
+
+
+def _gather(gathered: Tensor, own: Tensor, *, async_op: bool = False) -> Any:
     # Newer versions of torch have another name for it, and warn of the old one.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    gather(gathered_RD, rows_BD)
-    return gathered_RD
+    return gather(gathered, own, async_op=async_op)
+
+
+def average_in_rank_order(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average gradients over ranks, each number in the order of the ranks; a hook of DistributedDataParallel.
+
+    Gloo adds the parts of a buffer in an order that depends on their place in it, and DistributedDataParallel chooses
+    the places anew after its first step: with more than two ranks a resumed training would round otherwise.
+    """
+    del state
+    own_N, ranks = bucket.buffer(), world_size()
+    all_RN = own_N.new_empty(ranks * own_N.numel())
+    work = _gather(all_RN, own_N, async_op=True)
+
+    def mean(_: object) -> Tensor:
+        first, *others = all_RN.view(ranks, -1)
+        for other in others:
+            first += other
+        return first.div_(ranks)
+
+    averaged: torch.futures.Future[Tensor] = work.get_future().then(mean)
+    return averaged
 
 
 def require_same_on_all_ranks(value: str, what: str) -> None:

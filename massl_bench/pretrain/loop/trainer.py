@@ -26,7 +26,14 @@ from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.data.crops import HostBatch, MultiCropImages
 from massl_bench.pretrain.data.loading import Shares, StepRequests, divide, load_batches
 from massl_bench.pretrain.data.views import photometric_views
-from massl_bench.pretrain.distributed import after_first_rank, any_rank, mean_numbers, rank_of_process, world_size
+from massl_bench.pretrain.distributed import (
+    after_first_rank,
+    any_rank,
+    average_in_rank_order,
+    mean_numbers,
+    rank_of_process,
+    world_size,
+)
 from massl_bench.pretrain.indicators import rankme
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, CheckpointWriter, check_same_run, write_whole
 from massl_bench.pretrain.loop.log import TrainingLog
@@ -172,7 +179,11 @@ def _over_ranks(student: nn.Module, device: torch.device) -> nn.Module:
     """Returns what a step calls, so that gradients are averaged over ranks."""
     if world_size() == 1 or is_sharded(student):
         return student
-    return DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
+    if device.type == "cuda":
+        return DistributedDataParallel(student, device_ids=[device])
+    parallel = DistributedDataParallel(student)
+    parallel.register_comm_hook(None, average_in_rank_order)
+    return parallel
 
 
 def move(state: TrainingState, momentum: float) -> None:
