@@ -85,14 +85,13 @@ def _gather(gathered: Tensor, own: Tensor, *, async_op: bool = False) -> Any:
     return gather(gathered, own, async_op=async_op)
 
 
-def average_in_rank_order(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Average gradients over ranks, each number in the order of the ranks; a hook of DistributedDataParallel.
+def average_in_rank_order(own_N: Tensor) -> torch.futures.Future[Tensor]:
+    """Average numbers over ranks, each in the order of the ranks; for a hook of DistributedDataParallel.
 
     Gloo adds the parts of a buffer in an order that depends on their place in it, and DistributedDataParallel chooses
     the places anew after its first step: with more than two ranks a resumed training would round otherwise.
     """
-    del state
-    own_N, ranks = bucket.buffer(), world_size()
+    ranks = world_size()
     all_RN = own_N.new_empty(ranks * own_N.numel())
     work = _gather(all_RN, own_N, async_op=True)
 

@@ -182,7 +182,7 @@ def _over_ranks(student: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cuda":
         return DistributedDataParallel(student, device_ids=[device])
     parallel = DistributedDataParallel(student)
-    parallel.register_comm_hook(None, average_in_rank_order)
+    parallel.register_comm_hook(None, lambda _, bucket: average_in_rank_order(bucket.buffer()))
     return parallel
 
 
