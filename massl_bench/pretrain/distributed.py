@@ -96,10 +96,11 @@ def average_in_rank_order(own_N: Tensor) -> torch.futures.Future[Tensor]:
     work = _gather(all_RN, own_N, async_op=True)
 
     def mean(_: object) -> Tensor:
-        first, *others = all_RN.view(ranks, -1)
-        for other in others:
-            first += other
-        return first.div_(ranks)
+        parts = all_RN.view(ranks, -1).unbind()
+        total: Tensor = parts[0]
+        for other in parts[1:]:
+            total += other
+        return total.div_(ranks)
 
     averaged: torch.futures.Future[Tensor] = work.get_future().then(mean)
     return averaged
