@@ -86,7 +86,7 @@ _UNLOCK = 8
 _KNN = ["--task", "knn", "--set", "knn.k=1", "--set", "knn.headline=top1@1", "--model", "pixels"]
 _RUN = ["run", "--dataset", "folder:d", *_KNN]
 _SMALL = (
-    *("epochs=6", "batch_size=16", "massl.teacher_temp_warmup_epochs=1"),
+    *("epochs=6", "batch_size=8", "massl.teacher_temp_warmup_epochs=1"),
     *("backbone.depth=1", "head.hidden_dim=16", "head.out_dim=16"),
     *("run.checkpoint_every=2", "run.knn_every=0", "run.log_every=1"),
 )

@@ -129,7 +129,7 @@ def test_the_cache_is_listed_verified_and_cleared(run_cli: Cli) -> None:
         pass
     assert run_cli("cache", "clear").err.startswith("removed 1 banks")
     assert list((root / "features").glob("*/*")) == []
-    assert sorted(path.name for path in root.iterdir()) == ["features", "locks", "partial"]
+    assert sorted(path.name for path in root.iterdir()) == ["features", "locks", "partial", "versions"]
     assert list((root / "partial").iterdir()) == []
     assert "extracting again" not in run_cli(*DIGITS, "--force").err
 
