@@ -42,7 +42,7 @@ def _row(adapter: Adapter) -> str:
 
 def _feature(network: Network) -> str:
     feature = network.feature or network.own_feature
-    if network.feature is None and not network.architecture.startswith(("vit", "xcit")):
+    if network.feature is None and not network.architecture.startswith(("vit", "xcit", "eva")):
         return "pooled map"
     return WORDS[feature] if feature is not None else "what the network itself returns"
 
