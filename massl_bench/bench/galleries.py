@@ -121,7 +121,7 @@ def _cell(
 ) -> tuple[ImageCell, Planner]:
     """Returns the record's cell as it is here; raises where anything of its identity differs."""
     planner = Planner(request_of(record, registry, data), registry, Reporting(say=lambda _: None))
-    (cell,) = planner.plan()
+    *_, cell = planner.plan()  # of a record without duplicates, the second
     if not isinstance(cell, ImageCell):
         raise getattr(cell, "problem", None) or RequestError("features that were handed in have no images")
     identity = planner.identity(cell, record.identity.dataset.skipped)
