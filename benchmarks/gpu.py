@@ -84,7 +84,7 @@ def _objective(quick: bool, device: torch.device) -> Comparison:
         block_size=block,
     )
 
-    def objective(by_attention: bool) -> tuple[float, torch.Tensor]:
+    def objective(by_attention: bool) -> tuple[torch.Tensor, torch.Tensor]:
         loss = massl_objective(
             inputs.student,
             inputs.teacher,
@@ -105,7 +105,7 @@ def _objective(quick: bool, device: torch.device) -> Comparison:
     error = float((grad - exact_grad).norm() / exact_grad.norm())
     loss_error = abs(float(loss) - float(exact_loss)) / float(exact_loss)
     peak = _peak_mb(partial(objective, True), device)
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "ours": partial(objective, True),
         "ours in float32": partial(objective, False),
         "published formulation, autocast": published,
@@ -195,17 +195,17 @@ def _knn(num_train: int, num_test: int, quick: bool, device: torch.device) -> Co
         labels = rng.integers(0, classes, count)
         arrays[role] = (rng.standard_normal((count, 384), dtype=np.float32), labels)
     banks = {role: mb.FeatureBank.from_arrays(*each) for role, each in arrays.items()}
-    (train, labels), (test, _) = (tuple(map(torch.from_numpy, arrays[role])) for role in ("train", "test"))
-    train, labels, test = train.to(device), labels.to(device), test.to(device)
+    train, test = (torch.from_numpy(arrays[role][0]).to(device) for role in ("train", "test"))
+    labels_of_train = torch.from_numpy(arrays["train"][1]).to(device)
     params = {"k": list(KS), "bootstrap_resamples": 1}
 
     def product() -> None:
-        for piece_qD in test.split(1024):
+        for piece_qD in torch.split(test, 1024):
             piece_qD @ train.T
 
     calls = {
         "ours": lambda: mb.evaluate("knn", banks, params=params, device=str(device)),
-        "published loop on the card": lambda: _published_knn(train, labels, test, classes),
+        "published loop on the card": lambda: _published_knn(train, labels_of_train, test, classes),
         "matrix product": product,
     }
     large = num_train > 1_000_000
@@ -224,7 +224,7 @@ def _linear(quick: bool, device: torch.device) -> Comparison:
     features += 0.12 * rng.standard_normal((classes, dims), dtype=np.float32)[labels]
     grid = 10 ** np.linspace(-6, 5, strengths)
     stopping = Stopping(tolerance=1e-3, max_iterations=1000)
-    iterations = []
+    iterations: list[int] = []
 
     def ours() -> None:
         fitted = fit(features, labels, classes, grid, stopping, device=str(device))

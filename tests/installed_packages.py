@@ -22,6 +22,7 @@ def install_package(folder: Path, monkeypatch: pytest.MonkeyPatch, files: dict[s
     """Installs a package as pip would: its modules, and beside them the entry points that its project declares."""
     project = tomllib.loads(files["pyproject.toml"])["project"]
     # Never the path of an earlier test: what Python, and this project, know of a path is kept.
+    folder.mkdir(parents=True, exist_ok=True)
     site = Path(tempfile.mkdtemp(prefix=f"{project['name']}-", dir=folder))
     for name, text in files.items():
         path = site / name

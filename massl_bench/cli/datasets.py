@@ -43,7 +43,7 @@ def fetch(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Download datasets from their pinned sources, unless they are there.
+    """Download datasets from their pinned sources, where missing.
 
     --json prints a list of {name, ok, problems} and, of what was opened, {place, splits, fingerprint}.
     """

@@ -53,7 +53,9 @@ def overlap(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Find the images of A that are in B: equal files, equal pixels, and nearly equal ones (JPEG, resized, cropped).
+    """Find images of A that are in B.
+
+    Equal files, equal pixels, and nearly equal pictures (JPEG, resized, cropped).
 
     --json prints what run --without-duplicates reads.
     """

@@ -9,47 +9,22 @@ Shapes: Q queries, N database rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
 
-from massl_bench.core.errors import CellError, RequestError
-from massl_bench.core.strict import IncreasingNumbers, StrictModel
-from massl_bench.core.values import CopyTruth, EvaluationData, QueryTruth, Score
-from massl_bench.learners.neighbours import cosine_similarities
-from massl_bench.metrics.ranking import mean_score, precision_at, ranks_without, trapezoid_average_precision
+from massl_bench.core.values import EvaluationData, Score
 from massl_bench.protocols.base import Protocol
-from massl_bench.protocols.shared.checks import check_not_constant
 from massl_bench.protocols.shared.labels import check_not_empty
+from massl_bench.protocols.shared.landmarks import (
+    Params,
+    checked_truth,
+    metric_names,
+    metrics_of_truth,
+    scores_beside,
+)
 
 _ROLES = ("database", "queries")
-
-SETTINGS = ("easy", "medium", "hard")
-
-
-class Params(StrictModel):
-    """The parameters of the protocol."""
-
-    precision_at: IncreasingNumbers
-    """Ranks k of the mean precisions."""
-    bootstrap_resamples: int = Field(gt=0)
-
-
-def metric_names(params: Params) -> list[str]:
-    """Returns `map_{setting}` and `mp@{k}_{setting}`."""
-    return [
-        name for setting in SETTINGS for name in (f"map_{setting}", *(f"mp@{k}_{setting}" for k in params.precision_at))
-    ]
-
-
-def metrics_of_truth(params: Params, truth: Sequence[QueryTruth]) -> list[str]:
-    """Returns those of `metric_names` whose setting has a query with a positive, the mAPs of the settings first."""
-    there = settings_with_positives(truth)
-    names = [name for name in metric_names(params) if name.rpartition("_")[2] in there]
-    return sorted(names, key=lambda name: not name.startswith("map_"))
 
 
 def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
@@ -66,109 +41,10 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         RequestError: No ground truth, one of another number of queries, or one naming rows that are not there.
         CellError: No query has a positive; every image of the database has the same features.
     """
-    truth = checked_truth(data, params)
+    check_sizes(params, {role: len(data.banks[role]) for role in _ROLES})
+    truth = checked_truth(data)
     none = [np.zeros(len(data.banks["database"]), dtype=np.int64)] * len(truth)
     return scores_beside(none, truth, data, params, rng)
-
-
-def checked_truth(data: EvaluationData, params: Params) -> Sequence[QueryTruth]:
-    """Returns the ground truth where it fits the features, which differ; raises as `run`."""
-    database, queries = data.banks["database"], data.banks["queries"]
-    check_sizes(params, {"database": len(database), "queries": len(queries)})
-    truth = check_truth(data.ground_truth, len(queries), len(database))
-    check_not_constant("database images", database.features)
-    return truth
-
-
-def scores_beside(
-    others: Sequence[NDArray[np.int64]],
-    truth: Sequence[QueryTruth],
-    data: EvaluationData,
-    params: Params,
-    rng: np.random.Generator,
-) -> dict[str, Score]:
-    """Returns the scores of `run` in a database that has further rows, none of them a positive.
-
-    Args:
-        others: for each query, how many of the further rows come before each row of the database, int64 [N]; only
-            those of positives are read.
-        truth: what the queries should find.
-        data: the database and the queries.
-        params: of the protocol.
-        rng: draws the resamples.
-
-    Raises:
-        CellError: No query has a positive.
-    """
-    database, queries = data.banks["database"], data.banks["queries"]
-    settings = settings_with_positives(truth)
-    if not settings:
-        raise CellError(f"none of the {len(truth)} queries has a positive")
-    left_out: dict[str, str] = {}
-    if len(settings) < len(SETTINGS):
-        left_out["settings_left_out"] = ", ".join(setting for setting in SETTINGS if setting not in settings)
-    rankings = list(full_rankings(queries.features, database.features))
-    scores = {}
-    for setting in settings:
-        precisions, aps = [], []
-        for ranking_N, query, others_N in zip(rankings, truth, others, strict=True):
-            positives, ignored = roles_of_rows(query, setting)
-            if len(positives):
-                ranks = ranks_without(ranking_N, positives, ignored)
-                found_P = ranking_N[np.isin(ranking_N, positives) & ~np.isin(ranking_N, ignored)]
-                # Positives that float32 cannot tell apart stay in their order.
-                ranks = ranks + np.maximum.accumulate(others_N[found_P])
-                aps.append(trapezoid_average_precision(ranks))
-                precisions.append([precision_at(ranks, k) for k in params.precision_at])
-        columns = {f"map_{setting}": np.array(aps)}
-        for k, values in zip(params.precision_at, np.array(precisions).T, strict=True):
-            columns[f"mp@{k}_{setting}"] = values
-        for name, values_Q in columns.items():
-            score = mean_score(values_Q, left_out=len(truth) - len(aps), resamples=params.bootstrap_resamples, rng=rng)
-            scores[name] = replace(score, details={**score.details, **left_out})
-    return scores
-
-
-def check_truth(
-    truth: Sequence[QueryTruth] | CopyTruth | None, num_queries: int, num_rows: int
-) -> Sequence[QueryTruth]:
-    """Returns the ground truth; raises `RequestError` where it does not fit the queries and the database."""
-    if truth is None or isinstance(truth, CopyTruth):
-        raise RequestError("needs a ground truth: the easy, hard and junk rows of each query")
-    if len(truth) != num_queries:
-        raise RequestError(f"the ground truth is of {len(truth)} queries, and there are {num_queries}")
-    for index, query in enumerate(truth):
-        for name in ("easy", "hard", "junk"):
-            rows = getattr(query, name)
-            if len(rows) and (rows.min() < 0 or rows.max() >= num_rows):
-                wrong = rows[(rows < 0) | (rows >= num_rows)][0]
-                raise RequestError(
-                    f"ground truth of query {index}: {name} names image {wrong}, which is not there; "
-                    f"allowed: 0 to {num_rows - 1}"
-                )
-    return truth
-
-
-def settings_with_positives(truth: Sequence[QueryTruth]) -> list[str]:
-    """Returns the settings in which at least one query has a positive."""
-    return [setting for setting in SETTINGS if any(len(roles_of_rows(query, setting)[0]) for query in truth)]
-
-
-def roles_of_rows(query: QueryTruth, setting: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns (positives, ignored) of a query."""
-    match setting:
-        case "easy":
-            return query.easy, np.concatenate([query.junk, query.hard])
-        case "medium":
-            return np.concatenate([query.easy, query.hard]), query.junk
-        case _:
-            return query.hard, np.concatenate([query.junk, query.easy])
-
-
-def full_rankings(queries_QD: NDArray[np.float32], database_ND: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
-    """Yields for each query all rows by larger cosine similarity, then by lower index, int64 [N]."""
-    for _, similarities_qN in cosine_similarities(queries_QD, database_ND):
-        yield from np.argsort(-similarities_qN, axis=1, kind="stable")
 
 
 PROTOCOL = Protocol(

@@ -16,14 +16,14 @@ import numpy as np
 from massl_bench.core.values import EvaluationData, Score
 from massl_bench.learners.neighbours import num_more_similar
 from massl_bench.protocols.base import Protocol
-from massl_bench.protocols.retrieval import (
+from massl_bench.protocols.shared.labels import check_not_empty
+from massl_bench.protocols.shared.landmarks import (
     Params,
     checked_truth,
     metric_names,
     metrics_of_truth,
     scores_beside,
 )
-from massl_bench.protocols.shared.labels import check_not_empty
 
 _ROLES = ("database", "distractors", "queries")
 
@@ -41,7 +41,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         CellError: As `retrieval.run`.
     """
     check_sizes(params, {role: len(data.banks[role]) for role in _ROLES})
-    truth = checked_truth(data, params)
+    truth = checked_truth(data)
     database, distractors, queries = (data.banks[role].features for role in _ROLES)
     positives = [np.concatenate([query.easy, query.hard]) for query in truth]
     found = num_more_similar(queries, database, positives, distractors)

@@ -63,7 +63,8 @@ def test_digits_in_pixels(run_cli: Cli) -> None:
         "is not in the cache"
         in look_at(record, Registry(), elsewhere, Wishes(), Reporting()).missing["images and features"]
     )
-    other = record.model_copy(update={"identity_sha256": "0" * 64})
+    task = record.identity.task.model_copy(update={"seed": 1})
+    other = record.model_copy(update={"identity": record.identity.model_copy(update={"task": task})})
     assert (
         "others than the record's"
         in look_at(other, Registry(), data, Wishes(), Reporting()).missing["images and features"]

@@ -90,7 +90,8 @@ def _rename(tensors: Tensors, _network: Any) -> Mapping[str, Tensor]:
 
 
 def _weights(content: Content) -> tuple[Weights, ...]:
-    prefix = _KINDS[model_type(content) or "vit"].prefix
+    # Of any file, where the nearest layout is looked for: it may say a type that nobody knows.
+    prefix = _KINDS.get(model_type(content) or "vit", _KINDS["vit"]).prefix
     prefix = prefix if f"{prefix}{_MARK}" in content.names() else ""
     return (Weights(name="state dict", prefix=prefix),)
 
