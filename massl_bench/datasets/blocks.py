@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,7 +19,7 @@ def images_of_blocks(place: str, split: ImageSplit, names: Sequence[str]) -> int
     assert isinstance(split, JoinedSplit)
     starts = split.starts
     first = starts[1]
-    for name, start, end in zip(names, starts, starts[1:], strict=False):
+    for name, (start, end) in zip(names, pairwise(starts), strict=True):
         same = end - start == first
         if same and split.labels is not None:
             same = bool((split.labels[start:end] == split.labels[:first]).all())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from massl_bench.core.printable import printable
 from massl_bench.records.grid import Grid, Shown, grid
 from massl_bench.records.rows import Leaderboard
@@ -52,7 +54,7 @@ def escaped(text: str) -> str:
     text = printable(text)
     return "".join(
         ("{}" if before + character in _LIGATURES else "") + _escape(character)
-        for before, character in zip(f" {text}", text, strict=False)
+        for before, character in pairwise(f" {text}")
     )
 
 

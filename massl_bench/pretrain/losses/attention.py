@@ -45,11 +45,12 @@ def expect_by_attention(rows_RD: Tensor, *, memory_KD: Tensor, blocks_PS: Tensor
     mean_RD, log_sum_R = torch.zeros_like(rows_RD), rows_RD.new_zeros(num_rows)
     blocks_pSW = queries_RW.new_zeros(min(at_once, num_blocks), block_size, width)
     for indices_pS in torch.split(blocks_PS, at_once):
-        for gathered_SW, index_S in zip(blocks_pSW, indices_pS, strict=False):
+        in_use_pSW = blocks_pSW[: len(indices_pS)]
+        for gathered_SW, index_S in zip(in_use_pSW, indices_pS, strict=True):
             block_SD = memory_KD.index_select(0, index_S)
             torch.sub(block_SD, block_SD.mean(0), out=block_SD)
             gathered_SW[:, :dim] = block_SD
-        keys_p1SW = blocks_pSW[: len(indices_pS), None]
+        keys_p1SW = in_use_pSW[:, None]
         mean_pRW, log_sum_pR = _attend(queries_RW.expand(len(indices_pS), 1, -1, -1), keys_p1SW)
         mean_RD.add_(mean_pRW[..., :dim].sum(0, dtype=rows_RD.dtype), alpha=1 / num_blocks)
         log_sum_R.add_(log_sum_pR.sum(0), alpha=1 / num_blocks)
