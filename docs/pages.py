@@ -39,9 +39,11 @@ def commands() -> str:
     """Returns the page of the command line."""
     import typer
 
-    from massl_bench.cli.application import app
+    from massl_bench.cli.application import COMMANDS, app, load_command
 
-    return "# The command line\n\n" + "".join(_command(typer.main.get_command(app), "massl-bench", 2))
+    root: Any = typer.main.get_command(app)
+    root.commands = {name: load_command(name) for name in COMMANDS}
+    return "# The command line\n\n" + "".join(_command(root, "massl-bench", 2))
 
 
 def _command(command: Any, name: str, level: int) -> Iterator[str]:

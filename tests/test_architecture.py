@@ -145,11 +145,11 @@ HEAVY = ("torch", "faiss", "timm", "torchvision", "datasets", "sklearn")
 @pytest.mark.parametrize(
     ("arguments", "absent"),
     [
-        (["--help"], (*HEAVY, "numpy", "pydantic")),
+        (["--help"], (*HEAVY, "numpy", "pydantic", "massl_bench.cli.run")),
+        (["list", "tasks"], (*HEAVY, "numpy", "massl_bench.cli.run", "massl_bench.core.values")),
         (["run", "--help"], (*HEAVY, "numpy")),
         (["weights", "--help"], (*HEAVY, "numpy")),
         (["list", "models"], (*HEAVY, "numpy")),
-        (["list", "tasks"], (*HEAVY, "numpy")),
         (["list", "datasets"], (*HEAVY, "numpy")),
         (["list", "presets"], (*HEAVY, "numpy")),
         (["info", "knn"], (*HEAVY, "numpy")),

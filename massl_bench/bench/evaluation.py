@@ -12,10 +12,9 @@ from massl_bench.bench.arrays import Handed, banks_of, truth_of
 from massl_bench.bench.scores import TaskScores
 from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import RequestError, unknown_name
+from massl_bench.core.kinds import LABELLED_KINDS, DatasetKind
 from massl_bench.core.values import (
-    LABELLED_KINDS,
     CopyTruth,
-    DatasetKind,
     EvaluationData,
     FeatureBank,
     GroundTruth,

@@ -15,8 +15,9 @@ from massl_bench.bench.duplicates import LeftAside
 from massl_bench.bench.request import PlannedTask, RunRequest
 from massl_bench.core.errors import MasslBenchError
 from massl_bench.core.files import sha256_of
+from massl_bench.core.kinds import DatasetKind
 from massl_bench.core.settings import Precision, Preprocessing
-from massl_bench.core.values import DatasetKind, FeatureBank, GroundTruth
+from massl_bench.core.values import FeatureBank, GroundTruth
 from massl_bench.datasets import Dataset
 from massl_bench.features import BankKey, FeatureCache, HandedFeatures, bank_key
 from massl_bench.models import Model

@@ -6,6 +6,7 @@ where the same command goes on; 130 interrupted.
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
@@ -14,25 +15,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperGroup
 
-from massl_bench.cli.benchmark import benchmark_app
-from massl_bench.cli.cache import cache_app
-from massl_bench.cli.compare import compare
-from massl_bench.cli.datasets import datasets_app
-from massl_bench.cli.demo import demo
-from massl_bench.cli.doctor import doctor
-from massl_bench.cli.leaderboard import leaderboard
 from massl_bench.cli.output import fail
-from massl_bench.cli.pretrain import pretrain
-from massl_bench.cli.registry import info, list_
-from massl_bench.cli.report import report
-from massl_bench.cli.run import run
 from massl_bench.cli.stopping import INTERRUPTED, InterruptionError
-from massl_bench.cli.verify import verify
-from massl_bench.cli.weights import weights_app
 from massl_bench.core import terminal
 from massl_bench.core.errors import MasslBenchError, RequestError, unforeseen
 from massl_bench.core.terminal import say
@@ -41,27 +30,97 @@ from massl_bench.core.wording import options_are_read
 # Newer versions of typer carry their own copy of click: this is the base of every wrong use, in either.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
+
+class Command(NamedTuple):
+    """A command, known by one line until it is asked for."""
+
+    place: str
+    """MODULE:NAME in this part: a function, or a Typer of several."""
+    summary: str
+    """What the list of commands says: the first sentence of its own help."""
+    example: str | None = None
+
+
+COMMANDS = {
+    "pretrain": Command(
+        "pretrain:pretrain",
+        "Pretrain a backbone; write NAME.safetensors and its manifest.",
+        "massl-bench pretrain --dataset digits --preset tiny-digits",
+    ),
+    "run": Command(
+        "run:run",
+        "Run cells: every model on every task and dataset.",
+        "massl-bench run --task knn --dataset cifar10 --data-root data --model pixels",
+    ),
+    "demo": Command("demo:demo", "Pretrain a tiny MaSSL on digits, and print its leaderboard.", "massl-bench demo"),
+    "leaderboard": Command(
+        "leaderboard:leaderboard",
+        "Print the table of the records, or show it as they arrive.",
+        "massl-bench leaderboard --format md --out LEADERBOARD.md",
+    ),
+    "compare": Command(
+        "compare:compare",
+        "Compare models on the items that all of them were given.",
+        "massl-bench compare pixels massl-small-cifar10 --dataset cifar10",
+    ),
+    "report": Command(
+        "report:report",
+        "Write one page of charts and images of some models.",
+        "massl-bench report pixels massl-small-cifar10 --out report.html",
+    ),
+    "verify": Command(
+        "verify:verify",
+        "Compute records again, from the images, and compare.",
+        "massl-bench verify results/pixels/knn/digits.json",
+    ),
+    "list": Command("registry:list_", "List what there is, one name a line.", "massl-bench list tasks"),
+    "info": Command("registry:info", "Show one thing in full.", "massl-bench info knn"),
+    "doctor": Command(
+        "doctor:doctor", "Say what works here, what is missing, and how to get it.", "massl-bench doctor"
+    ),
+    "datasets": Command("datasets:datasets_app", "Download datasets ahead, verify and compare them."),
+    "weights": Command("weights:weights_app", "Register, look into, fetch and export weights."),
+    "cache": Command("cache:cache_app", "List, verify and clear extracted features."),
+    "benchmark": Command("benchmark:benchmark_app", "Measure what this machine reaches."),
+}
+
+
+def load_command(name: str) -> Any:
+    """Imports a command of `COMMANDS`; returns it as the command line calls it."""
+    module, _, attribute = COMMANDS[name].place.partition(":")
+    found = getattr(importlib.import_module(f"massl_bench.cli.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(epilog=f"Example: {COMMANDS[name].example}")(found)
+        found = alone
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+class _LazyGroup(TyperGroup):
+    """Lists its commands from what is known of them, and imports the one that is called: --help imports none."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name is not None else None, rest
+
+
 app = typer.Typer(
+    cls=_LazyGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Evaluate frozen visual representations: exact protocols, one registry, one record a number.",
     epilog="Start with: massl-bench demo",
 )
-app.command(epilog="Example: massl-bench pretrain --dataset digits --preset tiny-digits")(pretrain)
-app.command(epilog="Example: massl-bench run --task knn --dataset cifar10 --data-root data --model pixels")(run)
-app.command(epilog="Example: massl-bench demo")(demo)
-app.command(epilog="Example: massl-bench leaderboard --format md --out LEADERBOARD.md")(leaderboard)
-app.command(epilog="Example: massl-bench compare pixels massl-small-cifar10 --dataset cifar10")(compare)
-app.command(epilog="Example: massl-bench report pixels massl-small-cifar10 --out report.html")(report)
-app.command(epilog="Example: massl-bench verify results/pixels/knn/digits.json")(verify)
-app.command("list", epilog="Example: massl-bench list tasks")(list_)
-app.command(epilog="Example: massl-bench info knn")(info)
-app.command(epilog="Example: massl-bench doctor")(doctor)
-app.add_typer(datasets_app, name="datasets")
-app.add_typer(weights_app, name="weights")
-app.add_typer(cache_app, name="cache")
-app.add_typer(benchmark_app, name="benchmark")
+
+
+def _only_listed() -> None: ...
+
+
+for _name, _known in COMMANDS.items():
+    app.command(_name, help=_known.summary)(_only_listed)
 
 
 def main() -> None:

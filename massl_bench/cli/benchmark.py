@@ -13,6 +13,8 @@ from massl_bench.pretrain.presets import preset_files
 
 benchmark_app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
     help="Measure what this machine reaches.",
     epilog="Start with: massl-bench benchmark step --help",
 )

@@ -13,7 +13,9 @@ from massl_bench.core.terminal import say, show
 if TYPE_CHECKING:
     from massl_bench.features.inventory import Entry
 
-cache_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, verify and clear extracted features.")
+cache_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="List, verify and clear extracted features."
+)
 
 _DAY_S = 24 * 3600.0
 

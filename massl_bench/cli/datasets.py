@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from massl_bench.specs.registry import Registry
 
 datasets_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Download datasets ahead, verify and compare them."
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Download datasets ahead, verify and compare them.",
 )
 datasets_app.command(epilog="Example: massl-bench datasets overlap cifar10 cifar10 --data-root data")(overlap)
 

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from massl_bench.specs.registry import Registry
 
 weights_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Register, look into, fetch and export weights."
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Register, look into, fetch and export weights.",
 )
 
 

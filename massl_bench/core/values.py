@@ -14,11 +14,8 @@ if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that 
 
 from massl_bench.core.settings import Augmentation
 
-DatasetKind = Literal["single-label", "multi-label", "retrieval", "copy-detection", "segmentation", "unlabelled"]
 IGNORED = 255
 """The value of a mask's pixels that no class is known of."""
-LABELLED_KINDS: frozenset[DatasetKind] = frozenset({"single-label", "multi-label"})
-"""The kinds whose images have classes."""
 
 LabelCoding = Literal["0/1", "-1/0/1"]
 """How an array [N, C] says which classes an item shows: 0 absent, 1 present; or −1 absent, 0 difficult, 1 present."""

@@ -14,8 +14,9 @@ import numpy as np
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.files import read_memo, sha256_of, write_memo
+from massl_bench.core.kinds import LABELLED_KINDS, DatasetKind
 from massl_bench.core.printable import printable
-from massl_bench.core.values import LABELLED_KINDS, CopyTruth, DatasetKind, GroundTruth
+from massl_bench.core.values import CopyTruth, GroundTruth
 from massl_bench.core.wording import asked
 from massl_bench.datasets.blocks import sampled_in_blocks
 from massl_bench.datasets.columns import Columns

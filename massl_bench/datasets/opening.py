@@ -8,8 +8,8 @@ from pathlib import Path
 
 from massl_bench.core.directories import check_directory
 from massl_bench.core.errors import MissingDataError, RequestError
+from massl_bench.core.kinds import DatasetKind
 from massl_bench.core.printable import printable
-from massl_bench.core.values import DatasetKind
 from massl_bench.core.wording import asked
 from massl_bench.datasets.columns import Columns
 from massl_bench.datasets.copies import with_copies

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.files import parse_json, read_regular, sha256_file, sha256_of
+from massl_bench.core.kinds import DatasetKind
 from massl_bench.core.printable import printable
-from massl_bench.core.values import CopyTruth, DatasetKind, FeatureBank, LabelCoding, QueryTruth
+from massl_bench.core.values import CopyTruth, FeatureBank, LabelCoding, QueryTruth
 from massl_bench.core.wording import asked
 from massl_bench.features.archive import Archive
 from massl_bench.features.coding import MEANING, AmbiguousCodingError, as_banks_hold_them, assumed, inferred_coding

@@ -15,8 +15,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from massl_bench.core.errors import MasslBenchError, RequestError, SpecError, unknown_name
+from massl_bench.core.kinds import DatasetKind
 from massl_bench.core.strict import StrictModel, first_problem
-from massl_bench.core.values import DatasetKind, EvaluationData, GroundTruth, Scores
+from massl_bench.core.values import EvaluationData, GroundTruth, Scores
 from massl_bench.core.wording import asked, of_task
 from massl_bench.protocols.base import Protocol
 from massl_bench.specs.found import part_modules

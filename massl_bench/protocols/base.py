@@ -9,8 +9,9 @@ from typing import Any, Generic, TypeVar, get_args
 
 import numpy as np
 
+from massl_bench.core.kinds import DatasetKind
 from massl_bench.core.strict import StrictModel
-from massl_bench.core.values import DatasetKind, EvaluationData, Score
+from massl_bench.core.values import EvaluationData, Score
 
 Parameters = TypeVar("Parameters", bound=StrictModel)
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from massl_bench.core.kinds import LABELLED_KINDS, DatasetKind
 from massl_bench.core.strict import Listed, StrictModel
-from massl_bench.core.values import LABELLED_KINDS, DatasetKind
 
 SplitNames = str | Annotated[Listed[tuple[str, ...]], Field(min_length=1)]
 """What a split is called in a source (`validation`, …); several names: one after the other."""

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from massl_bench.core.errors import SpecError, unknown_name
-from massl_bench.core.values import DatasetKind
+from massl_bench.core.kinds import DatasetKind
 from massl_bench.specs.dataset import DatasetSpec
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.plugins import registry_roots

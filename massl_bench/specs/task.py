@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import Field
 
 from massl_bench.core.files import sha256_of
+from massl_bench.core.kinds import DatasetKind
 from massl_bench.core.settings import Pooling, PreprocessingOverride
 from massl_bench.core.strict import Listed, StrictModel
-from massl_bench.core.values import DatasetKind
 
 _YOUNGER = frozenset({"own_size_below", "pooling", "copies"})
 """Keys of a task that count in its hash only where they are given."""
