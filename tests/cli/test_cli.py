@@ -653,7 +653,7 @@ def test_demo_pretrains_and_benchmarks(run_cli: Cli) -> None:
 
 def test_commands_are_listed_as_they_describe_themselves() -> None:
     """The list of --help imports no command: each line is the first of the own help of a command."""
-    listed = typer.main.get_command(application.app).commands  # type: ignore[attr-defined]
+    listed = typer.main.get_command(application.app).commands
     assert list(listed) == list(application.COMMANDS)
     for name, known in application.COMMANDS.items():
         command = application.load_command(name)
