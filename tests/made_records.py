@@ -19,7 +19,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object], to: Path | None
 
 def write_sealed(path: Path, content: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(sealed({key: value for key, value in content.items() if key != SEAL})))
+    path.write_text(json.dumps(sealed({key: value for key, value in content.items() if key != SEAL}), sort_keys=True))
     return path
 
 

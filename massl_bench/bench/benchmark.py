@@ -23,7 +23,8 @@ from massl_bench.models import Model
 from massl_bench.models.encoder import Encoder
 from massl_bench.records.comparison import compare_rows
 from massl_bench.records.pairing import pairs_of, plain_comparison
-from massl_bench.records.record import ResultRecord, read_record
+from massl_bench.records.reading import read_record
+from massl_bench.records.record import ResultRecord
 from massl_bench.records.rows import Selection, collect
 from massl_bench.records.tables import to_json
 from massl_bench.specs.manifest import DEFAULT_MODEL

@@ -24,13 +24,13 @@ from massl_bench.core.values import SearchBackend
 from massl_bench.core.wording import asked, option
 from massl_bench.features import FeatureCache, HandedFeatures, Reporting, read_features_file
 from massl_bench.learners import faiss_backend
+from massl_bench.records.reading import read_record
 from massl_bench.records.record import (
     DatasetIdentity,
     Identity,
     ResultRecord,
     TaskIdentity,
     old_record_path,
-    read_record,
     record_path,
 )
 

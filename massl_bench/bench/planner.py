@@ -22,7 +22,8 @@ from massl_bench.datasets import CopiesDataset, Dataset, check_boxes, open_datas
 from massl_bench.features import Reporting
 from massl_bench.learners import faiss_backend
 from massl_bench.models import Model, ModelOptions, open_model
-from massl_bench.records.record import ModelFacts, check_results_dir
+from massl_bench.records.reading import check_results_dir
+from massl_bench.records.record import ModelFacts
 from massl_bench.specs.registry import Registry
 
 Cell = TypeVar("Cell", ImageCell, FeatureCell)

@@ -34,7 +34,7 @@ def demo(
     from massl_bench.core.files import write_atomic
     from massl_bench.datasets import DataOptions
     from massl_bench.pretrain.configure import load_config
-    from massl_bench.records.record import check_results_dir
+    from massl_bench.records.reading import check_results_dir
     from massl_bench.records.rows import collect
     from massl_bench.records.tables import to_markdown
 

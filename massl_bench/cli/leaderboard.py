@@ -55,7 +55,7 @@ def leaderboard(
 
     The table has the complete records of current tasks.
     """
-    from massl_bench.records.record import check_results_dir
+    from massl_bench.records.reading import check_results_dir
     from massl_bench.records.rows import Selection, collect
     from massl_bench.report.formats import Setting, formats
 
@@ -88,17 +88,22 @@ def leaderboard(
         href=_href(results_dir, out),
         width=shutil.get_terminal_size().columns if on_terminal else None,
     )
-    with paused_collector():
+
+    def table() -> tuple[str, int]:
         board = collect(results_dir, registry, suite, selection)
         text = _published(chosen, board, registry) if published else writers[chosen]()(board, setting)
+        return text, len(board.apart)
+
+    with paused_collector():  # until the records are gone again
+        text, num_apart = table()
     if out is None:
         show_document(text)
     elif check:
         _check_fresh(out, text, chosen)
     else:
         write_out(out, text)
-    if board.apart and (out is not None or chosen == "csv"):
-        say(f"{len(board.apart)} records are not in the table; --format md says why")
+    if num_apart and (out is not None or chosen == "csv"):
+        say(f"{num_apart} records are not in the table; --format md says why")
 
 
 def _serve(registry: Registry, results_dir: Path, suite: str | None, selection: Selection, port: int) -> None:

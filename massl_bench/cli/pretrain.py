@@ -90,7 +90,7 @@ def pretrain(
     from massl_bench.datasets import DataOptions
     from massl_bench.pretrain.configure import load_config
     from massl_bench.pretrain.loop.trackers import require_wandb
-    from massl_bench.records.record import check_results_dir
+    from massl_bench.records.reading import check_results_dir
 
     registry = open_registry(include_path, weights_dir)
     cells = registry.suite(bench).pairs if bench is not None else []

@@ -55,7 +55,7 @@ def verify(
     from massl_bench.bench.verification import verify as recompute
     from massl_bench.datasets import DataOptions
     from massl_bench.records.published import LedgerLine, claims, of_claim
-    from massl_bench.records.record import read_record
+    from massl_bench.records.reading import read_record
 
     registry = open_registry(include_path, weights_dir)
     data = DataOptions(cache_dir=cache_directory(cache_dir), data_root=data_root, offline=offline)

@@ -137,8 +137,8 @@ def normal_p_values(difference_x: NDArray[np.float64], error_x: NDArray[np.float
     from scipy.special import erfc
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        z_x = np.nan_to_num(np.abs(difference_x) / error_x, nan=0.0, posinf=40.0)
-    p_x: NDArray[np.float64] = erfc(z_x / np.sqrt(2))
+        z_x = np.abs(difference_x) / error_x
+    p_x: NDArray[np.float64] = erfc(np.where(np.isnan(z_x), 0.0, z_x) / np.sqrt(2))
     return p_x
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from massl_bench.core.errors import RequestError, unknown_name
 from massl_bench.records.columns import with_hash
 from massl_bench.records.comparison import Comparison, Refusal, p_text, verdict
-from massl_bench.records.record import read_record
+from massl_bench.records.reading import read_record
 from massl_bench.records.rows import Leaderboard, Row
 
 

@@ -36,8 +36,10 @@ def interval_p_values(shown: Sequence[Metric]) -> NDArray[np.float64]:
     """
     value_M = np.array([metric.value for metric in shown])
     half_M = np.array([(m.ci95[1] - m.ci95[0]) / 2 if m.ci95 is not None else np.inf for m in shown])
-    error_MM = np.hypot(half_M[:, None], half_M[None, :]) / _Z95
-    return normal_p_values(value_M[:, None] - value_M[None, :], error_MM)
+    one, other = np.triu_indices(len(shown), 1)
+    p_MM = np.eye(len(shown))
+    p_MM[one, other] = normal_p_values(value_M[one] - value_M[other], np.hypot(half_M[one], half_M[other]) / _Z95)
+    return np.maximum(p_MM, p_MM.T)
 
 
 def holm(p_values: NDArray[np.float64], level: float = LEVEL) -> NDArray[np.bool_]:
@@ -46,12 +48,11 @@ def holm(p_values: NDArray[np.float64], level: float = LEVEL) -> NDArray[np.bool
     The smallest p-value is held against level / n, the next one against level / (n − 1), …, up to the first that is
     larger.
     """
-    order = np.argsort(p_values, kind="stable")
-    bars = level / np.arange(len(p_values), 0, -1)
-    passed = np.logical_and.accumulate(p_values[order] <= bars)
-    significant = np.zeros(len(p_values), dtype=bool)
-    significant[order] = passed
-    return significant
+    ordered = np.sort(p_values)
+    passed = np.logical_and.accumulate(ordered <= level / np.arange(len(p_values), 0, -1))
+    count = np.count_nonzero(passed)
+    # Equal p-values pass together: the bars rise.
+    return p_values <= ordered[count - 1] if count else np.zeros(len(p_values), dtype=bool)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,8 @@ from pathlib import Path
 from massl_bench.core.collector import paused_collector
 from massl_bench.core.errors import RequestError, unforeseen, unknown_name
 from massl_bench.core.files import distinct_file_name, file_safe
-from massl_bench.records.record import Metric, ResultRecord, find_records, read_record, results_dirs
+from massl_bench.records.reading import find_records, read_record, results_dirs
+from massl_bench.records.record import Metric, ResultRecord
 from massl_bench.specs.registry import Registry
 
 

@@ -13,7 +13,7 @@ from massl_bench.core.files import sha256_file
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.identity import tensors_sha256
 from massl_bench.pretrain.configure import checked_config, load_config
-from massl_bench.records.record import find_records, read_record
+from massl_bench.records.reading import find_records, read_record
 from massl_bench.specs.manifest import DEFAULT_MODEL
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer

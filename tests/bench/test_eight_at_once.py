@@ -14,7 +14,7 @@ import torch
 from massl_bench.cli import main
 from massl_bench.features import extraction
 from massl_bench.models.encoder import Encoder
-from massl_bench.records.record import read_record
+from massl_bench.records.reading import read_record
 from tests.bench.test_launchers import numbers
 
 PROCESSES, IMAGES = 8, 80

@@ -24,7 +24,7 @@ from massl_bench.datasets import DataOptions
 from massl_bench.features import Reporting
 from massl_bench.learners.planar import planar
 from massl_bench.protocols import copy_detection
-from massl_bench.records.record import read_record
+from massl_bench.records.reading import read_record
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer
 

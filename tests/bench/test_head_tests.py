@@ -275,7 +275,7 @@ def test_a_test_set_of_ones_own_groups_classes_by_name(tmp_path: Path, run_cli: 
     """Even and odd digits, told by a head for ten digits: right where the predicted digit is of the same kind."""
     from massl_bench.datasets import open_dataset
     from massl_bench.records.items import read_items
-    from massl_bench.records.record import read_record
+    from massl_bench.records.reading import read_record
     from tests.datasets.test_layouts import options
 
     digits = open_dataset("digits", Registry(), options(tmp_path)).split("test")

@@ -22,7 +22,8 @@ from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.datasets.published import READERS
 from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
 from massl_bench.models.encoder import Encoder
-from massl_bench.records.record import ResultRecord, read_record
+from massl_bench.records.reading import read_record
+from massl_bench.records.record import ResultRecord
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer
 from tests.datasets.copies import LANDMARK_QUERIES, LANDMARK_SIZES, small_registry, write_landmarks

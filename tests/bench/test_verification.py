@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from massl_bench.bench.verification import compare
 from massl_bench.core.files import sha256_file
 from massl_bench.core.fingerprint import EncoderFingerprint, ImageFeature
-from massl_bench.records.record import RequestedOptions, ResultRecord, read_record
+from massl_bench.records.reading import read_record
+from massl_bench.records.record import RequestedOptions, ResultRecord
 from massl_bench.specs.registry import packaged_root
 from tests.conftest import Answer, make_hub_cache, write_image
 from tests.made_records import edit, rehash

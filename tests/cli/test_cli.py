@@ -18,7 +18,7 @@ import typer
 
 from massl_bench.cli import application
 from massl_bench.pretrain.presets import PRESETS
-from massl_bench.records.record import read_record
+from massl_bench.records.reading import read_record
 from tests.conftest import GOLDEN, Answer, write_image
 from tests.datasets.copies import write_tar
 

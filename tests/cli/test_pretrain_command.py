@@ -22,7 +22,7 @@ from massl_bench.models.checkpoints import read_tensors
 from massl_bench.pretrain.loop import trainer
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
 from massl_bench.pretrain.loop.log import read_log
-from massl_bench.records.record import read_record
+from massl_bench.records.reading import read_record
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.toml import read_toml
 from tests.conftest import Cli, write_image

@@ -22,7 +22,7 @@ from massl_bench.core.fingerprint import TOLERANCE, EncoderFingerprint, ImageFea
 from massl_bench.core.settings import own_size
 from massl_bench.features.fingerprint import IMAGES, NAMES, fingerprint_of
 from massl_bench.models.encoder import Encoder
-from massl_bench.records.record import read_record
+from massl_bench.records.reading import read_record
 from tests.conftest import Answer
 from tests.made_records import edit
 

@@ -19,7 +19,7 @@ import massl_bench as mb
 from massl_bench.core.settings import own_size
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.weights.timm_export import _data_config
-from massl_bench.records.record import read_record
+from massl_bench.records.reading import read_record
 from tests.conftest import Answer
 
 Cli = Callable[..., Answer]

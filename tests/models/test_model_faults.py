@@ -19,7 +19,7 @@ from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from massl_bench.models.checkpoints import build_checkpoint, describe_content, read_checkpoint
 from massl_bench.models.content import Content
 from massl_bench.models.recognition import recognise
-from massl_bench.records.record import read_record
+from massl_bench.records.reading import read_record
 from tests.conftest import Answer, make_hub_cache
 from tests.models.layouts import filled, layouts, on_meta, prefixed, tiny_vit
 

@@ -12,7 +12,8 @@ import pytest
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.files import SEAL, file_safe, sha256_of
-from massl_bench.records.record import Identity, ResultRecord, old_record_path, read_record, record_path
+from massl_bench.records.reading import read_record
+from massl_bench.records.record import Identity, ResultRecord, old_record_path, record_path
 from massl_bench.records.rows import collect
 from massl_bench.records.tables import to_markdown
 from massl_bench.specs.registry import Registry

@@ -11,7 +11,8 @@ import pytest
 from massl_bench.core.errors import RequestError
 from massl_bench.core.values import Resampled, Score
 from massl_bench.records.items import read_items, remove_other_items, write_items
-from massl_bench.records.record import ResultRecord, read_record
+from massl_bench.records.reading import read_record
+from massl_bench.records.record import ResultRecord
 from massl_bench.records.rows import collect
 from massl_bench.specs.registry import Registry
 from tests.mutations import flips, mutations

@@ -12,7 +12,7 @@ import pytest
 from massl_bench import protocols
 from massl_bench.core.errors import SpecError
 from massl_bench.records.published import claims, ledger, of_claim
-from massl_bench.records.record import read_record
+from massl_bench.records.reading import read_record
 from massl_bench.records.rows import collect
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer

@@ -13,7 +13,8 @@ import pytest
 from massl_bench.core.errors import RequestError
 from massl_bench.core.files import file_safe
 from massl_bench.core.values import Score
-from massl_bench.records.record import curves, json_schema, read_record
+from massl_bench.records.reading import read_record
+from massl_bench.records.record import curves, json_schema
 from tests.made_records import edit
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "result.schema.json"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from massl_bench.core.files import sha256_of
-from massl_bench.records.record import Identity, read_record
+from massl_bench.records.reading import read_record
+from massl_bench.records.record import Identity
 from massl_bench.records.rows import collect
 from massl_bench.records.tables import to_csv, to_json, to_markdown
 from massl_bench.specs.registry import Registry

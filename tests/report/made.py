@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from massl_bench.records.record import Identity, ResultRecord, read_record
+from massl_bench.records.reading import read_record
+from massl_bench.records.record import Identity, ResultRecord
 from massl_bench.records.rows import Leaderboard, Row
 from massl_bench.specs.registry import Registry
 from tests.made_records import write_sealed
