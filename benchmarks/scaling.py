@@ -147,7 +147,7 @@ class Simulated:
 def simulate(cards: int, rates: Rates, registry: Registry) -> Simulated:
     """Returns what the checkpoints take on so many cards.
 
-    Images are divided evenly, to a piece of 512; cells are measured side by side, one a card, when their features are
+    Images are divided evenly, as pieces become smaller towards the end; cells are measured side by side, one a card, when their features are
     there. Every checkpoint reads every image again; the hash of the files is made once, by the machine that asks first.
     """
     parts = list(work(registry))
@@ -225,8 +225,8 @@ What is assumed, you may know better: change `benchmarks/records/scaling.json`, 
 
 ## What the model leaves out
 
-Starts of processes (some seconds a shard), queues, cards that stand still at the end of a dataset (less than a piece of
-512 images each), compression and caches of the file system, and evaluation on augmented views, which sends every image
+Starts of processes (some seconds a shard), queues, cards that stand still at the end of a dataset (less than a
+batch each), compression and caches of the file system, and evaluation on augmented views, which sends every image
 through the network in every epoch. Losing a node costs the pieces that it was at.
 """
 

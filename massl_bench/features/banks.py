@@ -28,7 +28,7 @@ ProgressFactory = Callable[[str, int], AbstractContextManager[Callable[[int], No
 """(label, number of images) to a context that yields a function to call with each number of images done."""
 
 
-_POLL_S = 0.2
+_POLL_S = 0.05
 """How often a process looks whether others have finished the pieces that it waits for."""
 
 

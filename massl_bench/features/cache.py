@@ -39,7 +39,7 @@ from massl_bench.core.wording import asked
 from massl_bench.features.options import ExtractionOptions
 from massl_bench.features.pieces import Pieces
 
-_POLL_S = 0.2
+_POLL_S = 0.05
 """How often a process looks whether another one has finished the bank that it waits for."""
 
 _VERSIONS = "versions"

@@ -10,7 +10,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,13 @@ if TYPE_CHECKING:
     from massl_bench.features.extraction import Extracted
 
 PIECE = 512
-"""Images of a piece, where a batch is not larger: a killed process loses no more than what it was at."""
+"""Images of the largest pieces, where a batch is not larger: a killed process loses no more than what it was at."""
+
+LAST = 32
+"""Images of the smallest pieces, which come last, where a batch is not larger."""
+
+_PARTS = 16
+"""A piece is at most this part of what is left: processes that work side by side end at nearly the same time."""
 
 FOLDER = "partial"
 """In a cache: the pieces, by the key of their bank."""
@@ -80,16 +86,15 @@ class Piece:
 class Pieces:
     """The pieces of one bank that are there, and those that this process makes."""
 
-    def __init__(self, directory: Path, num_items: int, size: int) -> None:
+    def __init__(self, directory: Path, ranges: Sequence[range]) -> None:
         """Opens nothing.
 
         Args:
             directory: of this bank alone.
-            num_items: of the split, under its limit.
-            size: of a piece, in items.
+            ranges: the items of each piece.
         """
-        self.directory, self._size = directory, size
-        self._ranges = [range(start, min(start + size, num_items)) for start in range(0, num_items, size)]
+        self.directory, self._ranges = directory, ranges
+        self._numbers = {items.start: number for number, items in enumerate(ranges)}
         self._locks: dict[int, FileLock] = {}
 
     @classmethod
@@ -98,9 +103,9 @@ class Pieces:
 
         Where images may be left out, they are others than where none may.
         """
-        size = max(PIECE, options.batch_size or 0)
-        name = f"{digest}.{size}{'.skip' if options.skip_corrupt else ''}"
-        return cls(root / FOLDER / digest[:2] / name, num_items, size)
+        batch = options.batch_size or LAST
+        name = f"{digest}.{batch}{'.skip' if options.skip_corrupt else ''}"
+        return cls(root / FOLDER / digest[:2] / name, cut(num_items, batch))
 
     def __len__(self) -> int:
         return len(self._ranges)
@@ -162,7 +167,7 @@ class Pieces:
         """
         from safetensors.numpy import save
 
-        number = made.items.start // self._size
+        number = self._numbers[made.items.start]
         features, kept = np.ascontiguousarray(made.features, dtype="<f4"), made.kept.astype("<i8")
         told = _Told(
             model=model,
@@ -239,6 +244,19 @@ class Pieces:
 
     def _holder(self, number: int) -> Path:
         return self.directory / f"{number:06}.holder"
+
+
+def cut(num_items: int, batch: int) -> list[range]:
+    """Returns the items of each piece: whole batches, many at first and fewer towards the end (guided scheduling).
+
+    The pieces follow from these two numbers alone, so that all processes cut alike.
+    """
+    ranges, start = list[range](), 0
+    while start < num_items:
+        size = max(1, min(PIECE, (num_items - start) // _PARTS) // batch) * batch
+        ranges.append(range(start, min(start + size, num_items)))
+        start += size
+    return ranges
 
 
 @dataclass(frozen=True, kw_only=True)

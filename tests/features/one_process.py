@@ -1,7 +1,7 @@
 """One of the processes that make the banks of the digits together: `python -m tests.features.one_process CACHE I N S`.
 
 It says `ready`, waits for a line, and ends with the number of images that went through its network, each batch of which
-takes S seconds longer.
+takes S seconds longer; none goes on from its first batch before all are there.
 """
 
 from __future__ import annotations
@@ -34,12 +34,21 @@ def network() -> Encoder:
     return Encoder.from_module(module, name="small", transform=transform)
 
 
+def meet(cache: Path, shard: Shard) -> None:
+    """Waits until all processes have begun."""
+    (cache / f"begun-{shard.index}").touch()
+    while len(list(cache.glob("begun-*"))) < shard.count:
+        time.sleep(0.01)
+
+
 def main(cache: Path, shard: Shard, slow: float) -> None:
     """Extracts train and test."""
-    pieces.PIECE, features = PIECE, extraction._features
+    pieces.PIECE, pieces.LAST, features = PIECE, PIECE, extraction._features
     seen: list[int] = []
 
     def counted(encoder: Encoder, images_G3HW: torch.Tensor) -> torch.Tensor:
+        if not seen:
+            meet(cache, shard)
         seen.append(len(images_G3HW))
         time.sleep(slow)
         return features(encoder, images_G3HW)

@@ -17,6 +17,8 @@ from typing import Never
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import massl_bench as mb
 from massl_bench.core.errors import CellError
@@ -31,7 +33,7 @@ from massl_bench.features import (
     pieces,
 )
 from massl_bench.features.options import Shard
-from massl_bench.features.pieces import Pieces
+from massl_bench.features.pieces import Pieces, cut
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer
 from tests.features.one_process import NUM_IMAGES, PIECE
@@ -115,6 +117,7 @@ def test_an_extraction_goes_on_after_a_kill(tmp_path: Path, alone: dict[str, byt
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of 64 images."""
     monkeypatch.setattr(pieces, "PIECE", PIECE)
+    monkeypatch.setattr(pieces, "LAST", PIECE)
 
 
 class Wanted:
@@ -300,10 +303,22 @@ def test_pieces_that_leave_images_out_are_not_those_of_a_whole_bank(tmp_path: Pa
     assert len(Pieces.of(tmp_path, "ab" * 32, 5000, different[2])) == 3
 
 
-def test_every_item_is_in_one_piece(tmp_path: Path) -> None:
-    for count, size in itertools.product((0, 1, 63, 64, 65, 323), (1, 64, 100)):
-        found = Pieces(tmp_path, count, size)
-        assert [item for number in range(len(found)) for item in found.range_of(number)] == [*range(count)]
+@given(num_items=st.integers(0, 50_000), batch=st.integers(1, 3_000))
+def test_every_item_is_in_one_piece_of_whole_batches(num_items: int, batch: int) -> None:
+    found = cut(num_items, batch)
+    assert list(itertools.chain(*found)) == list(range(num_items))
+    assert all(len(each) % batch == 0 for each in found[:-1])
+    assert all(len(each) <= max(pieces.PIECE, batch) for each in found)
+    assert [len(each) for each in found] == sorted((len(each) for each in found), reverse=True)
+    # What one process does while all others wait for the last one is little.
+    for each in found:
+        assert len(each) <= max(batch, (num_items - each.start) // 16)
+
+
+def test_pieces_worked_out_by_hand() -> None:
+    # A sixteenth of 1,437 is 89, which is two batches of 32; of 1,000 and less it is one.
+    assert [len(each) for each in cut(1_437, 32)] == [64] * 7 + [32] * 30 + [29]
+    assert [len(each) for each in cut(1_000_000, 32)][:1_937] == [512] * 1_937
 
 
 def test_each_shard_begins_with_its_own() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import datetime
+import errno
 import json
 import os
 import pathlib
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 
 import massl_bench as mb
 from massl_bench.core.errors import RequestError
-from massl_bench.models.reading import StandIn, extra_state, load, open_checkpoint, sha256_of_tensors, state_dict
+from massl_bench.models.reading import StandIn, extra_state, load, open_checkpoint, safe, sha256_of_tensors, state_dict
 from tests.models.mutations import small_vit, write_series
 from tests.models.published import WRITERS, pickled, trained, with_pickle
 
@@ -375,3 +376,31 @@ def test_time_and_memory_of_a_large_file(tmp_path: Path) -> None:
             found[reader] = min(seconds, found.get(reader, (9e9, 0))[0]), peak
         assert found["ours"][0] < 1.3 * found["torch"][0], name
         assert found["ours"][1] < 1.2 * 80 * 4, name  # MiB; the network itself is as large
+
+
+@pytest.mark.parametrize("lasts", [False, True])
+def test_why_a_safetensors_file_cannot_be_opened(lasts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library says `No such file` of every opening that is refused: the reason is asked for, or it was for once."""
+    file, openings, refused = tmp_path / "a.safetensors", list[Path](), list[Path]()
+    save_file({"a": torch.ones(3)}, file)
+    real_open, real_regular = safe.safe_open, safe.open_regular
+
+    def library(path: Path, framework: str) -> Any:
+        if not refused:
+            refused.append(path)
+            raise FileNotFoundError(f"No such file or directory: {path}")
+        return real_open(path, framework=framework)
+
+    def regular(path: Path) -> Any:
+        openings.append(path)
+        if refused and lasts:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real_regular(path)
+
+    monkeypatch.setattr(safe, "safe_open", library)
+    monkeypatch.setattr(safe, "open_regular", regular)
+    if lasts:
+        with pytest.raises(RequestError, match=r"a\.safetensors: cannot be read: Permission denied"):
+            open_checkpoint(file)
+    else:
+        assert list(open_checkpoint(file).content) == ["a"]

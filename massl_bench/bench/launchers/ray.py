@@ -26,7 +26,7 @@ from massl_bench.core.errors import RequestError, one_line
 from massl_bench.core.wording import options_are_read, reads_options
 from massl_bench.features import Reporting
 from massl_bench.features.options import Shard
-from massl_bench.features.pieces import PIECE
+from massl_bench.features.pieces import LAST, cut
 from massl_bench.specs.registry import Registry
 
 _RETRIES = 3
@@ -97,7 +97,7 @@ def _tasks(ray: Any, planner: Planner, cells: Sequence[PlannedCell], registry: R
 def _parts(planner: Planner, cells: Sequence[PlannedCell]) -> int:
     """Returns the number of cells, and of the pieces of what is to be extracted for them."""
     banks = {
-        cell.key(role).digest: math.ceil(cell.count(role) / PIECE)
+        cell.key(role).digest: len(cut(cell.count(role), planner.request.extraction.batch_size or LAST))
         for cell in cells
         if isinstance(cell, ImageCell)
         for role in cell.to_extract(planner.cache)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,8 +52,7 @@ def read_safetensors(source: Source) -> Content:
             raise RefusedError(f"its header has {length:,} bytes, more than any checkpoint's")
         header = file.read(length)
     try:
-        with safe_open(source.path, framework="np"):
-            pass  # the library checks that the tensors lie beside each other and fill the file
+        _check_layout(source.path)
         entries = json.loads(header, object_pairs_hook=_unique)
     except (SafetensorError, ValueError, RecursionError) as error:
         raise DamagedError(str(error)) from None
@@ -60,6 +61,16 @@ def read_safetensors(source: Source) -> Content:
         check_header_hash(source.path)
     tensors = {name: _tensor(source, name, entry, 8 + length) for name, entry in entries.items()}
     return Content(container="safetensors", value=tensors, metadata=metadata)
+
+
+def _check_layout(path: Path) -> None:
+    """Raises `SafetensorError` where tensors do not lie beside each other and fill the file; the library looks."""
+    # `FileNotFoundError` is what the library says of every file that it could not open.
+    with suppress(FileNotFoundError), safe_open(path, framework="np"):
+        return
+    open_regular(path).close()  # raises the true reason, where there is one still
+    with safe_open(path, framework="np"):
+        pass
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
