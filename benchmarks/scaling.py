@@ -147,8 +147,9 @@ class Simulated:
 def simulate(cards: int, rates: Rates, registry: Registry) -> Simulated:
     """Returns what the checkpoints take on so many cards.
 
-    Images are divided evenly, as pieces become smaller towards the end; cells are measured side by side, one a card, when their features are
-    there. Every checkpoint reads every image again; the hash of the files is made once, by the machine that asks first.
+    Images are divided evenly, as pieces become smaller towards the end; cells are measured side by side, one a card,
+    when their features are there. Every checkpoint reads every image again; the hash of the files is made once, by the
+    machine that asks first.
     """
     parts = list(work(registry))
     images = sum(part.images for part in parts)
