@@ -88,13 +88,17 @@ def open_regular(path: Path) -> BufferedReader:
     Raises:
         OSError: There is no file, or a directory, a pipe, a socket or a device.
     """
+    return os.fdopen(_descriptor_of_regular(path), "rb")
+
+
+def _descriptor_of_regular(path: Path) -> int:
     # Without O_NONBLOCK, opening a pipe waits for somebody to write to it; for a regular file it changes nothing.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, f"not a regular file but {_kind_of_file(mode)}", str(path))
-        return os.fdopen(descriptor, "rb")
+        return descriptor
     except BaseException:
         os.close(descriptor)
         raise
@@ -111,11 +115,11 @@ def read_regular(path: Path, most_bytes: int | None = MOST_BYTES) -> bytes:
     Raises:
         OSError: As of `open_regular`; or it is larger than any file of its kind (and may hold nothing, on the disk).
     """
-    with open_regular(path) as file:
+    with os.fdopen(_descriptor_of_regular(path), "rb", buffering=0) as file:  # it is read at once
         size = os.fstat(file.fileno()).st_size
         if most_bytes is not None and size > most_bytes:
             raise OSError(errno.EFBIG, f"it has {size:,} bytes, and at most {most_bytes:,} are read", str(path))
-        return file.read()
+        return file.readall()
 
 
 def parse_json(text: str | bytes) -> Any:

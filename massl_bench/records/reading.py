@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -135,7 +136,28 @@ def _from_first(content: dict[str, Any]) -> dict[str, Any]:
 
 def find_records(directory: Path) -> list[Path]:
     """Returns every record file below a results directory, sorted."""
-    return sorted(directory.glob("*/*/*.json"))
+    return [directory / name for name in record_names(directory)]
+
+
+def record_names(directory: Path) -> list[str]:
+    """Returns `<model>/<task>/<file>.json` of every record below a results directory, sorted by its parts."""
+    # As directory.glob, which takes a fifth of the time of a table of thousands.
+    found = [
+        (model.name, task.name, file.name)
+        for model in _entries(directory)
+        for task in _entries(model.path)
+        for file in _entries(task.path)
+        if file.name.endswith(".json")
+    ]
+    return ["/".join(parts) for parts in sorted(found)]
+
+
+def _entries(directory: str | Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except OSError:  # a file, or a folder that nobody may read
+        return []
 
 
 def check_results_dir(directory: Path, field: str = "results_dir") -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from massl_bench.core.collector import paused_collector
 from massl_bench.core.errors import RequestError, unforeseen, unknown_name
 from massl_bench.core.files import distinct_file_name, file_safe
-from massl_bench.records.reading import find_records, read_record, results_dirs
+from massl_bench.records.reading import read_record, record_names, results_dirs
 from massl_bench.records.record import Metric, ResultRecord
 from massl_bench.specs.registry import Registry
 
@@ -194,9 +194,10 @@ def apart_of(board: Leaderboard, models: Sequence[str]) -> list[str]:
 def _records(results_dir: Path, *, packaged: bool) -> Iterator[tuple[Path, Path, ResultRecord | str]]:
     """Yields every record, or why it cannot be read, with the path that a table shows of it and its file."""
     for directory in results_dirs(results_dir) if packaged else [results_dir]:
-        for file in find_records(directory):
-            # A table says the same wherever the results lie.
-            path = (Path() if directory == results_dir else Path("packaged")) / file.relative_to(directory)
+        shown = "" if directory == results_dir else "packaged/"
+        for name in record_names(directory):
+            file = directory / name
+            path = Path(shown + name)  # a table says the same wherever the results lie
             try:
                 yield path, file, read_record(file)
             except RequestError as error:

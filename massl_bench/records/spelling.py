@@ -78,13 +78,19 @@ class Spelling:
 
     def _table(self, table: Mapping[str, Any], texts: Mapping[str, str]) -> str:
         """Returns the canonical JSON of a table, of some of whose values the canonical JSON is known."""
-        runs = []
-        for known, keys in groupby(sorted(table), texts.__contains__):
-            if known:
-                runs += [f"{_key(key)}:{texts[key]}" for key in keys]
-            else:
-                runs.append(self._spell({key: table[key] for key in keys})[1:-1])
+        runs = [
+            ",".join([f"{_key(key)}:{texts[key]}" for key in keys])
+            if known
+            else self._spell({key: table[key] for key in keys})[1:-1]
+            for known, keys in _runs(tuple(table), tuple(texts))
+        ]
         return "{" + ",".join(runs) + "}"
+
+
+@lru_cache(maxsize=64)  # few sets of keys, of thousands of records
+def _runs(table: tuple[str, ...], texts: tuple[str, ...]) -> list[tuple[bool, list[str]]]:
+    """Returns the sorted keys of a table in runs of those that are among the texts, and those that are not."""
+    return [(known, list(keys)) for known, keys in groupby(sorted(table), texts.__contains__)]
 
 
 def json_as_sorted(value: Any) -> str:
