@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+import tomllib
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -38,7 +39,18 @@ def _versions() -> dict[str, str]:
     for name in _PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    return versions
+    return versions | _of_checkout()
+
+
+def _of_checkout() -> dict[str, str]:
+    """Returns the version that the checkout states that the package runs from.
+
+    What pip installed as editable keeps the version of that day, however far the checkout goes on.
+    """
+    stated = packaged_root() / "pyproject.toml"
+    if not stated.is_file():
+        return {}
+    return {"massl-bench": str(tomllib.loads(stated.read_text(encoding="utf-8"))["project"]["version"])}
 
 
 @cache

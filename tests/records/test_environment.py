@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from massl_bench.records import environment as module
 from massl_bench.records.environment import environment
+from massl_bench.specs.registry import packaged_root
 
 PEAK = "from massl_bench.records.environment import peak_memory_mb; print(peak_memory_mb('cpu')['host'])"
 
@@ -25,3 +29,17 @@ def test_the_versions_are_there() -> None:
     found = environment("cpu")
     assert found.packages["numpy"] == np.__version__
     assert environment("cpu") == found
+
+
+def test_the_version_is_the_checkouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editable installation's metadata keep the version of the day it was made."""
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1")
+    module._versions.cache_clear()
+    try:
+        packages = environment("cpu").packages
+    finally:
+        monkeypatch.undo()
+        module._versions.cache_clear()
+    project = tomllib.loads((packaged_root() / "pyproject.toml").read_text())["project"]
+    assert packages["massl-bench"] == project["version"]
+    assert packages["torch"] == "0.0.1"
