@@ -116,14 +116,33 @@ def cosine_similarities(
     """
     unit_ND = unit_rows(database_ND)
     unit_ND += np.float32(0)  # −0 becomes 0: rows that are equal have equal bytes
-    places: dict[bytes, int] = {}  # by a hash of the row: the rows themselves would be held a second time
-    place_N = np.array([places.setdefault(blake2b(row_D, digest_size=16).digest(), len(places)) for row_D in unit_ND])
-    _, first_M = np.unique(place_N, return_index=True)
-    repeated = len(first_M) < len(place_N)
-    different_MD = unit_ND[first_M] if repeated else unit_ND
+    first_of_N = _first_equal(unit_ND)
+    if first_of_N is None:
+        for chosen, queries_qD in pieces(queries_QD, _QUERIES_TOGETHER):
+            yield chosen, unit_rows(queries_qD) @ unit_ND.T
+        return
+    first_M, place_N = np.unique(first_of_N, return_inverse=True)
+    different_MD = unit_ND[first_M]
     for chosen, queries_qD in pieces(queries_QD, _QUERIES_TOGETHER):
-        product_qM = unit_rows(queries_qD) @ different_MD.T
-        yield chosen, product_qM[:, place_N] if repeated else product_qM
+        yield chosen, (unit_rows(queries_qD) @ different_MD.T)[:, place_N]
+
+
+def _first_equal(rows_ND: NDArray[np.float32]) -> NDArray[np.int64] | None:
+    """Returns for each row the index of the first row of the same bytes, int64 [N]; None where all are different."""
+    # Rows of different sums are different; the few of equal sums are looked at byte by byte.
+    odd_D = np.random.default_rng(0).integers(1 << 63, size=rows_ND.shape[1], dtype=np.uint64) * 2 + 1
+    sum_N = np.concatenate(
+        [rows_nD.view(np.uint32).astype(np.uint64) @ odd_D for _, rows_nD in pieces(rows_ND, _PAIRS_TOGETHER)]
+    )
+    increasing_N = np.sort(sum_N)
+    repeated_M = increasing_N[1:][increasing_N[1:] == increasing_N[:-1]]
+    if not len(repeated_M):
+        return None
+    first_of_N = np.arange(len(rows_ND))
+    seen: dict[bytes, int] = {}  # by a hash of the row: the rows themselves would be held a second time
+    for row in np.flatnonzero(np.isin(sum_N, repeated_M)).tolist():
+        first_of_N[row] = seen.setdefault(blake2b(rows_ND[row], digest_size=16).digest(), row)
+    return first_of_N
 
 
 def num_more_similar(

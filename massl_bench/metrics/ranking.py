@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from massl_bench.core.values import Resampled, Score
 from massl_bench.metrics.intervals import centred_interval, key_of_resamples, percentile_interval
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 
 def trapezoid_average_precision(ranks_P: NDArray[np.int64], num_positives: int | None = None) -> float:
@@ -32,13 +36,27 @@ def precision_at(ranks_P: NDArray[np.int64], k: int) -> float:
     return float((ranks_P < depth).sum() / depth)
 
 
-def ranks_without(
-    ranking_N: NDArray[np.int64], positives: NDArray[np.int64], ignored: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Returns the increasing ranks of the positives in a full ranking from which the ignored rows were removed."""
-    counted_N = ranking_N[~np.isin(ranking_N, ignored)]
-    ranks: NDArray[np.int64] = np.flatnonzero(np.isin(counted_N, positives))
-    return ranks
+def ranks_of(scores_N: NDArray[np.float32], rows_P: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns how many rows come before each of some: those of higher score and, of equal ones, those of lower index.
+
+    These are the places in a full, stable ranking, which costs several times as much.
+
+    Args:
+        scores_N: of all rows; finite.
+        rows_P: those whose rank is asked.
+    """
+    increasing_N, own_P = np.sort(scores_N), scores_N[rows_P]
+    rank_P = len(scores_N) - np.searchsorted(increasing_N, own_P, side="right")
+    num_equal_P = len(scores_N) - rank_P - np.searchsorted(increasing_N, own_P, side="left")
+    for place in np.flatnonzero(num_equal_P > 1):
+        rank_P[place] += np.count_nonzero(scores_N[: rows_P[place]] == own_P[place])
+    return rank_P
+
+
+def ranks_without(rank_P: NDArray[np.int64], ignored_I: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the increasing ranks of the positives in a ranking from which the rows at some ranks were removed."""
+    increasing_P = np.sort(rank_P)
+    return increasing_P - np.searchsorted(np.sort(ignored_I), increasing_P)
 
 
 def average_precision_at_r(relevant_R: NDArray[np.bool_]) -> float:
@@ -72,42 +90,100 @@ def micro_average_precision(
     _, first_T, true_T = np.unique(-own_Q[true_P], return_index=True, return_counts=True)
     thresholds_T = own_Q[true_P[first_T]]  # the highest first
     num_thresholds = len(thresholds_T)
-    # How often each resample holds each query. Single precision is enough for the resamples, and twice as fast.
     key = key_of_resamples(rng, resamples, has_original_Q)
-    weights_RQ = rng.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float32)
     first_at_T = np.zeros(num_thresholds, dtype=np.int64)
-    first_at_RT = np.zeros((resamples, num_thresholds), dtype=np.float32)
-    for chosen, scores_qN in _in_blocks(all_scores, num_thresholds):
-        # The first threshold that each score reaches; it reaches all after it, too.
-        first_qN = num_thresholds - np.searchsorted(thresholds_T[::-1], scores_qN, side="right")
-        first_qN += (num_thresholds + 1) * np.arange(len(scores_qN))[:, None]
-        pairs = np.bincount(first_qN.ravel(), minlength=len(scores_qN) * (num_thresholds + 1))
-        pairs_qT = pairs.reshape(len(scores_qN), -1)[:, :-1]
-        first_at_T += pairs_qT.sum(axis=0)
-        first_at_RT += weights_RQ[:, chosen] @ pairs_qT.astype(np.float32)
-    at_least_T = np.cumsum(first_at_T)
-    at_least_RT = np.cumsum(first_at_RT, axis=1, dtype=np.float64).astype(np.float32)
-    value = float(_micro_areas(true_T, at_least_T))
-    true_RT = np.add.reduceat(weights_RQ[:, true_P], first_T, axis=1)
-    draws = _micro_areas(true_RT, at_least_RT)[true_RT.any(axis=1)].astype(np.float64)
-    if not len(draws):
+    first_at_Tr = [np.zeros((num_thresholds, len(some)), dtype=np.float32) for some in _some_of(range(resamples))]
+    with ThreadPoolExecutor(1) as beside:  # drawn while the pairs are counted, which takes as long
+        drawing = beside.submit(_weights, rng, resamples, count)
+        for chosen, scores_qN in _in_blocks(all_scores):
+            # The first threshold that each score reaches; it reaches all after it, too. Sorted scores are found faster.
+            found_qN = np.searchsorted(thresholds_T[::-1], np.sort(scores_qN, axis=1), side="right")
+            first_qN = num_thresholds - found_qN
+            pairs_T = np.bincount(first_qN.ravel(), minlength=num_thresholds + 1)[:-1]
+            first_at_T += pairs_T
+            counts = _counts(first_qN, pairs_T)
+            for into_Tr, weights_Qr in zip(first_at_Tr, drawing.result(), strict=True):
+                _add_weighted(into_Tr, counts, weights_Qr[chosen])
+    value = float(_micro_areas(true_T, np.cumsum(first_at_T)))
+    draws = []
+    for at_Tr, weights_Qr in zip(first_at_Tr, drawing.result(), strict=True):
+        at_least_rT = np.cumsum(np.ascontiguousarray(at_Tr.T), axis=1, dtype=np.float64).astype(np.float32)
+        true_rT = np.ascontiguousarray(np.add.reduceat(weights_Qr[true_P], first_T, axis=0).T)
+        draws.append(_micro_areas(true_rT, at_least_rT)[true_rT.any(axis=1)].astype(np.float64))
+    draws_R = np.concatenate(draws)
+    if not len(draws_R):
         return Score(value=value)
-    resampled = Resampled(values=draws, key=key)  # which resamples hold no true pair, the key says too
-    return Score(value=value, ci95=centred_interval(value, draws), resampled=resampled)
+    resampled = Resampled(values=draws_R, key=key)  # which resamples hold no true pair, the key says too
+    return Score(value=value, ci95=centred_interval(value, draws_R), resampled=resampled)
 
 
-_MICRO_BLOCK = 1 << 24
-"""Pairs of a query with a threshold, or with a row, that are counted at a time: few large matrix products."""
+_SOME = 256
+"""Resamples at a time: their weights stay in the processor's cache."""
+
+
+def _some_of(resamples: range) -> list[range]:
+    return [resamples[start : start + _SOME] for start in range(0, len(resamples), _SOME)]
+
+
+def _weights(rng: np.random.Generator, resamples: int, count: int) -> list[NDArray[np.float32]]:
+    """Returns how often some resamples after the other hold each query, [Q, r]; exact in single precision."""
+    drawn_RQ = rng.multinomial(count, np.full(count, 1 / count), resamples)
+    return [np.ascontiguousarray(drawn_RQ[some.start : some.stop].T, np.float32) for some in _some_of(range(resamples))]
+
+
+_SPARSE_COST = 12
+"""What a pair costs in a product with a sparse matrix, in cells of one with a dense matrix."""
+
+
+def _counts(first_qN: NDArray[np.int64], pairs_T: NDArray[np.int64]) -> tuple[csr_matrix, NDArray[np.float32]]:
+    """Returns how many pairs of each query reach each threshold first: of the high ones sparse, of the others dense.
+
+    Few pairs reach the high thresholds, where a sparse product passes over the queries that do not; down where most
+    pairs are, a dense one is faster.
+
+    Args:
+        first_qN: the first threshold that each pair reaches; T where it reaches none.
+        pairs_T: how many pairs reach each first.
+    """
+    from scipy.sparse import csr_matrix
+
+    before = np.concatenate([[0], np.cumsum(pairs_T)])
+    dense_cells = len(first_qN) * np.arange(len(pairs_T), -1, -1)
+    split = int(np.argmin(_SPARSE_COST * before + dense_cells))
+
+    def of_thresholds(first: int, last: int) -> csr_matrix:
+        inside_qN = (first_qN >= first) & (first_qN < last)
+        ends = np.concatenate([[0], np.cumsum(inside_qN.sum(axis=1))])
+        columns = (first_qN[inside_qN] - first).astype(np.int32)
+        return csr_matrix((np.ones(len(columns), np.float32), columns, ends), shape=(len(first_qN), last - first))
+
+    return of_thresholds(0, split), of_thresholds(split, len(pairs_T)).toarray()
+
+
+def _add_weighted(
+    into_Tr: NDArray[np.float32],
+    counts: tuple[csr_matrix, NDArray[np.float32]],
+    weights_qr: NDArray[np.float32],
+) -> None:
+    """Adds the pairs that reach each threshold first, each as often as a resample holds its query."""
+    high_qT, low_qT = counts
+    split = high_qT.shape[1]
+    into_Tr[:split] += high_qT.T @ weights_qr
+    into_Tr[split:] += low_qT.T @ weights_qr
+
+
+_MICRO_BLOCK = 1 << 22
+"""Pairs of a query with a row that are counted at a time: few large products."""
 
 
 def _in_blocks(
-    all_scores: Iterable[tuple[slice, NDArray[np.float32]]], num_thresholds: int
+    all_scores: Iterable[tuple[slice, NDArray[np.float32]]],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yields (queries [q], their scores [q, N]), put together or cut from what comes to blocks of one size."""
     waiting: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
     size = 0
     for chosen, scores_qN in all_scores:
-        size = max(1, _MICRO_BLOCK // max(num_thresholds + 1, scores_qN.shape[1]))
+        size = max(1, _MICRO_BLOCK // scores_qN.shape[1])
         waiting.append((np.arange(chosen.start, chosen.start + len(scores_qN)), scores_qN))
         if sum(len(rows_q) for rows_q, _ in waiting) >= size:
             yield from _cut(waiting, size)
@@ -133,9 +209,15 @@ def _micro_areas(true_xT: NDArray[Any], at_least_xT: NDArray[Any]) -> NDArray[An
     return area_x
 
 
+_DRAWN_TOGETHER = 1 << 16
+"""Queries of resamples that are drawn at a time."""
+
+
 def mean_score(values_Q: NDArray[np.float64], *, left_out: int, resamples: int, rng: np.random.Generator) -> Score:
     """Returns the mean over queries with its bootstrap 95 % interval, and how many queries had nothing to find."""
     count = len(values_Q)
-    draws_R = np.array([values_Q[rng.integers(count, size=count)].mean() for _ in range(resamples)])
+    together = max(1, _DRAWN_TOGETHER // count)
+    sizes = [min(together, resamples - start) for start in range(0, resamples, together)]
+    draws_R = np.concatenate([values_Q[rng.integers(count, size=(size, count))].mean(axis=1) for size in sizes])
     details: dict[str, float | int | str] = {"queries_left_out": left_out} if left_out else {}
     return Score(value=float(values_Q.mean()), ci95=percentile_interval(draws_R), details=details, items=values_Q)

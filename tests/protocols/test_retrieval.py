@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.values import CopyTruth, EvaluationData, QueryTruth
+from massl_bench.metrics import ranking
 from massl_bench.metrics.intervals import mean_interval
 from massl_bench.metrics.ranking import micro_average_precision, trapezoid_average_precision
 from massl_bench.protocols import class_retrieval, copy_detection, retrieval
@@ -185,9 +186,14 @@ def test_micro_average_precision_is_scikit_learns(copies: EvaluationData, rng: n
     assert ours == pytest.approx(average_precision_score(true.ravel(), pairs.ravel()), abs=1e-6)
 
 
-def test_the_interval_of_micro_ap_is_a_bootstrap_over_the_queries() -> None:
+@pytest.mark.parametrize("sparse_cost", [0.0, 12, 1e9])
+def test_the_interval_of_micro_ap_is_a_bootstrap_over_the_queries(
+    sparse_cost: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sklearn.metrics import average_precision_score
 
+    monkeypatch.setattr(ranking, "_SPARSE_COST", sparse_cost)  # all thresholds sparse, some, none
+    monkeypatch.setattr(ranking, "_SOME", 25)
     rng = np.random.default_rng(3)
     scores = np.round(rng.standard_normal((50, 20)), 1).astype(np.float32)  # with equal ones
     original = rng.integers(-1, 20, size=50)
@@ -207,6 +213,17 @@ def test_the_interval_of_micro_ap_is_a_bootstrap_over_the_queries() -> None:
     assert measured.value == pytest.approx(value, abs=1e-9)
     assert measured.ci95 == pytest.approx(value + np.quantile(draws, (0.025, 0.975)) - draws.mean(), abs=1e-6)
     assert measured.ci95[0] < value < measured.ci95[1]
+
+
+def test_ranks_are_the_places_in_a_stable_ranking() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 7, 300):
+        scores = rng.choice(np.array([-1, -0.0, 0.0, 0.25, 1], np.float32), count)  # with many equal ones
+        place = np.empty(count, dtype=np.int64)
+        place[np.argsort(-scores, kind="stable")] = np.arange(count)
+        rows = rng.permutation(count)[: 1 + count // 2]
+        assert ranking.ranks_of(scores, rows).tolist() == place[rows].tolist()
+        assert ranking.ranks_of(scores, rows[:0]).tolist() == []
 
 
 def test_perfect_copies_are_found(rng: np.random.Generator) -> None:

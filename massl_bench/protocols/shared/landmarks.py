@@ -5,7 +5,7 @@ Shapes: Q queries, N database rows, P positives of a query.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,13 @@ from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import CopyTruth, EvaluationData, QueryTruth, Score
 from massl_bench.learners.neighbours import cosine_similarities
-from massl_bench.metrics.ranking import mean_score, precision_at, ranks_without, trapezoid_average_precision
+from massl_bench.metrics.ranking import (
+    mean_score,
+    precision_at,
+    ranks_of,
+    ranks_without,
+    trapezoid_average_precision,
+)
 from massl_bench.protocols.shared.checks import check_not_constant
 
 SETTINGS = ("easy", "medium", "hard")
@@ -79,17 +85,17 @@ def scores_beside(
     left_out: dict[str, str] = {}
     if len(settings) < len(SETTINGS):
         left_out["settings_left_out"] = ", ".join(setting for setting in SETTINGS if setting not in settings)
-    rankings = list(full_rankings(queries.features, database.features))
+    ranked = _ranked(queries.features, database.features, truth)
     scores = {}
     for setting in settings:
         precisions, aps = [], []
-        for ranking_N, query, others_N in zip(rankings, truth, others, strict=True):
-            positives, ignored = roles_of_rows(query, setting)
-            if len(positives):
-                ranks = ranks_without(ranking_N, positives, ignored)
-                found_P = ranking_N[np.isin(ranking_N, positives) & ~np.isin(ranking_N, ignored)]
+        for rank_of, query, others_N in zip(ranked, truth, others, strict=True):
+            positives, ignored = (sorted(set(rows.tolist())) for rows in roles_of_rows(query, setting))
+            if positives:
+                positives.sort(key=rank_of.__getitem__)
+                rank_P, ignored_I = (np.array([rank_of[row] for row in rows]) for rows in (positives, ignored))
                 # Positives that float32 cannot tell apart stay in their order.
-                ranks = ranks + np.maximum.accumulate(others_N[found_P])
+                ranks = ranks_without(rank_P, ignored_I) + np.maximum.accumulate(others_N[positives])
                 aps.append(trapezoid_average_precision(ranks))
                 precisions.append([precision_at(ranks, k) for k in params.precision_at])
         columns = {f"map_{setting}": np.array(aps)}
@@ -137,7 +143,14 @@ def roles_of_rows(query: QueryTruth, setting: str) -> tuple[NDArray[np.int64], N
             return query.hard, np.concatenate([query.junk, query.easy])
 
 
-def full_rankings(queries_QD: NDArray[np.float32], database_ND: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
-    """Yields for each query all rows by larger cosine similarity, then by lower index, int64 [N]."""
-    for _, similarities_qN in cosine_similarities(queries_QD, database_ND):
-        yield from np.argsort(-similarities_qN, axis=1, kind="stable")
+def _ranked(
+    queries_QD: NDArray[np.float32], database_ND: NDArray[np.float32], truth: Sequence[QueryTruth]
+) -> list[dict[int, int]]:
+    """Returns for each query the ranks of the rows that its truth names: by larger similarity, then by lower index."""
+    ranked = []
+    for chosen, similarities_qN in cosine_similarities(queries_QD, database_ND):
+        for similarity_N, query in zip(similarities_qN, truth[chosen], strict=True):
+            named = np.unique(np.concatenate([query.easy, query.hard, query.junk]))
+            ranks = ranks_of(similarity_N, named)
+            ranked.append(dict(zip(named.tolist(), ranks.tolist(), strict=True)))
+    return ranked
