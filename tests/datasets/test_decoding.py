@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from massl_bench.datasets import corrupt_images, decode_rgb
+from massl_bench.datasets.images.decoding import STORED, Decoding, jpeg_pixels, open_image
 from massl_bench.datasets.splits import FileSplit
 
 RAMP = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
@@ -53,3 +54,32 @@ def test_transparent_palettes_keep_their_colours(transparency: bytes | int) -> N
         warnings.simplefilter("error")
         found = decode_rgb(encoded(image, "PNG", transparency=transparency))
     assert found.tobytes() == image.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("saved", [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"quality": 20}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_faster_decoder_returns_pillows_pixels(mode: str, saved: dict[str, Any]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (37, 51, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(buffer, "JPEG", **saved)
+    with open_image(buffer.getvalue()) as image:
+        fast = jpeg_pixels(image, STORED)
+    assert fast is not None
+    np.testing.assert_array_equal(fast, np.asarray(Image.open(buffer).convert("RGB")))
+
+
+@pytest.mark.parametrize("lost", [2, 300])
+def test_what_pillow_reads_on_behind_is_read_as_pillow_reads_it(lost: int) -> None:
+    """The faster decoder stops at lost bytes; unless asked to be strict, Pillow is the judge."""
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 60).convert("RGB").save(buffer, "JPEG", quality=95)
+    damaged = buffer.getvalue()[:-lost]
+    found = []
+    for decode in (decode_rgb, lambda content: Image.open(io.BytesIO(content)).convert("RGB")):
+        try:
+            found.append(np.asarray(decode(damaged)).tobytes())
+        except OSError as error:
+            found.append(str(error).encode())
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match=r"lost|missing|[Pp]remature"):
+        decode_rgb(damaged, Decoding(strict=True))

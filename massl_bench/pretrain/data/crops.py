@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import Dataset
 
 from massl_bench.core.errors import MasslBenchError
 from massl_bench.datasets import EncodedImage, ImageSplit, Unreadable, open_image
 from massl_bench.datasets.images.crops import UNIFORMS, crop_boxes
-from massl_bench.datasets.images.decoding import turn_of
+from massl_bench.datasets.images.decoding import jpeg_pixels, turn_of
 from massl_bench.datasets.images.integrity import JPEG_START
 from massl_bench.pretrain.config import ViewsConfig
 from massl_bench.pretrain.data.resampling import LARGEST_SIDE, resize_crops
@@ -82,7 +81,9 @@ class MultiCropImages(Dataset[Any]):
         crops, count = self._views.crops, len(request.indices)
         sizes = [crop.size for crop in crops]
         uniform_VBU = torch.rand(len(crops), count, UNIFORMS, generator=generator).double().numpy()
-        pixels = [torch.empty(count, 3, size, size, dtype=torch.uint8) for size in sizes]
+        together = {size: torch.empty(sizes.count(size), count, 3, size, size, dtype=torch.uint8) for size in {*sizes}}
+        of_size = {size: iter(views_VN3SS) for size, views_VN3SS in together.items()}
+        pixels = [next(of_size[size]) for size in sizes]
         small: dict[tuple[int, ...], list[tuple[int, NDArray[np.uint8]]]] = {}
         try:
             images = self._split.encoded(request.indices)
@@ -105,7 +106,7 @@ class MultiCropImages(Dataset[Any]):
             members = [view for view, each in enumerate(sizes) if each == size]
             photometric = [draw_photometric(self._views, crops[view], count, generator) for view in members]
             groups.append(
-                CropGroup(torch.cat([pixels[view] for view in members]), Photometric.cat(photometric), len(members))
+                CropGroup(together[size].flatten(0, 1), Photometric.cat(photometric), len(members))
             )
         return HostBatch(groups)
 
@@ -125,12 +126,12 @@ class _Decoded:
 
 def _cut(decoded: _Decoded, out: Sequence[Tensor]) -> None:
     """Fills one image's views, each uint8 [3, S, S]."""
-    image_3HW = torch.from_numpy(np.array(decoded.pixels_HW3)).permute(2, 0, 1)
+    image_3HW = torch.from_numpy(np.require(decoded.pixels_HW3, requirements="W")).permute(2, 0, 1)
     for view, (left, top, width, height) in zip(out, decoded.boxes_V4().tolist(), strict=True):
         crop = image_3HW[None, :, top : top + height, left : left + width]
-        # PIL's antialiased bicubic filter in fixed point, three times as fast as PIL; values differ by two at most.
-        size = (view.shape[-2], view.shape[-1])
-        view.copy_(functional.interpolate(crop, size=size, mode="bicubic", antialias=True)[0])
+        # PIL's antialiased bicubic filter in fixed point, three times as fast as PIL; values differ by two at most. It
+        # is `functional.interpolate`, which takes no `out`.
+        torch.ops.aten._upsample_bicubic2d_aa.out(crop, view.shape[-2:], False, None, None, out=view[None])
 
 
 def _cut_together(
@@ -176,13 +177,16 @@ def _decode(split: ImageSplit, encoded: EncodedImage, views: ViewsConfig, unifor
     with open_image(encoded, split.decoding) as image:
         width, height = image.size
         changed = split.decoding.border or (split.decoding.upright and turn_of(image) is not None)
-        if changed or image.format != "JPEG" or min(width, height) < 2 * max(crop.size for crop in views.crops):
+        if changed or image.format != "JPEG":
             return whole(np.asarray(split.decode(encoded)))
         boxes_V4 = boxes_in(width, height)
         sizes_V = np.array([crop.size for crop in views.crops])
         smallest = float((boxes_V4[:, 2:].min(1) / sizes_V).min())
         if smallest < 2:
-            return _Decoded(np.asarray(split.decode(encoded)), lambda: boxes_V4)
+            pixels_HW3 = jpeg_pixels(image, split.decoding)
+            if pixels_HW3 is None:
+                pixels_HW3 = np.asarray(split.decode(encoded))
+            return _Decoded(pixels_HW3, lambda: boxes_V4)
         reduction = 1 << min(3, int(math.log2(smallest)))
         image.draft("RGB", (math.ceil(width / reduction), math.ceil(height / reduction)))
         pixels_HW3 = np.asarray(image.convert("RGB"))

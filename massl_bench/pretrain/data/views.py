@@ -11,21 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from massl_bench.pretrain.config import CropConfig, ViewsConfig
+from massl_bench.pretrain.data.blur import blur_lines, blur_matrices
 from massl_bench.pretrain.transfer import to_device
 
-_CPU_CHUNK_BYTES = 1 << 20
-"""Float32 crops that a CPU works on at a time, so that they stay in its cache; a GPU takes all at once."""
+_CPU_CHUNK = 1 << 18
+"""Values of crops that a CPU works on at a time, so that they stay in its cache; a GPU takes all at once."""
 
 _GREY = (0.299, 0.587, 0.114)
-_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
-_BLUR_PASSES = 3
-_BLUR_TILE = 48
+_NONE, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(-1, 4)
 
 
 @dataclass
@@ -97,198 +96,194 @@ def photometric_views(pixels: Tensor, photometric: Photometric, views: ViewsConf
     Returns:
         float32 [N, 3, S, S], normalised, on the same device.
     """
-    if pixels.device.type != "cpu":
-        return _apply(pixels, photometric, views)
-    result = torch.empty(pixels.shape)
-    chunk = max(1, _CPU_CHUNK_BYTES // (4 * pixels[0].numel()))
+    plan = _Plan.of(photometric, pixels.shape[-1], pixels.device)
+    if pixels.device.type == "cpu":
+        # NumPy asks for large pages: the kernel hands small ones out in a fifth of the time of all this.
+        result, chunk = torch.from_numpy(np.empty(pixels.shape, np.float32)), max(1, _CPU_CHUNK // pixels[0].numel())
+    else:
+        result, chunk = torch.empty(pixels.shape, device=pixels.device), len(pixels)
     for start in range(0, len(pixels), chunk):
         rows = slice(start, start + chunk)
-        result[rows] = _apply(pixels[rows], photometric.rows(rows), views)
+        _apply(pixels[rows], plan.rows(rows), views, result[rows])
     return result
 
 
-def _apply(pixels_N3SS: Tensor, photometric: Photometric, views: ViewsConfig) -> Tensor:
-    device = pixels_N3SS.device
-    pixels_N3SS = _change(pixels_N3SS.clone(), photometric.flip, lambda some_M3SS: some_M3SS.flip(3))
-    images_N3SS = pixels_N3SS.float().div_(255)
-    if photometric.jitter.any():
-        images_N3SS = _jitter(images_N3SS, photometric)
-    images_N3SS = _change(
-        images_N3SS, photometric.grey, lambda some_M3SS: _grey(some_M3SS).expand(-1, 3, -1, -1).contiguous()
-    )
-    blurred_N = photometric.blur_radius > 0
-    radius_M = photometric.blur_radius[blurred_N]
-    images_N3SS = _change(images_N3SS, blurred_N, lambda some_M3SS: gaussian_blur(some_M3SS, radius_M))
-    # The middle between the two 8-bit values on both sides of the threshold.
-    threshold = (views.solarise_threshold - 0.5) / 255
-    images_N3SS = _change(
-        images_N3SS,
-        photometric.solarise,
-        lambda some_M3SS: torch.where(some_M3SS < threshold, some_M3SS, 1 - some_M3SS),
-    )
-    mean, std = (to_device(torch.tensor(values), device).view(3, 1, 1) for values in (views.mean, views.std))
-    return images_N3SS.sub_(mean).div_(std)
+@dataclass
+class _Plan:
+    """The same as `Photometric`, as a step needs it: what the host decides by in lists, all else on the device.
+
+    Attributes:
+        flip, grey, solarise, blur: of N crops.
+        kinds: of N crops, the kind of change in each of four turns, or _NONE.
+        weights_N43: of the crop, the mean luma and the luma that a turn blends; 1, 0, 0 where it changes hue or nothing.
+        turns_N: shifts of the hue.
+        matrices_MSS: of the M crops that are blurred.
+        reach: of the blur.
+    """
+
+    flip: list[bool]
+    grey: list[bool]
+    solarise: list[bool]
+    blur: list[bool]
+    kinds: list[list[int]]
+    weights_N43: Tensor
+    turns_N: Tensor
+    matrices_MSS: Tensor
+    reach: int
+
+    @classmethod
+    def of(cls, photometric: Photometric, side: int, device: torch.device) -> _Plan:
+        kinds_N4 = torch.where(photometric.jitter[:, None], photometric.order, _NONE)
+        blurred_N = photometric.blur_radius > 0
+        matrices_MSS, reach = blur_matrices(photometric.blur_radius[blurred_N], side, device)
+        return cls(
+            flip=photometric.flip.tolist(),
+            grey=photometric.grey.tolist(),
+            solarise=photometric.solarise.tolist(),
+            blur=blurred_N.tolist(),
+            kinds=kinds_N4.tolist(),
+            weights_N43=to_device(blend_weights(kinds_N4, photometric.factors), device),
+            turns_N=to_device(photometric.factors[:, _HUE], device),
+            matrices_MSS=matrices_MSS,
+            reach=reach,
+        )
+
+    def rows(self, rows: slice) -> _Plan:
+        """Returns some of the crops."""
+        before = sum(self.blur[: rows.start])
+        blur = self.blur[rows]
+        return _Plan(
+            flip=self.flip[rows],
+            grey=self.grey[rows],
+            solarise=self.solarise[rows],
+            blur=blur,
+            kinds=self.kinds[rows],
+            weights_N43=self.weights_N43[rows],
+            turns_N=self.turns_N[rows],
+            matrices_MSS=self.matrices_MSS[before : before + sum(blur)],
+            reach=self.reach,
+        )
 
 
-def _change(images_N3SS: Tensor, chosen_N: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Returns the images with the chosen ones changed, in place where only some are."""
-    indices = chosen_N.nonzero()[:, 0]
-    if len(indices) == 0:
+def blend_weights(kinds: Tensor, factors: Tensor) -> Tensor:
+    """Returns how brightness, contrast and saturation blend: f·x + (1 - f)·y, with y black, mean luma, or luma.
+
+    Args:
+        kinds: of the change in each turn, int64 [N, T]; `_NONE` for none.
+        factors: f of each kind, [N, 4].
+
+    Returns:
+        The weights of the crop, its mean luma and its luma, [N, T, 3]: 1, 0, 0 where hue changes, or nothing.
+    """
+    factor_NT = factors.gather(1, kinds.clamp(min=0))
+    return torch.stack(
+        [
+            torch.where((kinds == _NONE) | (kinds == _HUE), 1.0, factor_NT),
+            torch.where(kinds == _CONTRAST, 1 - factor_NT, 0.0),
+            torch.where(kinds == _SATURATION, 1 - factor_NT, 0.0),
+        ],
+        2,
+    )
+
+
+def _apply(pixels_N3SS: Tensor, plan: _Plan, views: ViewsConfig, out_N3SS: Tensor) -> None:
+    """Fills `out_N3SS`."""
+    pixels_N3SS = _change(pixels_N3SS.clone(), plan.flip, lambda some_M3SS, _: some_M3SS.flip(3))
+    images_N3SS = _jitter(pixels_N3SS.float().div_(255), plan)
+    images_N3SS = _change(
+        images_N3SS, plan.grey, lambda some_M3SS, _: grey(some_M3SS).expand(-1, 3, -1, -1).contiguous()
+    )
+    images_N3SS = _change(
+        images_N3SS, plan.blur, lambda some_M3SS, _: blur_lines(some_M3SS, plan.matrices_MSS, plan.reach)
+    )
+    threshold = solarisation_threshold(views)
+    images_N3SS = _change(images_N3SS, plan.solarise, lambda some_M3SS, _: _solarised(some_M3SS, threshold))
+    mean, std = (to_device(torch.tensor(values), out_N3SS.device).view(3, 1, 1) for values in (views.mean, views.std))
+    torch.sub(images_N3SS, mean, out=out_N3SS).div_(std)
+
+
+def _change(
+    images_N3SS: Tensor, chosen: Sequence[bool], change: Callable[[Tensor, Tensor | slice], Tensor]
+) -> Tensor:
+    """Returns the images with the chosen ones changed, in place where only some are; `change` gets their rows too."""
+    if not any(chosen):
         return images_N3SS
-    if len(indices) == len(images_N3SS):
-        return change(images_N3SS)
-    indices = to_device(indices, images_N3SS.device)
-    images_N3SS[indices] = change(images_N3SS[indices])
+    if all(chosen):
+        return change(images_N3SS, slice(None))
+    rows = to_device(torch.tensor([row for row, each in enumerate(chosen) if each]), images_N3SS.device)
+    images_N3SS[rows] = change(images_N3SS[rows], rows)
     return images_N3SS
 
 
-def _grey(images_N3SS: Tensor) -> Tensor:
+def grey(images: Tensor) -> Tensor:
     """Returns the luma [N, 1, S, S] of ITU-R 601, as PIL and torchvision compute it."""
-    red, green, blue = images_N3SS.unbind(1)
+    red, green, blue = images.unbind(1)
     return torch.mul(red, _GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2]).unsqueeze(1)
 
 
-def _jitter(images_N3SS: Tensor, photometric: Photometric) -> Tensor:
+def solarisation_threshold(views: ViewsConfig) -> float:
+    """Returns the middle between the two 8-bit values on both sides of the threshold."""
+    return (views.solarise_threshold - 0.5) / 255
+
+
+def _solarised(images_N3SS: Tensor, threshold: float) -> Tensor:
+    # A CPU is ten times as slow with booleans, and guesses wrong what `where` takes.
+    above_N3SS = torch.ge(images_N3SS, threshold, out=torch.empty_like(images_N3SS))
+    return torch.rsub(images_N3SS, 1, alpha=2).mul_(above_N3SS).add_(images_N3SS)
+
+
+def _jitter(images_N3SS: Tensor, plan: _Plan) -> Tensor:
     """Changes brightness, contrast, saturation and hue, for each image in its own order.
 
-    Brightness, contrast and saturation are one formula: f·x + (1 - f)·y, with y black, the mean luma of the image, or
-    the luma of the pixel. So each of the four rounds is one such blend for all images but those whose turn it is to
-    change hue, and a change of hue for those.
+    Each of the four rounds is one blend for all images but those whose turn it is to change hue, and a change of hue
+    for those.
     """
-    jitter_N = photometric.jitter
-    for turn_N in photometric.order.unbind(1):
-        factor_N = photometric.factors.gather(1, turn_N[:, None])[:, 0]
-        blends_N = jitter_N & (turn_N != _HUE)
-        if blends_N.any():
-            factor_N1 = torch.where(blends_N, factor_N, 1.0)
-            other_N1 = [
-                torch.where(blends_N & (turn_N == kind), 1 - factor_N, 0.0) for kind in (_CONTRAST, _SATURATION)
-            ]
-            _blend(images_N3SS, factor_N1, *other_N1)
-        hues_N = jitter_N & (turn_N == _HUE)
-        shift_M = to_device(factor_N[hues_N], images_N3SS.device)
-        images_N3SS = _change(images_N3SS, hues_N, partial(shift_hue, turns=shift_M))
+    for turn, kinds in enumerate(zip(*plan.kinds, strict=True)):
+        if any(kind not in (_NONE, _HUE) for kind in kinds):
+            _blend(images_N3SS, plan.weights_N43[:, turn], contrast=_CONTRAST in kinds, saturation=_SATURATION in kinds)
+        images_N3SS = _change(
+            images_N3SS,
+            [kind == _HUE for kind in kinds],
+            lambda some_M3SS, rows: shift_hue(some_M3SS, plan.turns_N[rows]),
+        )
     return images_N3SS
 
 
-def _blend(images_N3SS: Tensor, factor_N: Tensor, contrast_N: Tensor, saturation_N: Tensor) -> None:
-    """Replaces x by factor·x + contrast·(mean luma) + saturation·luma, clamped to [0, 1]."""
-
-    def on_device(values_N: Tensor) -> Tensor:
-        return to_device(values_N, images_N3SS.device).view(-1, 1, 1, 1)
-
-    with_contrast, with_saturation = bool(contrast_N.any()), bool(saturation_N.any())
-    if not (with_contrast or with_saturation):
-        images_N3SS.mul_(on_device(factor_N)).clamp_(max=1)
+def _blend(images_N3SS: Tensor, weights_N3: Tensor, *, contrast: bool, saturation: bool) -> None:
+    """Replaces x by what `blend_weights` says, clamped to [0, 1]; the flags say whether any is of that kind."""
+    own, of_mean, of_luma = weights_N3[..., None, None, None].unbind(1)
+    if not (contrast or saturation):
+        images_N3SS.mul_(own).clamp_(max=1)
         return
-    grey_N1SS = _grey(images_N3SS)
-    offset = on_device(contrast_N) * grey_N1SS.mean((1, 2, 3), keepdim=True)
-    if with_saturation:
-        offset = grey_N1SS.mul_(on_device(saturation_N)).add_(offset)
-    images_N3SS.mul_(on_device(factor_N)).add_(offset).clamp_(0, 1)
+    luma_N1SS = grey(images_N3SS)
+    offset = of_mean * luma_N1SS.mean((1, 2, 3), keepdim=True)
+    if saturation:
+        offset = luma_N1SS.mul_(of_luma).add_(offset) if contrast else luma_N1SS.mul_(of_luma)
+    images_N3SS.mul_(own).add_(offset).clamp_(0, 1)
 
 
 def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Turns the hue of HSV; value and saturation stay.
 
     A colour of hue h (in turns), value v and chroma c has the channels v - c·clamp(2 - 6·|h - h_k|, 0, 1), with |·| the
-    distance on the circle and h_k = 1/2, 5/6, 1/6: the hues at which red, green and blue are smallest.
+    distance on the circle and h_k = 1/2, 5/6, 1/6: the hues at which red, green and blue are smallest. And its hue, to
+    either side of red, is (2 + (g + b - r - v) / c) / 6, on the side of the larger of green and blue: without a case.
 
     Args:
-        images: float32 [N, 3, H, W] in [0, 1]; changed in place.
+        images: float32 [N, 3, H, W] in [0, 1].
         turns: of each image, [N], on the same device; 1 is the whole circle.
 
     Returns:
-        `images`.
+        float32 [N, 3, H, W].
     """
     red, green, blue = images.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = torch.minimum(torch.minimum(red, green), blue).neg_().add_(value)
-    sixth = chroma.clamp(min=1e-12).mul_(6).reciprocal_()  # grey pixels have chroma 0, and keep it
-    from_red = (green - blue).mul_(sixth)
-    from_green = (blue - red).mul_(sixth).add_(1 / 3)
-    from_blue = (red - green).mul_(sixth).add_(2 / 3)
-    hue = torch.where(value == red, from_red, torch.where(value == green, from_green, from_blue))
-    hue.add_(turns.view(-1, 1, 1))
-    for channel, darkest in ((red, 1 / 2), (green, 5 / 6), (blue, 1 / 6)):
-        turn = hue - darkest
-        distance = turn.sub_(turn.round()).abs_()
-        torch.addcmul(value, distance.mul_(-6).add_(2).clamp_(0, 1), chroma, value=-1, out=channel)
-    return images
-
-
-def gaussian_blur(images: Tensor, radius: Tensor) -> Tensor:
-    """Blurs images as PIL's `GaussianBlur` does: three passes of a box of fractional width in each direction.
-
-    The passes over one line of S pixels, with PIL's repetition of the border pixels in each, are one matrix [S, S]: the
-    blur is B · x · Bᵀ for every channel.
-
-    Args:
-        images: float32 [N, C, S, S].
-        radius: PIL's radius of each image, [N], on the CPU.
-
-    Returns:
-        float32 [N, C, S, S].
-    """
-    count, channels, side, _ = images.shape
-    blur_NSS, reach = _blur_matrices(radius, side, images.device)
-    lines = images.reshape(count, channels * side, side)
-    rows = torch.empty_like(lines)
-    result = torch.empty_like(images)
-    # The matrices are zero but for a band of `reach` on both sides of the diagonal.
-    tiles = [
-        (slice(start, start + _BLUR_TILE), slice(max(0, start - reach), min(side, start + _BLUR_TILE + reach)))
-        for start in range(0, side, _BLUR_TILE)
-    ]
-    for target, source in tiles:
-        rows[..., target] = torch.bmm(lines[..., source], blur_NSS[:, target, source].mT)
-    rows = rows.view(count, channels, side, side)
-    for target, source in tiles:
-        result[:, :, target] = torch.matmul(blur_NSS[:, None, target, source], rows[:, :, source])
-    return result
-
-
-def _blur_matrices(radius_N: Tensor, side: int, device: torch.device) -> tuple[Tensor, int]:
-    """Returns the matrices [N, S, S] that blur one line, on the device, and how far a pixel's value spreads in them."""
-    whole_N, part_N = box_extents(radius_N)
-    reach = _BLUR_PASSES * (int(whole_N.max()) + 1)
-    small = min(side, 4 * reach)  # so long a line has both borders and, in its middle, a row that sees neither
-    blur_NMM = to_device(torch.linalg.matrix_power(_box_matrices(small, whole_N, part_N), _BLUR_PASSES), device)
-    if small == side:
-        return blur_NMM, reach
-    # Between the borders every row is the same kernel, one pixel further on: windows of one padded line.
-    kernel_NK = blur_NMM[:, 2 * reach, reach : 3 * reach + 1]
-    line_NL = torch.nn.functional.pad(kernel_NK, (side - 1 - reach, side - 1 - reach))
-    blur_NSS = line_NL.unfold(1, side, 1).flip(1)
-    blur_NSS[:, :reach, : 2 * reach] = blur_NMM[:, :reach, : 2 * reach]
-    blur_NSS[:, -reach:, -2 * reach :] = blur_NMM[:, -reach:, -2 * reach :]
-    return blur_NSS, reach
-
-
-def box_extents(radius: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns each box's whole pixels on both sides and the weight of the next ones, as PIL derives them.
-
-    The variance of three boxes is the Gaussian's (Gwosdek et al., Theoretical Foundations of Gaussian Convolution by
-    Extended Box Filtering, 2011).
-
-    Args:
-        radius: of the Gaussian, in pixels, [N].
-
-    Returns:
-        int64 [N], and float32 [N] in [0, 1).
-    """
-    variance_N = radius.double().square() / _BLUR_PASSES
-    whole_N = (((12 * variance_N + 1).sqrt() - 1) / 2).floor()
-    part_N = (2 * whole_N + 1) * (whole_N * (whole_N + 1) - 3 * variance_N) / (6 * (variance_N - (whole_N + 1) ** 2))
-    return whole_N.long(), part_N.float()
-
-
-def _box_matrices(side: int, whole_N: Tensor, part_N: Tensor) -> Tensor:
-    """Returns one pass over a line, [N, side, side]; pixels beyond the border are those at the border."""
-    matrices_NSS = torch.zeros(len(whole_N), side, side)
-    place_S = torch.arange(side)
-    widest = int(whole_N.max()) + 1
-    for offset in range(-widest, widest + 1):
-        weight_N = torch.where(whole_N >= abs(offset), 1.0, torch.where(whole_N + 1 == abs(offset), part_N, 0.0))
-        matrices_NSS[:, place_S, (place_S + offset).clamp(0, side - 1)] += weight_N[:, None]
-    return matrices_NSS / (2 * (whole_N + part_N) + 1)[:, None, None]
+    # Grey pixels have chroma 0, and keep it.
+    sixths = (green + blue).sub_(red).sub_(value).div_(chroma.clamp(min=1e-12)).add_(2)
+    sixths.copysign_(green - blue)
+    offset_N311 = torch.stack([turns - darkest for darkest in (1 / 2, 5 / 6, 1 / 6)], 1)[..., None, None]
+    turned = torch.add(offset_N311, sixths.unsqueeze(1), alpha=1 / 6)
+    distance = turned.sub_(turned.round()).abs_()
+    share = distance.mul_(-6).add_(2).clamp_(0, 1)
+    return share.mul_(chroma.unsqueeze(1)).neg_().add_(value.unsqueeze(1))
