@@ -15,8 +15,8 @@ from torchvision.transforms import functional as reference
 
 from massl_bench.datasets.splits import ArraySplit
 from massl_bench.pretrain.configure import load_config
-from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages, crop_boxes
 from massl_bench.pretrain.data.blur import gaussian_blur
+from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages, crop_boxes
 from massl_bench.pretrain.data.views import Photometric, draw_photometric, photometric_views, shift_hue
 from massl_bench.pretrain.seeds import seeded_generator
 

@@ -115,7 +115,7 @@ class _Plan:
     Attributes:
         flip, grey, solarise, blur: of N crops.
         kinds: of N crops, the kind of change in each of four turns, or _NONE.
-        weights_N43: of the crop, the mean luma and the luma that a turn blends; 1, 0, 0 where it changes hue or nothing.
+        weights_N43: of the crop, its mean luma and its luma in what a turn blends; 1, 0, 0 where it blends nothing.
         turns_N: shifts of the hue.
         matrices_MSS: of the M crops that are blurred.
         reach: of the blur.
