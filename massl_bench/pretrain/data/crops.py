@@ -105,9 +105,7 @@ class MultiCropImages(Dataset[Any]):
         for size in dict.fromkeys(sizes):
             members = [view for view, each in enumerate(sizes) if each == size]
             photometric = [draw_photometric(self._views, crops[view], count, generator) for view in members]
-            groups.append(
-                CropGroup(together[size].flatten(0, 1), Photometric.cat(photometric), len(members))
-            )
+            groups.append(CropGroup(together[size].flatten(0, 1), Photometric.cat(photometric), len(members)))
         return HostBatch(groups)
 
 

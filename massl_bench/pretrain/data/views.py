@@ -202,9 +202,7 @@ def _apply(pixels_N3SS: Tensor, plan: _Plan, views: ViewsConfig, out_N3SS: Tenso
     torch.sub(images_N3SS, mean, out=out_N3SS).div_(std)
 
 
-def _change(
-    images_N3SS: Tensor, chosen: Sequence[bool], change: Callable[[Tensor, Tensor | slice], Tensor]
-) -> Tensor:
+def _change(images_N3SS: Tensor, chosen: Sequence[bool], change: Callable[[Tensor, Tensor | slice], Tensor]) -> Tensor:
     """Returns the images with the chosen ones changed, in place where only some are; `change` gets their rows too."""
     if not any(chosen):
         return images_N3SS
