@@ -37,17 +37,19 @@ class Digests:
 def download(url: str, file: Path) -> Digests:
     """Writes what lies at an address to a file; what stands there of a failed download is the caller's to remove.
 
-    Files of Google Drive are fetched by gdown, which gets past its pages; everything else over http or https.
+    Files of Google Drive are fetched by gdown, which gets past its pages; those of object stores and other remote file
+    systems (`s3://`, `gs://`, `sftp://`) by fsspec; everything else over http or https.
 
     Raises:
-        RequestError: gdown is needed and not installed; the text says how to install it.
+        RequestError: gdown, or the library of a store, is needed and not installed; the text says how to install it.
         OSError: There is no connection, or the server has no such file.
         ValueError: The address is of another kind, the file came in part, or a web page came in its place.
     """
     place = urlparse(url)
     if place.scheme not in ("http", "https"):
-        raise ValueError(f"expected an address that begins with https://, got {url}")
-    digests = _from_drive(url, file) if place.hostname in _DRIVE else _from_server(url, file)
+        digests = _from_store(url, file)
+    else:
+        digests = _from_drive(url, file) if place.hostname in _DRIVE else _from_server(url, file)
     if what_it_is(file) == "a web page":
         raise ValueError(
             f"a web page came in place of the file ({file.stat().st_size:,} bytes): a login, a quota that is used up, "
@@ -57,14 +59,38 @@ def download(url: str, file: Path) -> Digests:
 
 
 def _from_server(url: str, file: Path) -> Digests:
+    with _opened(url) as response:
+        return _written(cast("BinaryIO", _Resumed(url, response)), response.length, file)
+
+
+def _from_store(url: str, file: Path) -> Digests:
+    """Raises as `download`; what a store's own library raises becomes an `OSError`."""
+    import fsspec
+
+    scheme, named, _ = url.partition("://")
+    if not named or "::" in url or scheme in ("file", "local") or scheme not in fsspec.available_protocols():
+        raise ValueError(f"expected an address that begins with https://, or that of a store, as s3://…, got {url}")
+    try:
+        with fsspec.open(url, "rb") as opened:
+            return _written(opened, opened.size, file)
+    except ImportError as error:
+        raise RequestError(f"{url}: {one_line(error)}") from None
+    except FileNotFoundError:
+        raise OSError("the store has no such file") from None
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of boto, of Google's, of paramiko
+        raise OSError(one_line(error)) from None
+
+
+def _written(source: BinaryIO, size: int | None, file: Path) -> Digests:
+    """Writes a stream to a file, and shows how far that is."""
     from rich.console import Console
     from rich.progress import wrap_file
 
-    with _opened(url) as response, file.open("wb") as out:
-        size = response.length
-        console = Console(stderr=True)
-        source = cast("BinaryIO", _Resumed(url, response))
-        bar = wrap_file(source, size or 0, description=file.name, console=console, disable=not console.is_terminal)
+    console = Console(stderr=True)
+    bar = wrap_file(source, size or 0, description=file.name, console=console, disable=not console.is_terminal)
+    with file.open("wb") as out:
         with bar as shown:
             digests = _digested(shown, out.write)
         if size is not None and out.tell() != size:

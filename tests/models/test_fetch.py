@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import fsspec
 import pytest
 import tomli_w
 
@@ -196,6 +197,32 @@ def test_a_redirect_is_followed(run_cli: Cli, site: Site, official: bytes) -> No
     publish(url=site.serve("/gold.pth", b"", status=302, Location="/real.pth"))
     assert run_cli("weights", "fetch", "gold").code == 0
     assert site.asked == ["/gold.pth", "/real.pth"]
+
+
+def test_a_manifest_of_an_object_store_is_fetched_by_its_library(
+    run_cli: Cli, official: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    url, sha256 = "memory://bucket/gold.pth", hashlib.sha256(official).hexdigest()
+    told = {"name": "gold", "url": url, "sha256": sha256, "summary": "of the tests", "licence": "MIT"}
+    Path("weights").mkdir()
+    Path("weights/gold.toml").write_text(tomli_w.dumps({**told, "citation": "A, 2024"}))
+    answer = run_cli("weights", "fetch", "gold")
+    assert (answer.code, kept()) == (1, [])
+    assert f"model gold: {url}: the store has no such file; nothing was kept" in answer.error
+    fsspec.filesystem("memory").pipe("/bucket/gold.pth", official)
+    try:
+        assert run_cli("weights", "fetch", "gold").code == 0
+        assert kept() == [f"gold-{sha256[:16]}.pth"]
+    finally:
+        fsspec.filesystem("memory").rm("/bucket/gold.pth")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hosts", "zip://x::memory://a.zip", "nowhere://a", "s3:/a", "/etc"])
+def test_what_is_no_address_of_a_remote_file(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected an address that begins with https://, or that of a store"):
+        download(url, tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_network_the_answer_comes_at_once(run_cli: Cli, site: Site) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -53,6 +54,10 @@ CASES: Mapping[str, Callable[[], PretrainConfig]] = {
     "sop-ddp": sop,
     "sop-fsdp": lambda: sop(FSDP),
 }
+COMPILED: Mapping[str, Callable[[], PretrainConfig]] = {
+    "compiled": lambda: massl(FSDP, "compute.compile=true"),
+    "compiled-checkpointed": lambda: massl(FSDP, "compute.compile=true", "compute.gradient_checkpointing=true"),
+}
 RESUMED = {"ddp-then-fsdp": ("ddp", "fsdp"), "fsdp-then-fsdp": ("fsdp", "fsdp")}
 
 
@@ -62,7 +67,7 @@ def cut_short(whole: Path, folder: Path) -> None:
     shutil.copy(CheckpointFolder(whole, 9).path(CUT), folder)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, part: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     states: list[TrainingState] = []
@@ -74,6 +79,11 @@ def main(folder: Path) -> None:
 
     trainer.initial_state = noted  # type: ignore[assignment]
     rank = dist.get_rank()
+    if part == "compiled":
+        for name in COMPILED:
+            run(folder / name, COMPILED[name](), STEPS)
+        dist.destroy_process_group()
+        return
     for name in CASES:
         run(folder / name, CASES[name](), STEPS)
     for name, (before, after) in RESUMED.items():
@@ -91,12 +101,14 @@ def main(folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ranks")
+def run_ranks(folder: Path, part: str) -> None:
     paths = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
-        [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__), str(folder)],
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__),
+            str(folder),
+            part,
+        ],
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -104,6 +116,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    run_ranks(folder, "plain")
     return folder
 
 
@@ -140,6 +158,15 @@ def test_the_losses_are_those_of_one_process(name: str, expected: str, ranks: Pa
     found = losses(ranks / name)
     assert len(set(found)) == STEPS
     assert found == pytest.approx(losses(single / expected), rel=1e-5)
+
+
+@pytest.mark.cluster  # a minute of compiling
+def test_compiled_losses_are_those_of_one_process(single: Path, tmp_path: Path) -> None:
+    if which("c++") is None:
+        pytest.skip("torch.compile needs a C++ compiler for the CPU")
+    run_ranks(tmp_path, "compiled")
+    for name in COMPILED:
+        assert losses(tmp_path / name) == pytest.approx(losses(single / "massl"), rel=1e-5)
 
 
 @pytest.mark.parametrize(("one", "other"), [("fsdp", "ddp"), ("sop-fsdp", "sop-ddp")])
@@ -210,4 +237,4 @@ def test_what_a_rank_needs_is_told() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])
