@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import pytest
@@ -162,7 +161,7 @@ def test_the_losses_are_those_of_one_process(name: str, expected: str, ranks: Pa
 
 @pytest.mark.cluster  # a minute of compiling
 def test_compiled_losses_are_those_of_one_process(single: Path, tmp_path: Path) -> None:
-    if which("c++") is None:
+    if shutil.which("c++") is None:
         pytest.skip("torch.compile needs a C++ compiler for the CPU")
     run_ranks(tmp_path, "compiled")
     for name in COMPILED:
