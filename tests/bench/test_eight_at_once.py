@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-import timm  # noqa: F401  # in the server of processes, once for all of them
 import torch
 
 from massl_bench.cli import main
@@ -16,13 +14,14 @@ from massl_bench.features import extraction
 from massl_bench.models.encoder import Encoder
 from massl_bench.records.reading import read_record
 from tests.bench.test_launchers import numbers
+from tests.started import forkserver, run_ranks
 
 PROCESSES, IMAGES = 8, 80
 MODELS, TASKS = ("pixels", "random:test_vit"), ("knn", "kmeans")
 RUN = ["run", "--task", ",".join(TASKS), "--dataset", "digits", "--model", ",".join(MODELS), "--limit", str(IMAGES)]
 
 
-def work(place: Path, number: int, begin: Barrier, shards: bool) -> None:
+def work(number: int, place: Path, begin: Barrier, shards: bool) -> None:
     """One of the processes: waits until all are there, runs, and writes how many images its networks saw."""
     torch.set_num_threads(1)
     features = extraction._features
@@ -46,14 +45,7 @@ def work(place: Path, number: int, begin: Barrier, shards: bool) -> None:
 
 @pytest.mark.parametrize("shards", [False, True], ids=["whole", "shards"])
 def test_each_image_goes_through_its_network_once(shards: bool, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    begin = context.Barrier(PROCESSES)
-    processes = [context.Process(target=work, args=(tmp_path, number, begin, shards)) for number in range(PROCESSES)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=240)
+    run_ranks(work, tmp_path, forkserver().Barrier(PROCESSES), shards, ranks=PROCESSES)
     told = [(tmp_path / f"seen-{number}").read_text().split() for number in range(PROCESSES)]
     assert {code for _, code in told} == {"0"}
     # Two splits of each of two networks, and of the fingerprint no image of the data.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import sys
 import tomllib
 from pathlib import Path
@@ -26,6 +24,7 @@ from massl_bench.records.reading import read_record
 from massl_bench.specs.manifest import ManifestSpec
 from massl_bench.specs.toml import read_toml
 from tests.conftest import Cli, write_image
+from tests.started import become_rank, free_port, run_ranks
 
 SHORT = [
     "batch_size=128",
@@ -241,16 +240,7 @@ def test_sigterm_stops_the_demo(run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_two_ranks_as_torchrun_starts_them(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    ranks = [context.Process(target=run_as_rank, args=(rank, port, tmp_path)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=240)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    run_ranks(run_as_rank, free_port(), tmp_path)
     assert read_toml(tmp_path / "weights/mine.toml", ManifestSpec).training["steps"] == 10
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"mine", "mine-untrained"}
 
@@ -258,8 +248,7 @@ def test_two_ranks_as_torchrun_starts_them(tmp_path: Path) -> None:
 def run_as_rank(rank: int, port: int, folder: Path) -> None:
     os.chdir(folder)
     torch.set_num_threads(1)
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.update(address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"})
+    become_rank(rank, port)
     sys.argv = ["massl-bench", *arguments(), "--bench", "quick"]
     cli.main()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 from collections import Counter
 from datetime import timedelta
@@ -22,6 +21,7 @@ from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
 from massl_bench.pretrain.loop.state import initial_network
 from massl_bench.pretrain.methods import massl
 from tests.pretrain.runs import A_HUNDRED_STEPS, WHOLE_IMAGES, carp_of, falls, losses, run
+from tests.started import run_ranks
 
 STEPS = 12
 
@@ -148,13 +148,7 @@ def test_two_ranks_are_one_process(tmp_path: Path, method: str) -> None:
 
     Without BatchNorm: on the CPU each rank normalises over its own images.
     """
-    context = multiprocessing.get_context("forkserver")
-    ranks = [context.Process(target=train_as_rank, args=(rank, tmp_path, method)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=240)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    run_ranks(train_as_rank, tmp_path, method)
     run(tmp_path / "single", config_of(method), STEPS)
     assert losses(tmp_path / "ranks") == pytest.approx(losses(tmp_path / "single"), rel=1e-5)
 

@@ -1,10 +1,7 @@
-"""Two gloo processes against one, at the same global batch. Run as a script, this file is one of the two processes."""
+"""Two gloo processes against one, at the same global batch."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -20,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from massl_bench.core.errors import CellError, MissingDataError
 from massl_bench.pretrain import MemoryBank, Projector, Prototypes, carp_objective, massl_objective
 from massl_bench.pretrain.distributed import after_first_rank, store_of_this_start
+from tests.started import run_ranks
 
 IMAGES, VIEWS, FEATURES, STEPS = 8, 4, 6, 3
 
@@ -111,16 +109,7 @@ def main(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("ranks")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    run_ranks(main, folder)
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
@@ -186,7 +175,3 @@ def test_a_rank_that_does_not_come_is_an_error() -> None:
     store = dist.TCPStore("localhost", 0, is_master=True)
     with pytest.raises(CellError, match="1 of 2 ranks did not come"):
         store_of_this_start(store, 0, 2, wait=timedelta(seconds=0.2))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

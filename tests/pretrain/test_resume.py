@@ -22,6 +22,7 @@ from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.loop import checkpoint as checkpoint_module
 from massl_bench.pretrain.loop.log import read_log
 from massl_bench.pretrain.loop.trainer import Trained, TrainingJob, train
+from tests.started import forkserver
 
 STEPS, BATCH = 42, 16  # one epoch
 SETTINGS = [
@@ -75,9 +76,8 @@ def work(folder: Path, writes: int, workers: int) -> None:
 
 @pytest.fixture(scope="module")
 def start() -> Callable[..., Any]:
-    """Starts runs as processes of their own, from a server that has imported everything once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    """Starts runs as processes of their own."""
+    context = forkserver()
 
     def start(folder: Path, writes: int = 0, workers: int = 0) -> multiprocessing.process.BaseProcess:
         process = context.Process(target=work, args=(folder, writes, workers))

@@ -1,11 +1,8 @@
-"""Two real gloo ranks under torchrun: DDP and FSDP are one process. Run as a script, this file is one of the ranks."""
+"""Two real gloo ranks: DDP and FSDP are one process."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from massl_bench.pretrain.loop.estimate import needed_memory
 from massl_bench.pretrain.loop.state import TrainingState, initial_network
 from tests.pretrain.runs import WHOLE_IMAGES, carp_of, losses, run
 from tests.pretrain.test_sop import TINY
+from tests.started import become_rank, free_port, run_ranks
 
 STEPS, CUT = 4, 2
 FSDP = "compute.parallel=fsdp"
@@ -66,7 +64,8 @@ def cut_short(whole: Path, folder: Path) -> None:
     shutil.copy(CheckpointFolder(whole, 9).path(CUT), folder)
 
 
-def main(folder: Path, part: str) -> None:
+def work(rank: int, port: int, folder: Path, part: str) -> None:
+    become_rank(rank, port)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     states: list[TrainingState] = []
@@ -77,7 +76,6 @@ def main(folder: Path, part: str) -> None:
         return states[-1]
 
     trainer.initial_state = noted  # type: ignore[assignment]
-    rank = dist.get_rank()
     if part == "compiled":
         for name in COMPILED:
             run(folder / name, COMPILED[name](), STEPS)
@@ -100,27 +98,10 @@ def main(folder: Path, part: str) -> None:
     dist.destroy_process_group()
 
 
-def run_ranks(folder: Path, part: str) -> None:
-    paths = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__),
-            str(folder),
-            part,
-        ],
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    run_ranks(folder, "plain")
+    run_ranks(work, free_port(), folder, "plain")
     return folder
 
 
@@ -163,7 +144,7 @@ def test_the_losses_are_those_of_one_process(name: str, expected: str, ranks: Pa
 def test_compiled_losses_are_those_of_one_process(single: Path, tmp_path: Path) -> None:
     if shutil.which("c++") is None:
         pytest.skip("torch.compile needs a C++ compiler for the CPU")
-    run_ranks(tmp_path, "compiled")
+    run_ranks(work, free_port(), tmp_path, "compiled")
     for name in COMPILED:
         assert losses(tmp_path / name) == pytest.approx(losses(single / "massl"), rel=1e-5)
 
@@ -233,7 +214,3 @@ def test_what_a_rank_needs_is_told() -> None:
     assert whole.step < share.step < whole.step + 2 * trained
     alone = (needed_memory(massl(*each), num_ranks=1, device="cpu") for each in ((), (FSDP,)))
     assert len(set(alone)) == 1
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])

@@ -7,7 +7,6 @@ import errno
 import io
 import json
 import math
-import multiprocessing
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +37,7 @@ from massl_bench.pretrain.loop.trainer import TrainingJob, train
 from massl_bench.pretrain.methods import Step, massl
 from tests.conftest import Cli
 from tests.datasets.copies import write_tar
+from tests.started import forkserver, run_ranks
 
 SMALL = [
     "batch_size=32",
@@ -295,7 +295,7 @@ def test_no_space_left_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch
 
 def test_a_write_that_the_system_cuts_off(tmp_path: Path) -> None:
     """A real limit on the size of files, in a process of its own."""
-    process = multiprocessing.get_context("forkserver").Process(target=write_beyond_a_limit, args=(tmp_path,))
+    process = forkserver().Process(target=write_beyond_a_limit, args=(tmp_path,))
     process.start()
     process.join(timeout=120)
     assert process.exitcode == 0
@@ -314,7 +314,7 @@ def write_beyond_a_limit(folder: Path) -> None:
 
 def test_a_disk_that_fills_up_between_two_checkpoints(tmp_path: Path) -> None:
     """What is on the disk is enough to go on, once there is space."""
-    process = multiprocessing.get_context("forkserver").Process(target=train_with_a_limit, args=(tmp_path,))
+    process = forkserver().Process(target=train_with_a_limit, args=(tmp_path,))
     process.start()
     process.join(timeout=240)
     assert process.exitcode == 0
@@ -481,13 +481,7 @@ def test_rankme_and_entropies() -> None:
 
 def test_two_ranks_are_one(tmp_path: Path) -> None:
     """The global batch and the memory are the same; a rank's crops are its own, so only the first store is compared."""
-    context = multiprocessing.get_context("forkserver")
-    ranks = [context.Process(target=train_as_rank, args=(rank, tmp_path)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=240)
-        assert process.exitcode == 0
+    run_ranks(train_as_rank, tmp_path)
     lines = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert lines[0] == lines[1]  # step, and sums of the teacher and the memory
     assert lines[0]["step"] == 4
