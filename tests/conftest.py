@@ -13,6 +13,7 @@ if REAL_DATA is not None:
     os.environ[_KEPT] = REAL_DATA
 os.environ.pop("MASSL_BENCH_CACHE", None)
 
+import gc
 import signal
 import sys
 import tempfile
@@ -60,8 +61,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: no later collection of garbage walks through it."""
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    yield from _within_the_limit(item)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    yield from _within_the_limit(item)
+
+
+def _within_the_limit(item: pytest.Item) -> Iterator[None]:
     """Fails a test that takes more of the processor than `--slow-above` allows, its child processes counted."""
     before = sum(os.times()[:4])
     yield

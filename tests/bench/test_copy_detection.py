@@ -151,19 +151,6 @@ def test_perfect_features_give_one_and_random_ones_chance(tmp_path: Path) -> Non
     assert drawn["micro_ap"] < 0.05
 
 
-def test_the_quick_suite_covers_every_family(run_cli: Cli) -> None:
-    answer = run_cli("run", "--suite", "quick", "--model", "pixels", "--offline")
-    assert answer.code == 0, answer.err
-    records = [json.loads(path.read_text()) for path in Path("results").rglob("*.json")]
-    families = {record["identity"]["task"]["protocol"] for record in records}
-    assert families == {"knn", "linear", "kmeans", "few_shot", "class_retrieval", "copy_detection", "spectrum"}
-    record = json.loads(Path("results/pixels/copy-detection/patches.json").read_text())
-    assert record["num_items"] == {"originals": 24, "queries": 456, "distractors": 24}
-    found = values(record)
-    assert found["map_jpegqual_75"] > found["map_crops_50"] > found["map_crops_10"]
-    assert found["map_jpegqual_75"] > found["map_strong"]
-
-
 def test_photographs(run_cli: Cli, real_data: Path, tmp_path: Path) -> None:
     photographs = sorted((real_data / "photos").glob("*.jpg"))[:60]
     if not photographs:

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from massl_bench import cli
 from massl_bench.models.checkpoints import read_tensors
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
 from massl_bench.pretrain.loop.log import read_log
+from tests.started import become_rank, free_port, run_ranks
 
 SETTINGS = [
     *("batch_size=128", "epochs=1", "backbone.depth=1", "massl.teacher_temp_warmup_epochs=1"),
@@ -27,16 +29,20 @@ KILLED = "MASSL_BENCH_TEST_KILLED"
 SLOW = "MASSL_BENCH_TEST_SLOW"
 
 
+def arguments(*changes: str) -> list[str]:
+    settings = [part for setting in (*SETTINGS, *changes) for part in ("--set", setting)]
+    command = ["pretrain", "--dataset", "digits", "--method", "massl", "--preset", "tiny-digits", "--name", "mine"]
+    return [*command, "--device", "cpu", "--resume", *settings]
+
+
 def torchrun(
     folder: Path, *changes: str, ranks: int = 2, restarts: int = 0, environment: Mapping[str, str] = {}
 ) -> subprocess.Popen[str]:
-    folder.mkdir()
-    settings = [part for setting in (*SETTINGS, *changes) for part in ("--set", setting)]
+    folder.mkdir(exist_ok=True)
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
-            *(f"--max-restarts={restarts}", __file__, "pretrain", "--dataset", "digits", "--method", "massl"),
-            *("--preset", "tiny-digits", "--name", "mine", "--device", "cpu", "--resume", *settings),
+            *(f"--max-restarts={restarts}", __file__, *arguments(*changes)),
         ],
         cwd=folder,
         env=os.environ
@@ -51,16 +57,46 @@ def steps_and_losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in read_log(folder / "weights" / "mine")]
 
 
-def test_a_killed_rank_restarts_all_from_the_last_checkpoint(tmp_path: Path) -> None:
-    whole = torchrun(tmp_path / "whole")
-    killed = torchrun(tmp_path / "killed", restarts=1, environment={KILLED: "1:7"})
-    errors = [process.communicate(timeout=600)[1] for process in (whole, killed)]
-    assert [process.returncode for process in (whole, killed)] == [0, 0], errors
-    assert "exitcode" in errors[1] and "-9" in errors[1]  # noqa: PT018  # torchrun tells of the killed rank
-    found = steps_and_losses(tmp_path / "killed")
+def test_stopped_resumed_and_restarted(tmp_path: Path) -> None:
+    """SIGTERM leaves a checkpoint, the same command goes on, a killed rank restarts all: as if nothing had been."""
+    folder = tmp_path / "disturbed"
+    weights = folder / "weights" / "mine"
+    stopped = torchrun(folder, environment={SLOW: "1"})
+    limit = time.monotonic() + 600
+    while not read_log(weights):
+        assert stopped.poll() is None, stopped.communicate()[1]
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    stopped.send_signal(signal.SIGTERM)
+    errors = stopped.communicate(timeout=300)[1]
+    assert stopped.returncode != 0
+    assert "stopped by SIGTERM after step" in errors
+    step = len(read_log(weights))
+    assert CheckpointFolder(weights, 1).steps()[-1] == step < STEPS - 3
+
+    restarted = torchrun(folder, restarts=1, environment={KILLED: "1:3"})
+    errors = restarted.communicate(timeout=600)[1]
+    assert restarted.returncode == 0, errors
+    assert "exitcode" in errors and "-9" in errors  # noqa: PT018  # torchrun tells of the killed rank
+
+    (tmp_path / "whole").mkdir()
+    run_ranks(run_as_rank, free_port(), tmp_path / "whole")
+    found = steps_and_losses(folder)
     assert [step for step, _ in found] == list(range(STEPS))
     assert found == steps_and_losses(tmp_path / "whole")
-    tensors, expected = (read_tensors(tmp_path / name / "weights" / "mine.safetensors") for name in ("killed", "whole"))
+    assert_same_weights(folder, tmp_path / "whole")
+
+
+def run_as_rank(rank: int, port: int, folder: Path) -> None:
+    become_rank(rank, port)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    sys.argv = ["massl-bench", *arguments()]
+    cli.main()
+
+
+def assert_same_weights(folder: Path, other: Path) -> None:
+    tensors, expected = (read_tensors(place / "weights" / "mine.safetensors") for place in (folder, other))
     assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
 
 
@@ -79,27 +115,10 @@ def test_four_ranks_killed_one_after_the_other(tmp_path: Path, parallel: str) ->
     found = steps_and_losses(tmp_path / "killed")
     assert [step for step, _ in found] == list(range(STEPS))
     assert found == steps_and_losses(tmp_path / "whole")
-    tensors, expected = (read_tensors(tmp_path / name / "weights" / "mine.safetensors") for name in ("killed", "whole"))
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
-
-
-def test_sigterm_to_torchrun_leaves_a_checkpoint(tmp_path: Path) -> None:
-    process = torchrun(tmp_path / "stopped", environment={SLOW: "1"})
-    limit = time.monotonic() + 600
-    while not read_log(tmp_path / "stopped" / "weights" / "mine"):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < limit
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    errors = process.communicate(timeout=300)[1]
-    assert process.returncode != 0
-    assert "stopped by SIGTERM after step" in errors
-    logged = read_log(tmp_path / "stopped" / "weights" / "mine")
-    assert CheckpointFolder(tmp_path / "stopped" / "weights" / "mine", 1).steps()[-1] == len(logged) < STEPS
+    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
 
 
 def main() -> None:
-    from massl_bench import cli
     from massl_bench.pretrain.loop import trainer
 
     update, steps = trainer.update_teacher, []
@@ -111,7 +130,7 @@ def main() -> None:
         if kill == f"{os.environ['RANK']}:{len(steps)}":
             os.kill(os.getpid(), signal.SIGKILL)
         if SLOW in os.environ:
-            time.sleep(2)
+            time.sleep(1)
         update(*arguments)  # type: ignore[arg-type]
 
     trainer.update_teacher = disturbed  # type: ignore[assignment]

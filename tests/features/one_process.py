@@ -1,13 +1,9 @@
-"""One of the processes that make the banks of the digits together: `python -m tests.features.one_process CACHE I N S`.
-
-It says `ready`, waits for a line, and ends with the number of images that went through its network, each batch of which
-takes S seconds longer; none goes on from its first batch before all are there.
-"""
+"""One of the processes that make the banks of the digits together."""
 
 from __future__ import annotations
 
-import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -41,8 +37,11 @@ def meet(cache: Path, shard: Shard) -> None:
         time.sleep(0.01)
 
 
-def main(cache: Path, shard: Shard, slow: float) -> None:
-    """Extracts train and test."""
+def work(told: Connection, cache: Path, shard: Shard, slow: float) -> None:
+    """Extracts train and test, when it is told to; tells the number of images that went through its network.
+
+    Each batch of them takes `slow` seconds longer; none goes on from its first batch before all are there.
+    """
     pieces.PIECE, pieces.LAST, features = PIECE, PIECE, extraction._features
     seen: list[int] = []
 
@@ -56,13 +55,8 @@ def main(cache: Path, shard: Shard, slow: float) -> None:
     extraction._features = counted
     torch.set_num_threads(1)
     encoder = network()
-    print("ready", flush=True)
-    sys.stdin.readline()
+    told.send("ready")
+    told.recv()
     options = ExtractionOptions(shard=shard)
     mb.extract(encoder, "digits", cache_dir=cache, limit=NUM_IMAGES // 2, progress=False, options=options)
-    print(sum(seen))
-
-
-if __name__ == "__main__":
-    place, index, count, seconds = sys.argv[1:]
-    main(Path(place), Shard(int(index), int(count)), float(seconds))
+    told.send(sum(seen))

@@ -6,7 +6,6 @@ import errno
 import itertools
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -36,35 +35,36 @@ from massl_bench.features.options import Shard
 from massl_bench.features.pieces import Pieces, cut
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer
-from tests.features.one_process import NUM_IMAGES, PIECE
+from tests.features.one_process import NUM_IMAGES, PIECE, work
 from tests.mutations import flips, mutations
+from tests.started import forkserver
 
 ALONE = Shard()
 
 
-def start(cache: Path, index: int = 0, count: int = 1, slow: float = 0.0) -> subprocess.Popen[str]:
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "tests.features.one_process", str(cache), str(index), str(count), str(slow)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+class Worker:
+    """A process that waits to extract, and how it is talked to."""
 
+    def __init__(self, cache: Path, index: int = 0, count: int = 1, slow: float = 0.0) -> None:
+        self._told, theirs = forkserver().Pipe()
+        self.process = forkserver().Process(target=work, args=(theirs, cache, Shard(index, count), slow))
+        self.process.start()
+        theirs.close()
 
-def ready(*workers: subprocess.Popen[str]) -> None:
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write("\n")
-        worker.stdin.flush()
+    def images(self) -> int:
+        """How many went through its network."""
+        found: int = self._told.recv()
+        self.process.join(timeout=120)
+        assert self.process.exitcode == 0
+        return found
 
-
-def images_of(worker: subprocess.Popen[str]) -> int:
-    out, _ = worker.communicate(timeout=120)
-    assert worker.returncode == 0
-    return int(out)
+    @staticmethod
+    def begin(*workers: Worker) -> None:
+        """Lets them go when all are ready."""
+        for worker in workers:
+            assert worker._told.recv() == "ready"
+        for worker in workers:
+            worker._told.send("go")
 
 
 def files(cache: Path) -> dict[str, bytes]:
@@ -77,9 +77,9 @@ def files(cache: Path) -> dict[str, bytes]:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of both banks when one process makes them."""
     cache = tmp_path_factory.mktemp("alone")
-    worker = start(cache)
-    ready(worker)
-    assert images_of(worker) == NUM_IMAGES
+    worker = Worker(cache)
+    Worker.begin(worker)
+    assert worker.images() == NUM_IMAGES
     assert len(files(cache)) == 8
     return files(cache)
 
@@ -87,9 +87,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.mark.parametrize("number", [2, 4])
 def test_several_processes_make_one_bank(number: int, tmp_path: Path, alone: dict[str, bytes]) -> None:
     """Each image goes through one network, and the bank is that of one process, byte for byte."""
-    together = [start(tmp_path, index, number, 0.05) for index in range(number)]
-    ready(*together)
-    counts = [images_of(worker) for worker in together]
+    together = [Worker(tmp_path, index, number, 0.05) for index in range(number)]
+    Worker.begin(*together)
+    counts = [worker.images() for worker in together]
     assert sum(counts) == NUM_IMAGES
     assert min(counts) >= PIECE
     assert files(tmp_path) == alone
@@ -97,19 +97,19 @@ def test_several_processes_make_one_bank(number: int, tmp_path: Path, alone: dic
 
 
 def test_an_extraction_goes_on_after_a_kill(tmp_path: Path, alone: dict[str, bytes]) -> None:
-    killed = start(tmp_path, slow=0.2)
-    ready(killed)
+    killed = Worker(tmp_path, slow=0.2)
+    Worker.begin(killed)
     while len(list((tmp_path / "partial").rglob("*.safetensors"))) < 2:
-        assert killed.poll() is None
+        assert killed.process.is_alive()
         time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed.process.kill()
+    killed.process.join()
     there = len(list((tmp_path / "partial").rglob("0*.safetensors")))
     assert 2 <= there < 8
-    again = start(tmp_path)
-    ready(again)
+    again = Worker(tmp_path)
+    Worker.begin(again)
     # Of the piece that it was at when it was killed, and of no other, images go through the network again.
-    assert images_of(again) == NUM_IMAGES - PIECE * there
+    assert again.images() == NUM_IMAGES - PIECE * there
     assert files(tmp_path) == alone
 
 

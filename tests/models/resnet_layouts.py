@@ -27,8 +27,9 @@ def network(seed: int, *, widths: tuple[int, ...] = (8, 16, 24, 32), stem: int =
         stem: channels of its first convolution.
         bottleneck: as in ResNet-50; else as in ResNet-18.
     """
-    made: Any = torchvision.models.ResNet(Bottleneck if bottleneck else BasicBlock, [1, 1, 1, 1])
     block = Bottleneck if bottleneck else BasicBlock
+    with torch.device("meta"):  # what has tensors is replaced below: no value is drawn for it
+        made: Any = torchvision.models.ResNet(block, [1, 1, 1, 1])
     made.conv1, made.bn1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(stem)
     made.inplanes = stem
     for stage, width in enumerate(widths, 1):

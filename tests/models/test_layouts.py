@@ -37,10 +37,10 @@ _made: dict[str, tuple[Made, Encoder]] = {}
 
 
 @pytest.fixture
-def made(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, Encoder]:
+def made(name: str, layout_file: Callable[[str], Made]) -> tuple[Made, Encoder]:
     """The layout's file and its encoder: made once, and only read by tests."""
     if name not in _made:
-        file = LAYOUTS[name].make(tmp_path_factory.mktemp(name))
+        file = layout_file(name)
         _made[name] = file, build_checkpoint(file.path, "x", file.settings)
     return _made[name]
 

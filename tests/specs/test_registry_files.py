@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from massl_bench.core.errors import RequestError, SpecError
@@ -164,6 +164,7 @@ PLAIN = st.recursive(
 )
 
 
+@settings(max_examples=30)
 @given(
     st.dictionaries(
         st.text(st.characters(codec="utf-8"), max_size=6).filter(lambda key: key != "content_sha256"), PLAIN
