@@ -22,7 +22,8 @@ from massl_bench.core.values import CopyTruth, FeatureBank, QueryTruth, SearchBa
 from massl_bench.datasets import DataOptions
 from massl_bench.datasets.heads import head_test
 from massl_bench.features import Reporting
-from massl_bench.learners.neighbours import cosine_neighbours, cosine_similarities
+from massl_bench.learners.cosines import cosine_similarities
+from massl_bench.learners.neighbours import cosine_neighbours
 from massl_bench.learners.planar import WORDS, Method, planar
 from massl_bench.protocols import copy_detection
 from massl_bench.records.record import ResultRecord

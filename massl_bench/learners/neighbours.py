@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from massl_bench.core.arrays import let_go, pieces
 from massl_bench.core.errors import RequestError
 from massl_bench.core.values import SearchBackend
+from massl_bench.learners.cosines import unit_rows
 from massl_bench.learners.faiss_backend import DEFAULT_BACKEND, FAISS_GPU_MAX_K, import_faiss, large_blocks
 
 _DATABASE_CHUNK_BYTES = 96 << 20
@@ -29,9 +29,6 @@ _ROWS_TOGETHER = 2048
 
 _SIMILARITY_CHUNK_BYTES = 1 << 28
 """Size of a block of similarities, where one is written out."""
-
-_QUERIES_TOGETHER = 256
-"""Queries whose similarities to a whole database are handed out at a time."""
 
 _SPARE = 8
 """Neighbours that are found beyond those that were asked."""
@@ -106,45 +103,6 @@ def cosine_neighbours(
     return _settle(best, _Vectors(queries_QD, database_ND), (*boundaries, k))
 
 
-def cosine_similarities(
-    queries_QD: NDArray[np.float32], database_ND: NDArray[np.float32]
-) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yields (which queries, their cosine similarities to the whole database, float32 [q, N]), some queries at a time.
-
-    Equal rows of the database have equal similarities. A matrix product does not promise that, as the place of a row
-    decides how its sum is rounded: each different row is multiplied once.
-    """
-    unit_ND = unit_rows(database_ND)
-    unit_ND += np.float32(0)  # −0 becomes 0: rows that are equal have equal bytes
-    first_of_N = _first_equal(unit_ND)
-    if first_of_N is None:
-        for chosen, queries_qD in pieces(queries_QD, _QUERIES_TOGETHER):
-            yield chosen, unit_rows(queries_qD) @ unit_ND.T
-        return
-    first_M, place_N = np.unique(first_of_N, return_inverse=True)
-    different_MD = unit_ND[first_M]
-    for chosen, queries_qD in pieces(queries_QD, _QUERIES_TOGETHER):
-        yield chosen, (unit_rows(queries_qD) @ different_MD.T)[:, place_N]
-
-
-def _first_equal(rows_ND: NDArray[np.float32]) -> NDArray[np.int64] | None:
-    """Returns for each row the index of the first row of the same bytes, int64 [N]; None where all are different."""
-    # Rows of different sums are different; the few of equal sums are looked at byte by byte.
-    odd_D = np.random.default_rng(0).integers(1 << 63, size=rows_ND.shape[1], dtype=np.uint64) * 2 + 1
-    sum_N = np.concatenate(
-        [rows_nD.view(np.uint32).astype(np.uint64) @ odd_D for _, rows_nD in pieces(rows_ND, _PAIRS_TOGETHER)]
-    )
-    increasing_N = np.sort(sum_N)
-    repeated_M = increasing_N[1:][increasing_N[1:] == increasing_N[:-1]]
-    if not len(repeated_M):
-        return None
-    first_of_N = np.arange(len(rows_ND))
-    seen: dict[bytes, int] = {}  # by a hash of the row: the rows themselves would be held a second time
-    for row in np.flatnonzero(np.isin(sum_N, repeated_M)).tolist():
-        first_of_N[row] = seen.setdefault(blake2b(rows_ND[row], digest_size=16).digest(), row)
-    return first_of_N
-
-
 def num_more_similar(
     queries_QD: NDArray[np.float32],
     database_ND: NDArray[np.float32],
@@ -186,20 +144,6 @@ def num_more_similar(
 def _num_above(vectors: _Vectors, query: int, rows: NDArray[np.int64], limit: float) -> int:
     """Returns how many rows are more similar to a query than a limit, in float64."""
     return int((_exact_cosines(vectors, np.full(len(rows), query), rows) > limit).sum())
-
-
-def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns the rows at unit Euclidean norm, float32 and contiguous; rows of zeros stay zeros."""
-    unit_ND = np.empty(rows_ND.shape, dtype=np.float32)
-    for chosen, rows_nD in pieces(rows_ND, _ROWS_TOGETHER):
-        # Scaling by the largest entry first (a power of two, so without rounding) keeps the squares in range.
-        peak_n1 = np.max(np.abs(rows_nD), axis=1, keepdims=True, initial=0)
-        _, exponent_n1 = np.frexp(peak_n1)
-        scaled_nD = np.ldexp(rows_nD, -exponent_n1)
-        norm_n1 = np.sqrt(np.einsum("nd,nd->n", scaled_nD, scaled_nD, dtype=np.float32))[:, None]
-        norm_n1[norm_n1 == 0] = 1
-        np.divide(scaled_nD, norm_n1, out=unit_ND[chosen])
-    return unit_ND
 
 
 def _in_torch(backend: SearchBackend, wanted: int) -> bool:

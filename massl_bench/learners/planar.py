@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from massl_bench.core.errors import RequestError
-from massl_bench.learners.neighbours import unit_rows
+from massl_bench.learners.cosines import unit_rows
 
 Method = Literal["tsne", "umap", "pca"]
 WORDS = {"tsne": "t-SNE", "umap": "UMAP", "pca": "The two principal axes"}

@@ -46,17 +46,13 @@ def ranks_of(scores_N: NDArray[np.float32], rows_P: NDArray[np.int64]) -> NDArra
         rows_P: those whose rank is asked.
     """
     increasing_N, own_P = np.sort(scores_N), scores_N[rows_P]
-    rank_P = len(scores_N) - np.searchsorted(increasing_N, own_P, side="right")
-    num_equal_P = len(scores_N) - rank_P - np.searchsorted(increasing_N, own_P, side="left")
-    for place in np.flatnonzero(num_equal_P > 1):
-        rank_P[place] += np.count_nonzero(scores_N[: rows_P[place]] == own_P[place])
-    return rank_P
-
-
-def ranks_without(rank_P: NDArray[np.int64], ignored_I: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns the increasing ranks of the positives in a ranking from which the rows at some ranks were removed."""
-    increasing_P = np.sort(rank_P)
-    return increasing_P - np.searchsorted(np.sort(ignored_I), increasing_P)
+    above_P = np.searchsorted(increasing_N, own_P, side="right")
+    ranks_P: NDArray[np.int64] = len(scores_N) - above_P
+    tied_P = above_P - np.searchsorted(increasing_N, own_P) > 1
+    for score in np.unique(own_P[tied_P]):
+        equal_P = own_P == score
+        ranks_P[equal_P] += np.searchsorted(np.flatnonzero(scores_N == score), rows_P[equal_P])
+    return ranks_P
 
 
 def average_precision_at_r(relevant_R: NDArray[np.bool_]) -> float:

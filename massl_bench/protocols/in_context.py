@@ -26,7 +26,8 @@ from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.settings import Augmentation
 from massl_bench.core.values import IGNORED, DenseBatch, EvaluationData, Scores, ViewPlan
 from massl_bench.core.wording import parameters
-from massl_bench.learners.neighbours import cosine_neighbours, unit_rows
+from massl_bench.learners.cosines import unit_rows
+from massl_bench.learners.neighbours import cosine_neighbours
 from massl_bench.metrics.segmentation import joined, pixel_counts, segmentation_scores
 from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.labels import check_not_empty

@@ -21,6 +21,7 @@ from massl_bench.protocols.shared.landmarks import (
     checked_truth,
     metric_names,
     metrics_of_truth,
+    named_rows,
     scores_beside,
 )
 
@@ -43,7 +44,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     """
     check_sizes(params, {role: len(data.banks[role]) for role in _ROLES})
     truth = checked_truth(data)
-    none = [np.zeros(len(data.banks["database"]), dtype=np.int64)] * len(truth)
+    none = [np.zeros(len(named_rows(query)), dtype=np.int64) for query in truth]
     return scores_beside(none, truth, data, params, rng)
 
 

@@ -22,6 +22,7 @@ from massl_bench.protocols.shared.landmarks import (
     checked_truth,
     metric_names,
     metrics_of_truth,
+    named_rows,
     scores_beside,
 )
 
@@ -43,13 +44,8 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     check_sizes(params, {role: len(data.banks[role]) for role in _ROLES})
     truth = checked_truth(data)
     database, distractors, queries = (data.banks[role].features for role in _ROLES)
-    positives = [np.concatenate([query.easy, query.hard]) for query in truth]
-    found = num_more_similar(queries, database, positives, distractors)
-    others = []
-    for rows, counts in zip(positives, found, strict=True):
-        others_N = np.zeros(len(database), dtype=np.int64)
-        others_N[rows] = counts
-        others.append(others_N)
+    named = [named_rows(query) for query in truth]
+    others = num_more_similar(queries, database, named, distractors)
     scores = scores_beside(others, truth, data, params, rng)
     number = {"distractors": len(distractors)}
     return {name: replace(score, details={**score.details, **number}) for name, score in scores.items()}

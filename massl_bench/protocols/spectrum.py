@@ -18,7 +18,8 @@ from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import EvaluationData, Score
 from massl_bench.core.wording import parameter
-from massl_bench.learners.neighbours import cosine_neighbours, unit_rows
+from massl_bench.learners.cosines import unit_rows
+from massl_bench.learners.neighbours import cosine_neighbours
 from massl_bench.metrics.spectrum import alignment, alpha_req, products, rank_me, rank_me_interval, uniformity
 from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.checks import check_not_constant

@@ -8,6 +8,7 @@ import pytest
 from massl_bench.core.errors import RequestError
 from massl_bench.core.values import SearchBackend
 from massl_bench.learners import faiss_backend, neighbours
+from massl_bench.learners.cosines import unit_rows
 
 BACKENDS = [SearchBackend("faiss-cpu"), SearchBackend("torch", "cpu")]
 
@@ -144,25 +145,5 @@ def test_float32_alone_would_be_wrong_there() -> None:
     """The case above is a hard one: the plain product in float32 misses some of the sets."""
     rng = np.random.default_rng(4)
     queries, database = (1 + 0.02 * rng.standard_normal((count, 768)).astype(np.float32) for count in (40, 3000))
-    plain = np.argsort(-(neighbours.unit_rows(queries) @ neighbours.unit_rows(database).T), axis=1, kind="stable")[
-        :, :100
-    ]
+    plain = np.argsort(-(unit_rows(queries) @ unit_rows(database).T), axis=1, kind="stable")[:, :100]
     assert (np.sort(plain) != np.sort(brute_force(queries, database, 100))).any()
-
-
-@pytest.mark.parametrize("num_queries", [1, 3, 7, 257])
-@pytest.mark.parametrize("dims", [3, 37, 384])
-def test_equal_rows_have_equal_similarities(num_queries: int, dims: int) -> None:
-    """BLAS rounds by position: a product with one query, or a last piece of few queries, tells equal rows apart."""
-    rng = np.random.default_rng(dims)
-    different, queries = rng.standard_normal((40, dims)), rng.standard_normal((num_queries, dims))
-    which = rng.integers(40, size=103)
-    _, first, back = np.unique(which, return_index=True, return_inverse=True)
-    rows = different[which].astype(np.float32)
-    rows[::2] *= 4  # of equal direction, to the bit
-    pieces = list(neighbours.cosine_similarities(queries.astype(np.float32), rows))
-    assert [piece.start for piece, _ in pieces] == list(range(0, num_queries, 256))
-    found = np.concatenate([similarities for _, similarities in pieces])
-    assert (found == found[:, first[back]]).all()
-    lengths = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
-    np.testing.assert_allclose(found, queries @ rows.T.astype(np.float64) / lengths, atol=1e-6)

@@ -1,12 +1,13 @@
 """Rankings of landmarks, and who is a positive in them: what `retrieval` and `retrieval_distractors` share.
 
-Shapes: Q queries, N database rows, P positives of a query.
+Shapes: Q queries, N database rows, R rows that the ground truth of a query names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,8 @@ from pydantic import Field
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import CopyTruth, EvaluationData, QueryTruth, Score
-from massl_bench.learners.neighbours import cosine_similarities
-from massl_bench.metrics.ranking import (
-    mean_score,
-    precision_at,
-    ranks_of,
-    ranks_without,
-    trapezoid_average_precision,
-)
+from massl_bench.learners.cosines import cosine_similarities
+from massl_bench.metrics.ranking import mean_score, precision_at, ranks_of, trapezoid_average_precision
 from massl_bench.protocols.shared.checks import check_not_constant
 
 SETTINGS = ("easy", "medium", "hard")
@@ -68,8 +63,7 @@ def scores_beside(
     """Returns the scores of `retrieval.run` in a database that has further rows, none of them a positive.
 
     Args:
-        others: for each query, how many of the further rows come before each row of the database, int64 [N]; only
-            those of positives are read.
+        others: for each query, how many of the further rows come before each of its `named_rows`, int64 [R].
         truth: what the queries should find.
         data: the database and the queries.
         params: of the protocol.
@@ -85,17 +79,13 @@ def scores_beside(
     left_out: dict[str, str] = {}
     if len(settings) < len(SETTINGS):
         left_out["settings_left_out"] = ", ".join(setting for setting in SETTINGS if setting not in settings)
-    ranked = _ranked(queries.features, database.features, truth)
+    ranked = _ranked(truth, queries.features, database.features, others)
     scores = {}
     for setting in settings:
         precisions, aps = [], []
-        for rank_of, query, others_N in zip(ranked, truth, others, strict=True):
-            positives, ignored = (sorted(set(rows.tolist())) for rows in roles_of_rows(query, setting))
-            if positives:
-                positives.sort(key=rank_of.__getitem__)
-                rank_P, ignored_I = (np.array([rank_of[row] for row in rows]) for rows in (positives, ignored))
-                # Positives that float32 cannot tell apart stay in their order.
-                ranks = ranks_without(rank_P, ignored_I) + np.maximum.accumulate(others_N[positives])
+        for each, query in zip(ranked, truth, strict=True):
+            ranks = each.ranks_without(*roles_of_rows(query, setting))
+            if len(ranks):
                 aps.append(trapezoid_average_precision(ranks))
                 precisions.append([precision_at(ranks, k) for k in params.precision_at])
         columns = {f"map_{setting}": np.array(aps)}
@@ -143,14 +133,42 @@ def roles_of_rows(query: QueryTruth, setting: str) -> tuple[NDArray[np.int64], N
             return query.hard, np.concatenate([query.junk, query.easy])
 
 
+def named_rows(query: QueryTruth) -> NDArray[np.int64]:
+    """Returns the different rows that the ground truth of a query names, in order, int64 [R]."""
+    return np.unique(np.concatenate([query.easy, query.hard, query.junk]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranked:
+    """The rows that the ground truth of a query names, and what comes before each of them."""
+
+    rows_R: NDArray[np.int64]
+    """Increasing."""
+    ranks_R: NDArray[np.int64]
+    """Rows of the database before each, all different."""
+    others_R: NDArray[np.int64]
+    """Rows beside the database before each."""
+
+    def ranks_without(self, positives: NDArray[np.int64], ignored: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the increasing ranks of the positives in a ranking from which the ignored rows were removed."""
+        places = np.searchsorted(self.rows_R, np.setdiff1d(positives, ignored))
+        places = places[np.argsort(self.ranks_R[places])]
+        removed = np.sort(self.ranks_R[np.isin(self.rows_R, ignored)])
+        ranks = self.ranks_R[places] - np.searchsorted(removed, self.ranks_R[places])
+        # Positives that float32 cannot tell apart stay in their order.
+        return ranks + np.maximum.accumulate(self.others_R[places])
+
+
 def _ranked(
-    queries_QD: NDArray[np.float32], database_ND: NDArray[np.float32], truth: Sequence[QueryTruth]
-) -> list[dict[int, int]]:
-    """Returns for each query the ranks of the rows that its truth names: by larger similarity, then by lower index."""
+    truth: Sequence[QueryTruth],
+    queries_QD: NDArray[np.float32],
+    database_ND: NDArray[np.float32],
+    others: Sequence[NDArray[np.int64]],
+) -> list[_Ranked]:
+    """Returns those of each query; similarities are held for a block of queries at a time."""
+    similarities = chain.from_iterable(block_qN for _, block_qN in cosine_similarities(queries_QD, database_ND))
     ranked = []
-    for chosen, similarities_qN in cosine_similarities(queries_QD, database_ND):
-        for similarity_N, query in zip(similarities_qN, truth[chosen], strict=True):
-            named = np.unique(np.concatenate([query.easy, query.hard, query.junk]))
-            ranks = ranks_of(similarity_N, named)
-            ranked.append(dict(zip(named.tolist(), ranks.tolist(), strict=True)))
+    for query, similarities_N, others_R in zip(truth, similarities, others, strict=True):
+        rows_R = named_rows(query)
+        ranked.append(_Ranked(rows_R, ranks_of(similarities_N, rows_R), others_R))
     return ranked

@@ -1,0 +1,86 @@
+"""Cosine similarities of every query with every row.
+
+Shapes: Q queries, N database rows, D dimensions, M different rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from massl_bench.core.arrays import pieces
+
+_ROWS_TOGETHER = 2048
+"""Rows that are normalised at a time; they stay in the processor's cache."""
+
+_QUERIES_TOGETHER = 256
+"""Queries whose similarities to a whole database are handed out at a time."""
+
+_PLAIN_SQUARES = (1e-10, 1e10)
+"""Squared norms of rows whose squares neither overflow nor lose a digit that float32 keeps of their sum."""
+
+
+def cosine_similarities(
+    queries_QD: NDArray[np.float32], database_ND: NDArray[np.float32]
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yields (which queries, their cosine similarities to the whole database, float32 [q, N]), some queries at a time.
+
+    Equal rows of the database have equal similarities. A matrix product does not promise that, as the place of a row
+    decides how its sum is rounded: each different row is multiplied once.
+    """
+    unit_ND = unit_rows(database_ND)
+    place_N = _places(unit_ND)
+    different_MD = unit_ND
+    if place_N is not None:
+        _, first_M = np.unique(place_N, return_index=True)
+        different_MD = unit_ND[first_M]
+    for chosen, queries_qD in pieces(queries_QD, _QUERIES_TOGETHER):
+        product_qM = unit_rows(queries_qD) @ different_MD.T
+        yield chosen, product_qM if place_N is None else product_qM[:, place_N]
+
+
+def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the rows at unit Euclidean norm, float32 and contiguous; rows of zeros stay zeros."""
+    unit_ND = np.empty(rows_ND.shape, dtype=np.float32)
+    smallest, largest = _PLAIN_SQUARES
+    for chosen, rows_nD in pieces(rows_ND, _ROWS_TOGETHER):
+        with np.errstate(over="ignore"):  # seen in what comes out
+            square_n = _squares(rows_nD)
+        if ((square_n > smallest) & (square_n < largest)).all():
+            np.divide(rows_nD, np.sqrt(square_n)[:, None], out=unit_ND[chosen])
+            continue
+        # Scaling by the largest entry first (a power of two, so without rounding) keeps the squares in range.
+        peak_n1 = np.max(np.abs(rows_nD), axis=1, keepdims=True, initial=0)
+        _, exponent_n1 = np.frexp(peak_n1)
+        scaled_nD = np.ldexp(rows_nD, -exponent_n1)
+        norm_n = np.sqrt(_squares(scaled_nD))
+        norm_n[norm_n == 0] = 1
+        np.divide(scaled_nD, norm_n[:, None], out=unit_ND[chosen])
+    return unit_ND
+
+
+def _squares(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    squares_N: NDArray[np.float32] = np.einsum("nd,nd->n", rows_ND, rows_ND, dtype=np.float32)
+    return squares_N
+
+
+def _places(rows_ND: NDArray[np.float32]) -> NDArray[np.int64] | None:
+    """Returns where each row stands among the different ones, in order of their first, int64 [N]; None: all differ."""
+    factors_D = np.random.default_rng(0).integers(1 << 32, size=rows_ND.shape[1], dtype=np.uint32) | np.uint32(1)
+    sums_N = np.empty(len(rows_ND), dtype=np.uint32)
+    for chosen, rows_nD in pieces(rows_ND, _ROWS_TOGETHER):
+        # Whole numbers, whose sums do not depend on their order: equal rows have equal ones. −0 becomes 0.
+        bits_nD = (rows_nD + np.float32(0)).view(np.uint32)
+        sums_N[chosen] = np.einsum("nd,d->n", bits_nD, factors_D)
+    _, inverse_N, count_M = np.unique(sums_N, return_inverse=True, return_counts=True)
+    candidates = np.flatnonzero(count_M[inverse_N] > 1)
+    first: dict[bytes, int] = {}  # by a hash of the row: the rows themselves would be held a second time
+    first_N = np.arange(len(rows_ND))
+    for row in candidates:
+        first_N[row] = first.setdefault(blake2b(rows_ND[row] + np.float32(0), digest_size=16).digest(), int(row))
+    if (first_N == np.arange(len(rows_ND))).all():
+        return None
+    return np.unique(first_N, return_inverse=True)[1].astype(np.int64)
