@@ -55,6 +55,7 @@ def leaderboard(
 
     The table has the complete records of current tasks.
     """
+    from massl_bench.records.outcomes import of_one_state
     from massl_bench.records.reading import check_results_dir
     from massl_bench.records.rows import Selection, collect
     from massl_bench.report.formats import Setting, formats
@@ -95,7 +96,7 @@ def leaderboard(
         return text, len(board.apart)
 
     with paused_collector():  # until the records are gone again
-        text, num_apart = table()
+        text, num_apart = of_one_state(table)
     if out is None:
         show_document(text)
     elif check:

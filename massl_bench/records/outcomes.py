@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from massl_bench.core.errors import RequestError
 from massl_bench.records.items import Items, read_items
+from massl_bench.records.reading import read_record
+from massl_bench.records.record import ResultRecord
 from massl_bench.records.rows import Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
+
+_TRIES = 30
+"""Of a table, while records are measured again."""
 
 _NAMED = 5
 """Records whose items cannot be read that are named, one by one."""
@@ -54,6 +62,22 @@ class Outcomes:
         return np.unpackbits(self.column, count=self.count) == 1 if self.binary else self.column
 
 
+class SupersededError(RequestError):
+    """A record was measured again, or removed, after it was read: its items have gone."""
+
+
+def of_one_state(make: Callable[[], T]) -> T:
+    """Returns what `make` makes of results that change meanwhile: where they did, it is made once more.
+
+    Raises:
+        SupersededError: They changed every time.
+    """
+    for _ in range(_TRIES - 1):
+        with suppress(SupersededError):
+            return make()
+    return make()
+
+
 def outcomes_of(row: Row) -> Outcomes:
     """Returns what the items of a record got, for the metric that its row shows.
 
@@ -87,7 +111,17 @@ def _items(row: Row) -> Items:
     try:
         return read_items(row.file, row.record)
     except RequestError as error:  # a table says the same wherever the results lie
+        if _is_superseded(row.file, row.record):
+            text = f"{row.path.as_posix()}: changed while it was read; call it again"
+            raise SupersededError(text) from None
         raise RequestError(str(error).replace(str(row.file), row.path.as_posix())) from None
+
+
+def _is_superseded(file: Path, record: ResultRecord) -> bool:
+    try:
+        return read_record(file).items != record.items
+    except RequestError:
+        return not file.exists()
 
 
 def _classes(
@@ -116,6 +150,8 @@ class OutcomesOf(dict[tuple[str, Path], Outcomes | None]):
     def _read(self, row: Row) -> Outcomes | None:
         try:
             return _outcomes(row)
+        except SupersededError:
+            raise
         except RequestError as error:  # the interval decides, and the column is marked
             self._damaged += 1
             if self._damaged <= _NAMED:

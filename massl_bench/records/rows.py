@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -201,6 +202,8 @@ def _records(results_dir: Path, *, packaged: bool) -> Iterator[tuple[Path, Path,
             try:
                 yield path, file, read_record(file)
             except RequestError as error:
+                if not os.path.lexists(file):  # it was removed after its folder was listed
+                    continue
                 yield path, file, str(error).removeprefix(f"{file}: ")
             except Exception as error:  # one file, whatever is in it, takes no table down
                 yield path, file, unforeseen(error).removeprefix(f"{file}: ")

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +27,7 @@ from massl_bench.core.files import read_regular
 from massl_bench.core.printable import printable
 from massl_bench.core.wording import asked
 from massl_bench.records.activity import FOLDER, Failure, Watched, watch
+from massl_bench.records.outcomes import of_one_state
 from massl_bench.records.rows import Selection, collect
 from massl_bench.report.page import leaderboard_page
 from massl_bench.specs.registry import Registry
@@ -59,7 +61,7 @@ def page_of(results_dir: Path, registry: Registry, suite: str | None, selection:
         measured = {(row.record.identity.model.name, *row.cell): row.record.created_at for row in board.rows}
         return leaderboard_page(board, registry, href=RECORDS, version=version), measured
 
-    return make
+    return lambda version: of_one_state(partial(make, version))
 
 
 class LivePage:

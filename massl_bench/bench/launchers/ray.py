@@ -129,7 +129,9 @@ def _join(ray: Any) -> None:
             ray.init(include_dashboard=False, logging_level="WARNING")
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         text = f"no cluster at {address or 'this machine'}: {one_line(error)}"
-        raise RequestError(text, field="launcher", found="ray") from None
+        # With an address Ray shows its token only where it is told to, and says no more than that it cannot connect.
+        hint = "set RAY_AUTH_MODE=token where it asks for a token" if address else None
+        raise RequestError(text, field="launcher", found="ray", remedy=hint) from None
 
 
 def _for_any_node(request: RunRequest) -> RunRequest:
