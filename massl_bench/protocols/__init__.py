@@ -20,6 +20,7 @@ from massl_bench.core.strict import StrictModel, first_problem
 from massl_bench.core.values import EvaluationData, GroundTruth, Scores
 from massl_bench.core.wording import asked, of_task
 from massl_bench.protocols.base import Protocol
+from massl_bench.specs.dataset import CorruptionsSpec
 from massl_bench.specs.found import part_modules
 from massl_bench.specs.plugins import PROTOCOLS_GROUP
 from massl_bench.specs.registry import Registry
@@ -163,13 +164,23 @@ def check_suite(suite: SuiteSpec, registry: Registry) -> None:
         if why is not None:
             raise SpecError(f"{registry.suites[suite.name]}: cells: {name} {why}, and is for no table")
     for (task_name, dataset), metric in suite.headlines.items():
-        task, kind = registry.task(task_name), registry.dataset(dataset).kind
-        measured = metrics_of(task, kind, str(registry.tasks[task_name]))
+        task, spec = registry.task(task_name), registry.dataset(dataset)
+        measured = metrics_of(task, spec.kind, str(registry.tasks[task_name]))
+        measured += _errors(measured, spec.corruptions)
         if metric not in measured:
             raise SpecError(
                 f"{registry.suites[suite.name]}: cells: headline {metric!r} is not a metric of {task_name} on "
                 f"{dataset}: {', '.join(measured)}"
             )
+
+
+def _errors(metrics: Sequence[str], corruptions: CorruptionsSpec | None) -> list[str]:
+    """Returns what is measured beside the accuracies where the test images are corrupted."""
+    if corruptions is None:
+        return []
+    names = ["mce_plain", *(["mce"] if corruptions.reference is not None else [])]
+    accuracies = [metric for metric in metrics if metric.partition("@")[0] == "top1"]
+    return [name + metric.removeprefix("top1") for metric in accuracies for name in names]
 
 
 def metrics_of(task: TaskSpec, kind: DatasetKind, origin: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from massl_bench.metrics.direction import less_is_better
 from massl_bench.records.comparison import column_p_values
 from massl_bench.records.outcomes import OutcomesOf
 from massl_bench.records.ranking import ColumnRanks, rank_column
@@ -32,7 +33,8 @@ def column_ranks(rows: Sequence[Row], known: OutcomesOf) -> ColumnRanks | None:
     if not rows or any(row.record.headline_scale != 100 for row in rows) or len(copies(rows)) > 1:
         return None
     p_MM, paired = column_p_values(rows, known)
-    return rank_column([row.model for row in rows], [row.shown.value for row in rows], p_MM, paired=paired)
+    goodness = [-row.shown.value if less_is_better(row.metric) else row.shown.value for row in rows]
+    return rank_column([row.model for row in rows], goodness, p_MM, paired=paired)
 
 
 def shown_names(latest: Mapping[str, Row]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from massl_bench.core.errors import RequestError
+from massl_bench.metrics.direction import less_is_better
 from massl_bench.metrics.paired import all_pairs, all_resampled_pairs, compare_items, compare_resampled
 from massl_bench.records.outcomes import OutcomesOf, outcomes_of
 from massl_bench.records.ranking import LEVEL, holm, interval_p_values
@@ -39,8 +40,8 @@ class Comparison:
             neither items nor resamples for the metric.
         difference: second minus first, as a fraction (times the record's scale for people).
         ci95: of the difference.
-        better: items on which the second got more; None without items.
-        worse: items on which it got less.
+        better: items on which the second did better: got more or, of an error, less; None without items.
+        worse: items on which it did worse.
         p_value: two-sided, of this cell alone.
         different: whether it is significant at 5 % when all cells of the comparison are corrected together (Holm).
         note: why there are no items, where there are none.
@@ -140,14 +141,15 @@ def _by_items(first: Row, second: Row) -> Comparison:
             worse=None, p_value=p_value,
         )  # fmt: skip
     paired = compare_items(one.values, other.values, rng=np.random.default_rng(_SEED))
+    better, worse = (paired.better, paired.worse)[:: -1 if less_is_better(first.metric) else 1]
     return Comparison(
         first=first,
         second=second,
         test="McNemar, exact" if one.binary and other.binary else "sign test, exact",
         difference=paired.value,
         ci95=paired.ci95,
-        better=paired.better,
-        worse=paired.worse,
+        better=better,
+        worse=worse,
         p_value=paired.p_value,
     )
 
@@ -211,7 +213,7 @@ def verdict(comparison: Comparison) -> str:
     if not comparison.different:
         return "not told apart"
     words = ("better", "worse") if comparison.first.record.headline_scale == 100 else ("higher", "lower")
-    return words[0] if comparison.difference > 0 else words[1]
+    return words[0] if (comparison.difference > 0) != less_is_better(comparison.first.metric) else words[1]
 
 
 LEVEL_IN_WORDS = f"{100 * LEVEL:g} %"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from massl_bench.metrics.direction import less_is_better, with_arrow
 from massl_bench.records.columns import column_ranks, copies, shown_names
 from massl_bench.records.outcomes import OutcomesOf
 from massl_bench.records.rows import Leaderboard, Row
@@ -52,7 +53,7 @@ class Column:
     @property
     def title(self) -> str:
         """Task, dataset and metrics."""
-        return " ".join((self.task, self.dataset, *self.metrics))
+        return " ".join((self.task, self.dataset, *map(with_arrow, self.metrics)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class Grid:
     lines: tuple[Line, ...]
     suite: str | None
     not_averaged: tuple[tuple[str, str], ...]
-    """Columns that the mean leaves out: a rank or an exponent has no place among fractions."""
+    """Columns that the mean leaves out: ranks, exponents and errors have no place among fractions that should grow."""
     different: tuple[tuple[tuple[str, str], Mapping[str, Sequence[str]]], ...]
     """Columns whose records were measured on different copies of the data, with the models by fingerprint."""
 
@@ -98,7 +99,7 @@ def grid(board: Leaderboard) -> Grid:
     columns = {cell: [row for row in board.rows if row.cell == cell] for cell in board.cells}
     outcomes = OutcomesOf()
     best = {cell: _best(rows, outcomes) for cell, rows in columns.items()}
-    other = {row.cell for row in board.rows if row.record.headline_scale != 100}
+    other = {row.cell for row in board.rows if row.record.headline_scale != 100 or less_is_better(row.metric)}
     not_averaged = tuple(cell for cell in board.cells if cell in other and board.suite is not None)
     averaged = [cell for cell in board.cells if cell not in not_averaged]
     lines = []

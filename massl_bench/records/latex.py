@@ -5,13 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 
 from massl_bench.core.printable import printable
+from massl_bench.metrics.direction import with_arrow
 from massl_bench.records.grid import Grid, Shown, grid
 from massl_bench.records.rows import Leaderboard
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "–": "--", "±": r"\(\pm\)", "…": r"\dots{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "–": "--", "±": r"\(\pm\)", "↓": r"\(\downarrow\)", "…": r"\dots{}",
 }  # fmt: skip
 
 _LIGATURES = frozenset(("--", "''", "``", ",,", "?`", "!`"))
@@ -69,7 +70,7 @@ def _titles(shown: Grid) -> list[str]:
     rows = [
         ["", *(f"{{{escaped(column.task)}}}" for column in shown.columns)],
         ["", *(f"{{{escaped(column.dataset)}}}" for column in shown.columns)],
-        ["model", *(f"{{{escaped(', '.join(column.metrics))}}}" for column in shown.columns)],
+        ["model", *(f"{{{escaped(', '.join(map(with_arrow, column.metrics)))}}}" for column in shown.columns)],
     ]
     if shown.suite is not None:
         for row, text in zip(rows, ("mean", shown.suite, ""), strict=True):

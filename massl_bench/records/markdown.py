@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from tabulate import tabulate
 
 from massl_bench.core.printable import printable
+from massl_bench.metrics.direction import ARROW, less_is_better
 from massl_bench.records.grid import Grid, Shown, grid
 from massl_bench.records.rows import Leaderboard
 
@@ -129,7 +130,9 @@ def _legend(shown: Grid) -> str:
         sentences.append("Bold: the best group of a column, than which no other model is significantly better.")
     if shown.not_averaged:
         without = ", ".join(escaped(" ".join(cell)) for cell in shown.not_averaged)
-        sentences.append(f"The mean leaves out what is no fraction: {without}.")
+        sentences.append(f"The mean leaves out what is no fraction that should grow: {without}.")
+    if any(less_is_better(metric) for column in shown.columns for metric in column.metrics):
+        sentences.append(f"{ARROW}: less is better.")
     return " ".join(sentences)
 
 

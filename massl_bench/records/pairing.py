@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from massl_bench.core.errors import RequestError, unknown_name
+from massl_bench.metrics.direction import with_arrow
 from massl_bench.records.columns import with_hash
 from massl_bench.records.comparison import Comparison, Refusal, p_text, verdict
 from massl_bench.records.reading import read_record
@@ -61,7 +62,7 @@ def comparison_texts(one: Comparison) -> dict[str, str]:
     """Returns a comparison as people read it, whatever is then made of the texts; what is not there is empty."""
     scale = one.first.record.headline_scale
     return {
-        "cell": f"{' '.join(one.first.cell)} {one.first.metric}",
+        "cell": f"{' '.join(one.first.cell)} {with_arrow(one.first.metric)}",
         "model": one.second.record.identity.model.name,
         "first": f"{scale * one.first.shown.value:.2f}",
         "second": f"{scale * one.second.shown.value:.2f}",

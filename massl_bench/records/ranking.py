@@ -84,7 +84,7 @@ def rank_column(
 
     Args:
         models: M names.
-        values: what they reached; more is better.
+        values: what they reached; more is better (of errors, the negative ones).
         p_MM: two-sided p-value of each pair's difference; symmetric.
         paired: whether all of them come from tests on items.
     """

@@ -10,6 +10,7 @@ from typing import Any
 
 from massl_bench.core.files import escaped_json
 from massl_bench.core.printable import printable
+from massl_bench.metrics.direction import less_is_better
 from massl_bench.records.latex import to_latex
 from massl_bench.records.markdown import to_markdown
 from massl_bench.records.rows import Leaderboard
@@ -49,8 +50,8 @@ def to_json_text(board: Leaderboard) -> str:
 
 
 _COLUMNS = [
-    "model", "architecture", "task", "version", "dataset", "metric", "value", "ci95_low", "ci95_high", "std",
-    "weights_sha256", "dataset_fingerprint", "created_at", "record", "has_hash",
+    "model", "architecture", "task", "version", "dataset", "metric", "less_is_better", "value", "ci95_low",
+    "ci95_high", "std", "weights_sha256", "dataset_fingerprint", "created_at", "record", "has_hash",
 ]  # fmt: skip
 
 
@@ -68,6 +69,7 @@ def _long(board: Leaderboard) -> list[dict[str, Any]]:
                 "version": identity.task.version,
                 "dataset": identity.dataset.name,
                 "metric": row.metric,
+                "less_is_better": less_is_better(row.metric),
                 "value": headline.value,
                 "ci95_low": low,
                 "ci95_high": high,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from massl_bench.metrics.direction import less_is_better
 from massl_bench.records.columns import column_ranks, copies, shown_names
 from massl_bench.records.outcomes import OutcomesOf
 from massl_bench.records.published import Claim
@@ -27,7 +28,8 @@ class Column:
         dataset: the dataset's.
         metric: what is shown.
         scale: what a value is multiplied by for people.
-        averaged: whether it enters means and ranks: a rank or an exponent has no place among fractions.
+        averaged: whether it enters means: ranks, exponents and errors have no place among fractions that should grow.
+        counted: whether it enters ranks over a suite: what has a better end.
         mixed: whether its records were measured on different copies of the data; nothing is ranked then.
         ranks: its rank groups; None where nothing is ranked.
     """
@@ -37,6 +39,7 @@ class Column:
     metric: str
     scale: int
     averaged: bool
+    counted: bool
     mixed: bool
     ranks: ColumnRanks | None
 
@@ -52,8 +55,8 @@ class ModelLine:
         architecture: of the latest record.
         precision: every precision of its records.
         rows: its records by column.
-        mean: of the columns that are averaged, as a fraction; None where one is missing.
-        present: how many of the averaged columns there are.
+        mean: of the columns that are averaged, as a fraction; None where a counted one is missing.
+        present: how many of the counted columns there are.
         standing: its place in the suite; None where a column is missing.
     """
 
@@ -88,7 +91,7 @@ class Section:
         empty: the suite's cells for which there is neither.
         lines: our models, by standing, then mean, then name.
         published: the rows of published values.
-        num_averaged: how many columns a mean is of, N of n/N.
+        num_counted: how many columns the ranks are of, N of n/N.
     """
 
     name: str
@@ -98,7 +101,7 @@ class Section:
     empty: Sequence[Cell]
     lines: Sequence[ModelLine]
     published: Sequence[PublishedLine]
-    num_averaged: int = 0
+    num_counted: int = 0
     notes: Sequence[str] = field(default=())
 
 
@@ -170,7 +173,7 @@ def _section(board: Leaderboard, suite: SuiteSpec | None, known: Sequence[Claim]
         empty=[cell for cell in wanted if cell not in full],
         lines=lines if suite is not None else [replace(line, mean=None, standing=None) for line in lines],
         published=_published(values),
-        num_averaged=sum(column.averaged for column in columns) + (len(wanted) - len(full)) if suite is not None else 0,
+        num_counted=sum(column.counted for column in columns) + (len(wanted) - len(full)) if suite is not None else 0,
         notes=notes,
     )
 
@@ -184,7 +187,8 @@ def _column(cell: Cell, rows: Sequence[Row], claims: Sequence[Claim], ranks: _Ra
         dataset=dataset,
         metric=metric,
         scale=scale,
-        averaged=scale == 100,
+        averaged=scale == 100 and not less_is_better(metric),
+        counted=scale == 100,
         mixed=len(copies(rows)) > 1,
         ranks=ranks.of(rows) if rows else None,
     )
@@ -209,16 +213,17 @@ def _lines(columns: Sequence[Column], rows: Mapping[Cell, Sequence[Row]]) -> lis
             by_model.setdefault(row.model, {})[cell] = row
     latest = {model: max(own.values(), key=lambda r: (r.record.created_at, r.cell)) for model, own in by_model.items()}
     names = shown_names(latest)
+    counted = [(column.task, column.dataset) for column in columns if column.counted]
     averaged = [(column.task, column.dataset) for column in columns if column.averaged]
-    total = len(averaged) + sum(not found for cell, found in rows.items() if cell not in averaged)
-    complete = [model for model, own in by_model.items() if total and sum(cell in own for cell in averaged) == total]
-    ranked = [column.ranks for column in columns if column.averaged and column.ranks is not None]
+    total = len(counted) + sum(not found for cell, found in rows.items() if cell not in counted)
+    complete = [model for model, own in by_model.items() if total and sum(cell in own for cell in counted) == total]
+    ranked = [column.ranks for column in columns if column.counted and column.ranks is not None]
     standings = rank_suite(ranked, sorted(complete)) if len(ranked) == total else {}
     lines = []
     for model, own in by_model.items():
         record = latest[model].record
         facts = (row.record.model_facts for row in own.values())
-        present = [own[cell].shown.value for cell in averaged if cell in own]
+        values = [own[cell].shown.value for cell in averaged if cell in own]
         lines.append(
             ModelLine(
                 model=model,
@@ -227,8 +232,8 @@ def _lines(columns: Sequence[Column], rows: Mapping[Cell, Sequence[Row]]) -> lis
                 architecture=record.identity.model.architecture,
                 precision=", ".join(sorted({row.record.identity.precision for row in own.values()})),
                 rows=own,
-                mean=sum(present) / len(present) if model in complete else None,
-                present=len(present),
+                mean=sum(values) / len(values) if values and model in complete else None,
+                present=sum(cell in own for cell in counted),
                 standing=standings.get(model),
             )
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from massl_bench.core.collector import paused_collector
 from massl_bench.core.wording import option
+from massl_bench.metrics.direction import less_is_better, with_arrow
 from massl_bench.records.columns import copies
 from massl_bench.records.outcomes import OutcomesOf
 from massl_bench.records.published import FAR, Claim, LedgerLine, claims, ledger
@@ -106,8 +107,9 @@ class _Table:
             ],
             "columns": [
                 {
-                    "name": f"{column.task} {column.dataset} {column.metric}",
+                    "name": f"{column.task} {column.dataset} {with_arrow(column.metric)}",
                     "scale": column.scale,
+                    "less": less_is_better(column.metric),
                     **_pairs(column.ranks, index),
                 }
                 for column in self.section.columns
@@ -150,9 +152,11 @@ def _column(column: Column) -> dict[str, Any]:
     return {
         "task": column.task,
         "dataset": column.dataset,
-        "metric": column.metric,
+        "metric": with_arrow(column.metric),
+        "less": less_is_better(column.metric),
         "mixed": column.mixed,
         "averaged": column.averaged,
+        "counted": column.counted,
         "paired": column.ranks is not None and column.ranks.paired,
     }
 

@@ -238,7 +238,7 @@ def test_the_mean_says_what_it_leaves_out(record_file: Path, tmp_path: Path) -> 
     edit(record_file, as_spectrum, Path("results/pixels/spectrum/digits.json"))
     table = to_markdown(collect(Path("results"), registry, "two"))
     assert "95.78 (1/1)" in table
-    assert "The mean leaves out what is no fraction: spectrum digits." in table
+    assert "The mean leaves out what is no fraction that should grow: spectrum digits." in table
 
 
 def test_no_mean_while_a_cell_is_missing(record_file: Path, tmp_path: Path) -> None:

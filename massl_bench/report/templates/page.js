@@ -351,7 +351,7 @@
         if (n > 0 && values[0] !== null) {
           const different = told(column, chosen[0], chosen[n]);
           const gap = (one - values[0]) * column.scale;
-          cell.append(el("small", { class: different ? (gap > 0 ? "up" : "down") : "" },
+          cell.append(el("small", { class: different ? ((gap > 0) !== column.less ? "up" : "down") : "" },
             `${gap >= 0 ? "+" : "−"}${Math.abs(gap).toFixed(2)}, ${different === null ? "not tested" : different ? "different" : "not told apart"}`));
         }
         return cell;
