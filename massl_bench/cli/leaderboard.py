@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,10 @@ from massl_bench.core.terminal import say, show, show_document
 if TYPE_CHECKING:
     from massl_bench.records.rows import Leaderboard, Selection
     from massl_bench.specs.registry import Registry
+
+
+_NAMED = 5
+"""Records that cannot be read that are named, one by one."""
 
 
 def leaderboard(
@@ -39,7 +44,10 @@ def leaderboard(
     results_dir: ResultsDir = Path("results"),
     include_path: IncludePath = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare --out with what would be written; exit 1 where stale.")
+        bool,
+        typer.Option(
+            "--check", help="Compare --out with what would be written; exit 1 where stale, or a record is damaged."
+        ),
     ] = False,
     published: Annotated[
         bool, typer.Option("--published", help="Published values instead, and ours beside them: md, csv or json.")
@@ -90,21 +98,31 @@ def leaderboard(
         width=shutil.get_terminal_size().columns if on_terminal else None,
     )
 
-    def table() -> tuple[str, int]:
+    def table() -> tuple[str, int, list[str]]:
         board = collect(results_dir, registry, suite, selection)
         text = _published(chosen, board, registry) if published else writers[chosen]()(board, setting)
-        return text, len(board.apart)
+        return text, len(board.apart), [f"{path.as_posix()}: {reason}" for path, reason in board.unreadable]
 
     with paused_collector():  # until the records are gone again
-        text, num_apart = of_one_state(table)
+        text, num_apart, unreadable = of_one_state(table)
     if out is None:
         show_document(text)
     elif check:
-        _check_fresh(out, text, chosen)
+        _check_fresh(out, text, chosen, unreadable)
     else:
         write_out(out, text)
-    if num_apart and (out is not None or chosen == "csv"):
-        say(f"{num_apart} records are not in the table; --format md says why")
+    if out is not None or chosen == "csv":
+        _say_apart(num_apart, unreadable)
+
+
+def _say_apart(count: int, unreadable: Sequence[str]) -> None:
+    """Says how many records are not in a table that nobody sees now, and which of them are damaged."""
+    for line in unreadable[:_NAMED]:
+        say(line)
+    if len(unreadable) > _NAMED:
+        say(f"and {len(unreadable) - _NAMED} other records that cannot be read")
+    if count:
+        say(f"{count} records are not in the table; --format md says why")
 
 
 def _serve(registry: Registry, results_dir: Path, suite: str | None, selection: Selection, port: int) -> None:
@@ -121,7 +139,10 @@ def _serve(registry: Registry, results_dir: Path, suite: str | None, selection: 
     say("ended")
 
 
-def _check_fresh(out: Path, text: str, format: str) -> None:
+def _check_fresh(out: Path, text: str, format: str, unreadable: Sequence[str]) -> None:
+    if unreadable:  # a table without it may be fresh, but who lost a number wants to know
+        others = f", and {len(unreadable) - 1} other records" if len(unreadable) > 1 else ""
+        raise CellError(f"{unreadable[0]}{others}: measure again, or restore or remove the file, and --check again")
     if not out.is_file() or out.read_bytes() != text.encode():
         raise CellError(f"{out} is stale: massl-bench leaderboard --format {format} --out {out} writes it anew")
 

@@ -16,6 +16,9 @@ from massl_bench.records.reading import read_record, record_names, results_dirs
 from massl_bench.records.record import Metric, ResultRecord
 from massl_bench.specs.registry import Registry
 
+UNREADABLE = "unreadable"
+"""With which the reason begins why a damaged record stays apart."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -78,6 +81,11 @@ class Leaderboard:
     apart: Sequence[tuple[Path, str]]
     suite: str | None = None
 
+    @property
+    def unreadable(self) -> list[tuple[Path, str]]:
+        """Those apart that nobody can read: damaged, or no records."""
+        return [(path, reason) for path, reason in self.apart if reason.startswith(UNREADABLE)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
@@ -129,7 +137,7 @@ def _collect(results_dir: Path, registry: Registry, suite: str | None, selection
     seen: list[Row] = []
     for path, file, read in _records(results_dir, packaged=selection.packaged):
         if isinstance(read, str):
-            apart.append((path, f"unreadable: {read}"))
+            apart.append((path, f"{UNREADABLE}: {read}"))
             continue
         task = read.identity.task
         metric = selection.metric or headlines.get((task.name, read.identity.dataset.name), task.headline)

@@ -15,7 +15,7 @@ from massl_bench.records.columns import copies
 from massl_bench.records.outcomes import OutcomesOf
 from massl_bench.records.published import FAR, Claim, LedgerLine, claims, ledger
 from massl_bench.records.ranking import ColumnRanks
-from massl_bench.records.rows import Leaderboard
+from massl_bench.records.rows import UNREADABLE, Leaderboard
 from massl_bench.report import html
 from massl_bench.report.board import Column, ModelLine, PublishedLine, Section, interval_text, sections
 from massl_bench.report.details import Details, json_text
@@ -193,7 +193,7 @@ def _kind(reason: str) -> str:
     for start, kind in (("departs", "Departing from their task"), ("partial", "Partial"), ("stale", "Stale")):
         if reason.startswith(start):
             return kind
-    return "Not readable" if reason.startswith("unreadable") else "Other"
+    return "Not readable" if reason.startswith(UNREADABLE) else "Other"
 
 
 def _different(board: Leaderboard, tables: Sequence[_Table]) -> list[tuple[str, list[tuple[str, str]]]]:

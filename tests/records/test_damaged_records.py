@@ -16,6 +16,7 @@ from massl_bench.records.reading import read_record
 from massl_bench.records.record import Identity, ResultRecord, old_record_path, record_path
 from massl_bench.records.rows import collect
 from massl_bench.records.tables import to_markdown
+from massl_bench.report.formats import FORMATS
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer
 from tests.made_records import edit
@@ -158,3 +159,26 @@ def test_a_record_under_its_old_name_counts_as_finished(run_cli: Cli) -> None:
     edit(old, lambda content: content["identity"]["model"].update(name="m_1"))
     assert "finished before" not in run_cli(*arguments).out
     assert path.is_file()
+
+
+def test_a_damaged_record_is_named_in_every_format_and_fails_a_check(run_cli: Cli, record_file: Path) -> None:
+    damaged = record_file.with_name("flowers102.json")
+    why = "pixels/knn/flowers102.json: unreadable: "
+    for name in FORMATS:
+        damaged.write_text(record_file.read_text().replace("digits", "flower"))
+        table = ("leaderboard", "--no-bundled", "--format", name)
+        printed = run_cli(*table)
+        assert printed.code == 0
+        shown = printed.err if name == "csv" else printed.out
+        assert "flowers102.json" in shown
+        assert "unreadable: " in shown
+        written = run_cli(*table, "--out", "table")
+        assert written.code == 0
+        assert why in written.err
+        refused = run_cli(*table, "--out", "table", "--check")
+        assert refused.code == 1
+        assert why in refused.err
+        assert "remove the file" in refused.err
+        damaged.unlink()
+        run_cli(*table, "--out", "table")
+        assert run_cli(*table, "--out", "table", "--check").code == 0
