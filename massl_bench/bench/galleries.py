@@ -136,8 +136,8 @@ def _cell(
 def _bank(planner: Planner, cell: ImageCell, role: str) -> FeatureBank:
     bank, problem = planner.cache.read(cell.key(role))
     if bank is None:
-        why = problem or "is not in the cache: measure the cell again"
-        raise RequestError(f"the features of {cell.dataset.name}/{role}: {why}")
+        why = f"are damaged: {problem}" if problem else "are not in the cache"
+        raise RequestError(f"the features of {cell.dataset.name}/{role} {why}: measure the cell again")
     return bank
 
 
@@ -252,7 +252,7 @@ def _failed_retrieval(shelf: _Shelf, truth: Sequence[QueryTruth]) -> Gallery:
     found.sort(key=lambda each: (-each[0], each[1]))
     return Gallery(
         title="Queries that fail worst",
-        text=f"{len(found[:_QUERIES])} of {len(found)} queries, by the wrong images before the first right one "
+        text=f"The worst {len(found[:_QUERIES])} of {len(found)} queries, by the wrong images before the first right one "
         "(easy or hard)",
         queries=[
             shelf.query("queries", number, f"{ahead:,} wrong images before the first right one", near)
@@ -285,8 +285,8 @@ def _missed_copies(shelf: _Shelf, truth: CopyTruth) -> Gallery:
     copies = int((truth.original >= 0).sum())
     return Gallery(
         title="Copies that are missed",
-        text=f"{len(missed[:_QUERIES])} of {len(missed):,} copies whose nearest image is not their original, of "
-        f"{copies:,}; the original stands last",
+        text=f"The worst {len(missed[:_QUERIES])} of {len(missed):,} copies whose nearest image is not their original, of "
+        f"{copies:,} copies; the original stands last",
         queries=[
             shelf.query("queries", number, f"{truth.block[number]}: {rank:,} images before its original", near)
             for rank, number, near in missed[:_QUERIES]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -45,10 +46,14 @@ def _sha256(text: str) -> str:
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     def safe(value: Any) -> Any:
         return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    def wrapping(text: str) -> Markup:
+        """Returns a text, escaped, with places where a line may end: names of files have no spaces."""
+        return Markup(re.sub(r"([_/-])", r"\1<wbr>", str(escape(printable(text)))))  # nosec B704  # escaped
 
     environment = Environment(
         loader=FunctionLoader(asset),
@@ -60,4 +65,5 @@ def _environment() -> Environment:
         finalize=safe,
     )
     environment.filters["raw"] = Markup
+    environment.filters["wrapping"] = wrapping
     return environment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,11 +74,13 @@ class Picture:
         title: what it shows.
         source: the address of the image: the image itself.
         text: the numbers in words, for those who do not see it.
+        wide: whether it needs a line of the page.
     """
 
     title: str
     source: str
     text: str
+    wide: bool = False
 
 
 def check_there() -> None:
@@ -184,7 +186,7 @@ def parallel(
         f"{name}: {', '.join(f'{c} {v:.2f}' for c, v in zip(columns, values, strict=True) if v is not None)}"
         for name, values in series.items()
     ]
-    return _picture(title, draw, words, width=6.4)
+    return replace(_picture(title, draw, words, width=min(12.0, max(6.4, 0.65 * len(columns)))), wide=True)
 
 
 def matrix(title: str, names: Sequence[str], values_CC: NDArray[np.float64], x: str, y: str) -> Picture:

@@ -60,7 +60,7 @@ def test_digits_in_pixels(run_cli: Cli) -> None:
 
     elsewhere = DataOptions(cache_dir=Path("empty").absolute(), offline=True)
     assert (
-        "is not in the cache"
+        "are not in the cache"
         in look_at(record, Registry(), elsewhere, Wishes(), Reporting()).missing["images and features"]
     )
     task = record.identity.task.model_copy(update={"seed": 1})
