@@ -252,8 +252,8 @@ def _failed_retrieval(shelf: _Shelf, truth: Sequence[QueryTruth]) -> Gallery:
     found.sort(key=lambda each: (-each[0], each[1]))
     return Gallery(
         title="Queries that fail worst",
-        text=f"The worst {len(found[:_QUERIES])} of {len(found)} queries, by the wrong images before the first right one "
-        "(easy or hard)",
+        text=f"The worst {len(found[:_QUERIES])} of {len(found)} queries, by the wrong images before the first right "
+        "one (easy or hard)",
         queries=[
             shelf.query("queries", number, f"{ahead:,} wrong images before the first right one", near)
             for ahead, number, near in found[:_QUERIES]
@@ -285,8 +285,8 @@ def _missed_copies(shelf: _Shelf, truth: CopyTruth) -> Gallery:
     copies = int((truth.original >= 0).sum())
     return Gallery(
         title="Copies that are missed",
-        text=f"The worst {len(missed[:_QUERIES])} of {len(missed):,} copies whose nearest image is not their original, of "
-        f"{copies:,} copies; the original stands last",
+        text=f"The worst {len(missed[:_QUERIES])} of {len(missed):,} copies whose nearest image is not their original, "
+        f"of {copies:,} copies; the original stands last",
         queries=[
             shelf.query("queries", number, f"{truth.block[number]}: {rank:,} images before its original", near)
             for rank, number, near in missed[:_QUERIES]
