@@ -243,7 +243,7 @@ def _failed_retrieval(shelf: _Shelf, truth: Sequence[QueryTruth]) -> Gallery:
             junk_N[query.junk] = True
             ranking_N = np.argsort(-similarity_N, kind="stable")
             places = np.flatnonzero(positive_N[ranking_N[~junk_N[ranking_N]]])
-            if len(places):
+            if len(places) and places[0] > 0:
                 near: list[_Found] = [
                     ("database", int(row), None if junk_N[row] else bool(positive_N[row]), float(similarity_N[row]))
                     for row in ranking_N[:_NEIGHBOURS]
@@ -252,8 +252,8 @@ def _failed_retrieval(shelf: _Shelf, truth: Sequence[QueryTruth]) -> Gallery:
     found.sort(key=lambda each: (-each[0], each[1]))
     return Gallery(
         title="Queries that fail worst",
-        text=f"The worst {len(found[:_QUERIES])} of {len(found)} queries, by the wrong images before the first right "
-        "one (easy or hard)",
+        text=f"The worst {len(found[:_QUERIES])} of {len(found)} queries that have wrong images before the first right "
+        f"one (easy or hard), of {len(truth)}",
         queries=[
             shelf.query("queries", number, f"{ahead:,} wrong images before the first right one", near)
             for ahead, number, near in found[:_QUERIES]
