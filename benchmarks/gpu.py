@@ -18,6 +18,7 @@ from massl_bench.learners.logistic import Stopping, fit
 from massl_bench.pretrain import massl_objective
 from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages
+from massl_bench.pretrain.data.fused import fused_views
 from massl_bench.pretrain.data.sample import SampleImages
 from massl_bench.pretrain.data.views import photometric_views
 from massl_bench.pretrain.loop.estimate import time_steps
@@ -150,7 +151,12 @@ def _views(quick: bool, device: torch.device) -> Comparison:
     views = load_config("massl-vits16-800ep").views
     batch = MultiCropImages(SampleImages.like(views), views, seed=0, rank=0)[BatchRequest(0, 0, range(images))]
     groups = [(group.pixels.to(device), group.photometric) for group in batch.groups]
-    calls = {"ours": lambda: [photometric_views(pixels, photometric, views) for pixels, photometric in groups]}
+    calls = {
+        "ours": lambda: [fused_views(pixels, photometric, views) for pixels, photometric in groups],
+        "ours, eager": lambda: [photometric_views(pixels, photometric, views) for pixels, photometric in groups],
+    }
+    if device.type != "cuda":
+        calls["ours"] = calls.pop("ours, eager")  # as a CPU does
     times = _turns(calls, device, 2 if quick else 20)
     found = 1000 * times["ours"].median
     return Comparison(
@@ -161,15 +167,20 @@ def _views(quick: bool, device: torch.device) -> Comparison:
 
 
 def _small(quick: bool, device: torch.device) -> Comparison:
-    images = 16 if quick else 256
-    config = load_config("small-cifar10", [f"batch_size={images}", "backbone.widths=32,64,128,256"])
-    seconds = time_steps(config, images, device, count=3 if quick else 40)
-    times = {"ours": Times(seconds=tuple(seconds[1:] if quick else seconds[10:]))}
+    images, count, first = (16, 3, 1) if quick else (256, 60, 20)
+    times, notes = {}, []
+    kinds = {"ours": "graphs", "ours, eager": "false"} if device.type == "cuda" else {"ours": "false"}
+    for name, compiles in kinds.items():
+        settings = [f"batch_size={images}", "backbone.widths=32,64,128,256", f"compute.compile={compiles}"]
+        seconds = time_steps(load_config("small-cifar10", settings), images, device, count=count)
+        times[name] = Times(seconds=tuple(seconds[first:]))
+        notes.append(f"{name} {images / times[name].median:,.0f} images/s, first step {seconds[0]:.1f} s")
     rate = images / times["ours"].median
     return Comparison(
         what=f"whole step of small-cifar10, {images} images, without cutting them",
         times=times,
         checks=((f"at least 4 × the 6,100 images/s of before: {rate:,.0f}", rate >= 24_400),),
+        notes=tuple(notes),
     )
 
 

@@ -169,9 +169,10 @@ class ComputeConfig(StrictModel):
     """How the method's loss multiplies: `attention`: in float16 by fused kernels; `auto`: so for half precision on a
     GPU where the method can, and else `float32` (on a CPU float16 is the slower of the two)."""
     channels_last: bool
-    compile: bool | Literal["auto"]
-    """Whether torch.compile fuses the backbones' kernels, which costs a minute or two at the start; `auto`: for a ViT
-    on a GPU."""
+    compile: bool | Literal["auto", "graphs"]
+    """Whether torch.compile fuses the kernels of the backbones, and on a GPU those of the views, which costs a minute
+    or two at the start; `auto`: for a ViT on a GPU. `graphs`: the backbones also run as CUDA graphs, for networks so
+    small that starting their kernels takes longer than the kernels; on one GPU, in one piece."""
     gradient_checkpointing: bool
     accumulation: int = Field(ge=1)
     """Pieces that a rank's share of the batch is computed in. BatchNorm and terms over a whole batch see one alone."""

@@ -153,8 +153,10 @@ def after_first_rank(make: Callable[[], Made]) -> Made:
     return made[0] if made else make()
 
 
-def mean_numbers(values: dict[str, Tensor]) -> dict[str, float]:
-    """Average scalars over all ranks and read them, which waits for the device.
+def mean_numbers_to_come(values: dict[str, Tensor]) -> Callable[[], dict[str, float]]:
+    """Average scalars over all ranks, and read them when the function that is returned is called.
+
+    It waits for the device until they are known, and for nothing that the device was given to do after this call.
 
     Args:
         values: By name, the same names on every rank. What is not finite on one rank is so in the mean.
@@ -163,7 +165,15 @@ def mean_numbers(values: dict[str, Tensor]) -> dict[str, float]:
     if world_size() > 1:
         dist.all_reduce(stacked)
         stacked /= world_size()
-    return dict(zip(values, stacked.tolist(), strict=True))
+    names, on_host = list(values), stacked.to("cpu", non_blocking=True)
+    copied = torch.cuda.current_stream(stacked.device).record_event() if stacked.is_cuda else None
+
+    def read() -> dict[str, float]:
+        if copied is not None:
+            copied.synchronize()
+        return dict(zip(names, on_host.tolist(), strict=True))
+
+    return read
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

@@ -15,11 +15,16 @@ from massl_bench.pretrain import carp_objective, massl_objective
 from massl_bench.pretrain.backbones import build_backbone
 from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages
+from massl_bench.pretrain.data.fused import fused_views
+from massl_bench.pretrain.data.views import photometric_views
+from massl_bench.pretrain.distributed import mean_numbers_to_come
 from massl_bench.pretrain.loop import trainer
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
+from massl_bench.pretrain.loop.feeding import DeviceViews
 from massl_bench.pretrain.loop.state import initial_state, rates_at
 from massl_bench.pretrain.methods import Step
 from tests.pretrain.runs import A_HUNDRED_STEPS, BATCH, WHOLE_IMAGES, carp_of, digits, falls, losses, run
+from tests.pretrain.test_fused_views import every_kind
 
 pytestmark = [
     pytest.mark.gpu,
@@ -79,6 +84,7 @@ def test_golden_carp_objective(golden: Callable[[str], dict[str, Any]]) -> None:
         "compute.channels_last=true",
         "compute.gradient_checkpointing=true",
         "compute.compile=true",
+        "compute.compile=graphs",
     ],
 )
 def test_losses_are_those_of_the_cpu(on_the_cpu: list[float], tmp_path: Path, setting: str) -> None:
@@ -103,7 +109,8 @@ def test_views_forward_and_backward_do_not_wait_for_the_device(method: str) -> N
             torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
             place = Step(number=step, seed=config.seed, numbers=rates_at(step, config, steps_per_epoch=3).of_method)
             state.method.begin(place)
-            trainer.forward_backward(config, state, state.student, iter([batch]), place)
+            views = DeviceViews([batch], state.method.config, torch.device(GPU))
+            trainer.forward_backward(config, state, state.student, views, place)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -191,3 +198,25 @@ def test_patches_by_a_matrix_product_are_the_convolution() -> None:
     images = torch.rand(3, 3, 230, 224)
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(images), network.to(GPU)(images.to(GPU)).cpu(), rtol=1e-4, atol=1e-5)
+
+
+def test_views_in_few_passes() -> None:
+    pixels, drawn = every_kind(60, 32)
+    views = load_config("massl-vits16-800ep").views
+    expected = photometric_views(pixels, drawn, views)
+    for make in (fused_views, photometric_views):
+        near = (make(pixels.to(GPU), drawn, views).cpu() - expected).abs() < 1e-4
+        assert near.float().mean() > 0.9999
+        assert (drawn.solarise[:, None, None, None] | near).all()
+
+
+def test_the_next_views_do_not_wait_for_a_step_s_numbers() -> None:
+    """What is read is known before the work that was ordered behind it is done."""
+    values = torch.ones(1, device=GPU)
+    read = mean_numbers_to_come({"loss": values.sum()})
+    busy = torch.rand(8192, 8192, device=GPU)
+    for _ in range(20):
+        busy = busy @ busy
+    done = torch.cuda.current_stream().record_event()
+    assert read() == {"loss": 1.0}
+    assert not done.query()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,12 @@ _CPU_CHUNK = 1 << 18
 """Values of crops that a CPU works on at a time, so that they stay in its cache; a GPU takes all at once."""
 
 _GREY = (0.299, 0.587, 0.114)
-_NONE, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(-1, 4)
+
+DARKEST = (1 / 2, 5 / 6, 1 / 6)
+"""The hues, in turns, at which red, green and blue are smallest."""
+
+NONE, BRIGHTNESS, CONTRAST, SATURATION, HUE = range(-1, 4)
+"""Kinds of change, as `Photometric.order` numbers them."""
 
 
 @dataclass
@@ -54,9 +60,27 @@ class Photometric:
         """Returns the crops of all parts, one after the other."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels between processes as one tensor, float32 [N, 13]: each one costs a file descriptor of its own."""
+        columns = [getattr(self, field.name).reshape(len(self.flip), -1).float() for field in fields(self)]
+        return _unpacked, (torch.cat(columns, 1),)
+
     def rows(self, rows: slice) -> Photometric:
         """Returns some of the crops."""
         return Photometric(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def _unpacked(numbers_NX: Tensor) -> Photometric:
+    flip, jitter, order, factors, grey, blur_radius, solarise = numbers_NX.split([1, 1, 4, 4, 1, 1, 1], 1)
+    return Photometric(
+        flip=flip[:, 0].bool(),
+        jitter=jitter[:, 0].bool(),
+        order=order.long(),
+        factors=factors.contiguous(),
+        grey=grey[:, 0].bool(),
+        blur_radius=blur_radius[:, 0].contiguous(),
+        solarise=solarise[:, 0].bool(),
+    )
 
 
 def draw_photometric(views: ViewsConfig, crop: CropConfig, count: int, generator: torch.Generator) -> Photometric:
@@ -114,7 +138,7 @@ class _Plan:
 
     Attributes:
         flip, grey, solarise, blur: of N crops.
-        kinds: of N crops, the kind of change in each of four turns, or _NONE.
+        kinds: of N crops, the kind of change in each of four turns, or NONE.
         weights_N43: of the crop, its mean luma and its luma in what a turn blends; 1, 0, 0 where it blends nothing.
         turns_N: shifts of the hue.
         matrices_MSS: of the M crops that are blurred.
@@ -133,7 +157,7 @@ class _Plan:
 
     @classmethod
     def of(cls, photometric: Photometric, side: int, device: torch.device) -> _Plan:
-        kinds_N4 = torch.where(photometric.jitter[:, None], photometric.order, _NONE)
+        kinds_N4 = torch.where(photometric.jitter[:, None], photometric.order, NONE)
         blurred_N = photometric.blur_radius > 0
         matrices_MSS, reach = blur_matrices(photometric.blur_radius[blurred_N], side, device)
         return cls(
@@ -143,7 +167,7 @@ class _Plan:
             blur=blurred_N.tolist(),
             kinds=kinds_N4.tolist(),
             weights_N43=to_device(blend_weights(kinds_N4, photometric.factors), device),
-            turns_N=to_device(photometric.factors[:, _HUE], device),
+            turns_N=to_device(photometric.factors[:, HUE], device),
             matrices_MSS=matrices_MSS,
             reach=reach,
         )
@@ -169,7 +193,7 @@ def blend_weights(kinds: Tensor, factors: Tensor) -> Tensor:
     """Returns how brightness, contrast and saturation blend: f·x + (1 - f)·y, with y black, mean luma, or luma.
 
     Args:
-        kinds: of the change in each turn, int64 [N, T]; `_NONE` for none.
+        kinds: of the change in each turn, int64 [N, T]; `NONE` for none.
         factors: f of each kind, [N, 4].
 
     Returns:
@@ -178,9 +202,9 @@ def blend_weights(kinds: Tensor, factors: Tensor) -> Tensor:
     factor_NT = factors.gather(1, kinds.clamp(min=0))
     return torch.stack(
         [
-            torch.where((kinds == _NONE) | (kinds == _HUE), 1.0, factor_NT),
-            torch.where(kinds == _CONTRAST, 1 - factor_NT, 0.0),
-            torch.where(kinds == _SATURATION, 1 - factor_NT, 0.0),
+            torch.where((kinds == NONE) | (kinds == HUE), 1.0, factor_NT),
+            torch.where(kinds == CONTRAST, 1 - factor_NT, 0.0),
+            torch.where(kinds == SATURATION, 1 - factor_NT, 0.0),
         ],
         2,
     )
@@ -191,7 +215,7 @@ def _apply(pixels_N3SS: Tensor, plan: _Plan, views: ViewsConfig, out_N3SS: Tenso
     pixels_N3SS = _change(pixels_N3SS.clone(), plan.flip, lambda some_M3SS, _: some_M3SS.flip(3))
     images_N3SS = _jitter(pixels_N3SS.float().div_(255), plan)
     images_N3SS = _change(
-        images_N3SS, plan.grey, lambda some_M3SS, _: grey(some_M3SS).expand(-1, 3, -1, -1).contiguous()
+        images_N3SS, plan.grey, lambda some_M3SS, _: _grey(some_M3SS).expand(-1, 3, -1, -1).contiguous()
     )
     images_N3SS = _change(
         images_N3SS, plan.blur, lambda some_M3SS, _: blur_lines(some_M3SS, plan.matrices_MSS, plan.reach)
@@ -213,10 +237,13 @@ def _change(images_N3SS: Tensor, chosen: Sequence[bool], change: Callable[[Tenso
     return images_N3SS
 
 
-def grey(images: Tensor) -> Tensor:
-    """Returns the luma [N, 1, S, S] of ITU-R 601, as PIL and torchvision compute it."""
-    red, green, blue = images.unbind(1)
-    return torch.mul(red, _GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2]).unsqueeze(1)
+def luma(red: Tensor, green: Tensor, blue: Tensor) -> Tensor:
+    """Returns the luma of ITU-R 601, as PIL and torchvision compute it."""
+    return torch.mul(red, _GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])
+
+
+def _grey(images_N3SS: Tensor) -> Tensor:
+    return luma(*images_N3SS.unbind(1)).unsqueeze(1)
 
 
 def solarisation_threshold(views: ViewsConfig) -> float:
@@ -237,11 +264,11 @@ def _jitter(images_N3SS: Tensor, plan: _Plan) -> Tensor:
     for those.
     """
     for turn, kinds in enumerate(zip(*plan.kinds, strict=True)):
-        if any(kind not in (_NONE, _HUE) for kind in kinds):
-            _blend(images_N3SS, plan.weights_N43[:, turn], contrast=_CONTRAST in kinds, saturation=_SATURATION in kinds)
+        if any(kind not in (NONE, HUE) for kind in kinds):
+            _blend(images_N3SS, plan.weights_N43[:, turn], contrast=CONTRAST in kinds, saturation=SATURATION in kinds)
         images_N3SS = _change(
             images_N3SS,
-            [kind == _HUE for kind in kinds],
+            [kind == HUE for kind in kinds],
             lambda some_M3SS, rows: shift_hue(some_M3SS, plan.turns_N[rows]),
         )
     return images_N3SS
@@ -253,7 +280,7 @@ def _blend(images_N3SS: Tensor, weights_N3: Tensor, *, contrast: bool, saturatio
     if not (contrast or saturation):
         images_N3SS.mul_(own).clamp_(max=1)
         return
-    luma_N1SS = grey(images_N3SS)
+    luma_N1SS = _grey(images_N3SS)
     offset = of_mean * luma_N1SS.mean((1, 2, 3), keepdim=True)
     if saturation:
         offset = luma_N1SS.mul_(of_luma).add_(offset) if contrast else luma_N1SS.mul_(of_luma)
@@ -264,8 +291,7 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Turns the hue of HSV; value and saturation stay.
 
     A colour of hue h (in turns), value v and chroma c has the channels v - c·clamp(2 - 6·|h - h_k|, 0, 1), with |·| the
-    distance on the circle and h_k = 1/2, 5/6, 1/6: the hues at which red, green and blue are smallest. And its hue, to
-    either side of red, is (2 + (g + b - r - v) / c) / 6, on the side of the larger of green and blue: without a case.
+    distance on the circle and h_k = 1/2, 5/6, 1/6: the hues at which red, green and blue are smallest.
 
     Args:
         images: float32 [N, 3, H, W] in [0, 1].
@@ -274,14 +300,31 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     Returns:
         float32 [N, 3, H, W].
     """
-    red, green, blue = images.unbind(1)
+    offset_N311 = torch.stack([turns - darkest for darkest in DARKEST], 1)[..., None, None]
+    return turned_channel(*(each.unsqueeze(1) for each in value_chroma_hue(*images.unbind(1))), offset_N311)
+
+
+def value_chroma_hue(red: Tensor, green: Tensor, blue: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns value and chroma, and the hue in sixths of the circle, in [-3, 3] with red at 0.
+
+    Without a case: 2 + (g + b - r - v) / c, on the side of the larger of green and blue.
+    """
     value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = torch.minimum(torch.minimum(red, green), blue).neg_().add_(value)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
     # Grey pixels have chroma 0, and keep it.
     sixths = (green + blue).sub_(red).sub_(value).div_(chroma.clamp(min=1e-12)).add_(2)
-    sixths.copysign_(green - blue)
-    offset_N311 = torch.stack([turns - darkest for darkest in (1 / 2, 5 / 6, 1 / 6)], 1)[..., None, None]
-    turned = torch.add(offset_N311, sixths.unsqueeze(1), alpha=1 / 6)
-    distance = turned.sub_(turned.round()).abs_()
-    share = distance.mul_(-6).add_(2).clamp_(0, 1)
-    return share.mul_(chroma.unsqueeze(1)).neg_().add_(value.unsqueeze(1))
+    return value, chroma, sixths.copysign_(green - blue)
+
+
+def turned_channel(value: Tensor, chroma: Tensor, sixths: Tensor, offset: Tensor) -> Tensor:
+    """Returns channels of a hue that is turned by `offset`, of what `value_chroma_hue` returned.
+
+    Args:
+        value: broadcasts with the others.
+        chroma: as well.
+        sixths: hue, in sixths of the circle.
+        offset: in whole circles; less the hue at which the channel is smallest, as `DARKEST` has it.
+    """
+    distance = torch.add(offset, sixths, alpha=1 / 6)
+    distance = distance.sub_(distance.round()).abs_()
+    return distance.mul_(-6).add_(2).clamp_(0, 1).mul_(chroma).neg_().add_(value)

@@ -6,6 +6,7 @@ once is added up. What the allocator loses between tensors is not in it, nor the
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import weakref
@@ -29,10 +30,12 @@ from massl_bench.pretrain.config import PretrainConfig, differences
 from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages
 from massl_bench.pretrain.data.loading import PREFETCHED
 from massl_bench.pretrain.data.sample import SampleImages
+from massl_bench.pretrain.distributed import mean_numbers_to_come
+from massl_bench.pretrain.loop.feeding import DeviceViews
 from massl_bench.pretrain.loop.optimizers import clip_each_gradient, set_hyperparameters
 from massl_bench.pretrain.loop.sharding import blocks_of
 from massl_bench.pretrain.loop.state import build_network, initial_state, rates_at
-from massl_bench.pretrain.loop.trainer import forward_backward, move
+from massl_bench.pretrain.loop.trainer import begins_ahead, forward_backward, move
 from massl_bench.pretrain.methods import Step
 from massl_bench.pretrain.network import MultiCropNetwork
 
@@ -316,23 +319,28 @@ def time_steps(config: PretrainConfig, images: int, device: torch.device, *, cou
     batch = views[BatchRequest(0, 0, range(images))]
     rates = rates_at(0, config, 1)
     set_hyperparameters(state.optimizer, lr=0.0, weight_decay=0.0)
-    seconds = []
+    if device.type == "cuda":
+        batch.pin_memory()
+    fed, seconds = DeviceViews(itertools.repeat(batch), config, device), list[float]()
+    start = time.perf_counter()
     for number in range(count):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
         step = Step(number=number, seed=config.seed, numbers=rates.of_method)
         state.optimizer.zero_grad(set_to_none=True)
         state.method.begin(step)
-        computed = forward_backward(config, state, state.student, iter([batch]), step)
+        computed = forward_backward(config, state, state.student, fed, step)
         state.method.after_backward(state.student, step)
         norms = clip_each_gradient(state.student.parameters(), config.optimiser.clip)
-        torch.stack([*computed.terms.values(), norms.sum()]).tolist()  # as the trainer waits
+        read = mean_numbers_to_come({**computed.terms, "gradients": norms.sum()})
+        if begins_ahead(device):
+            fed.begin_next()
+        read()
         move(state, 0.5)
         state.method.after_step(computed.kept)
-        if device.type == "cuda":
+        if device.type == "cuda" and number in (0, count - 1):
             torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
+        now = time.perf_counter()
+        seconds.append(now - start)
+        start = now
     return seconds
 
 

@@ -25,6 +25,9 @@ from massl_bench.pretrain.network import MultiCropNetwork
 from massl_bench.pretrain.schedules import cosine
 from massl_bench.pretrain.seeds import derived_seed
 
+_COMPILE_MODES = {True: "default", "graphs": "reduce-overhead"}
+"""How torch calls what `compute.compile` asks for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
@@ -143,7 +146,8 @@ def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState
         if config.compute.channels_last:
             network.to(memory_format=torch.channels_last)
         if config.compute.compile:
-            network.backbone.compile(dynamic=False)  # views come in two sizes, each worth kernels of its own
+            # Views come in two sizes, each worth kernels of its own.
+            network.backbone.compile(dynamic=False, mode=_COMPILE_MODES[config.compute.compile])
     if config.compute.gradient_checkpointing:
         backbone: Any = student.backbone
         backbone.set_grad_checkpointing(True)

@@ -1,7 +1,4 @@
-"""The training loop.
-
-Shapes: B images of a piece, V views, S their side in pixels.
-"""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -23,19 +20,19 @@ from massl_bench.core.wording import asked
 from massl_bench.datasets import ImageSplit
 from massl_bench.pretrain.compute import settled
 from massl_bench.pretrain.config import PretrainConfig
-from massl_bench.pretrain.data.crops import HostBatch, MultiCropImages
+from massl_bench.pretrain.data.crops import MultiCropImages
 from massl_bench.pretrain.data.loading import Shares, StepRequests, divide, load_batches
-from massl_bench.pretrain.data.views import photometric_views
 from massl_bench.pretrain.distributed import (
     after_first_rank,
     any_rank,
     average_in_rank_order,
-    mean_numbers,
+    mean_numbers_to_come,
     rank_of_process,
     world_size,
 )
 from massl_bench.pretrain.indicators import rankme
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder, CheckpointWriter, check_same_run, write_whole
+from massl_bench.pretrain.loop.feeding import DeviceViews
 from massl_bench.pretrain.loop.log import TrainingLog
 from massl_bench.pretrain.loop.optimizers import clip_each_gradient, set_hyperparameters, update_teacher
 from massl_bench.pretrain.loop.sharding import gathered, is_sharded, without_averaging
@@ -124,6 +121,7 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
         workers=config.run.workers,
         pin_memory=device.type == "cuda",
     )
+    views = DeviceViews(batches, config, device)
     log = TrainingLog(job.folder, config, num_steps=num_steps, first_step=first_step, active=rank == 0)
     done, stopping = first_step, False
     with (
@@ -142,14 +140,17 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
             state.optimizer.zero_grad(set_to_none=True)
             step = Step(number=number, seed=config.seed, rank=rank, numbers=rates.of_method)
             state.method.begin(step)
-            computed = forward_backward(config, state, student, batches, step)
+            computed = forward_backward(config, state, student, views, step)
 
             state.method.after_backward(state.student, step)
             if config.optimiser.clip is not None:
                 state.scaler.unscale_(state.optimizer)
             norms = clip_each_gradient(state.student.parameters(), config.optimiser.clip)
+            read = _numbers_to_come(state, computed, norms)
+            if begins_ahead(device):
+                views.begin_next()
             # The one place where the host waits for the device: nothing moves before all is known to be finite.
-            terms = _finite_terms(job, state, number, rates, computed, norms)
+            terms = _finite_terms(job, state, number, rates, computed, read())
 
             move(state, rates.momentum)
 
@@ -186,6 +187,11 @@ def _over_ranks(student: nn.Module, device: torch.device) -> nn.Module:
     return parallel
 
 
+def begins_ahead(device: torch.device) -> bool:
+    """Returns whether the next views are begun before a step's numbers are waited for: a CPU has no time to gain."""
+    return device.type == "cuda"
+
+
 def move(state: TrainingState, momentum: float) -> None:
     """Moves the student, and the teacher after it, in the order that the method asks for."""
     if state.method.teacher_first:
@@ -212,7 +218,7 @@ class _Computed:
 
 
 def forward_backward(
-    config: PretrainConfig, state: TrainingState, student: nn.Module, batches: Iterator[HostBatch], step: Step
+    config: PretrainConfig, state: TrainingState, student: nn.Module, views: Iterator[list[Tensor]], step: Step
 ) -> _Computed:
     """Computes the loss of a step and its gradients, piece by piece."""
     pieces = config.compute.accumulation
@@ -220,10 +226,12 @@ def forward_backward(
     terms: dict[str, Tensor] = {}
     kept: list[dict[str, Tensor]] = []
     for piece in range(pieces):
-        views, of_piece = _views(next(batches), config, device), replace(step, piece=piece)
+        if config.compute.compile == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()  # what the last piece's graphs returned is not needed any more
+        of_views, of_piece = next(views), replace(step, piece=piece)
         with nullcontext() if piece + 1 == pieces else _no_sync(student):
             with torch.autocast(device.type, dtype=state.autocast, enabled=state.autocast is not None):
-                outputs = state.method.forward(student, state.teacher, views, of_piece)
+                outputs = state.method.forward(student, state.teacher, of_views, of_piece)
             losses = state.method.loss(outputs, of_piece)
             loss = torch.stack(list(losses.values())).sum() / pieces
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -263,18 +271,6 @@ def _restore(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFold
     return checkpoint["step"]
 
 
-def _views(batch: HostBatch, config: PretrainConfig, device: torch.device) -> list[Tensor]:
-    """Returns the V views [B, 3, S, S] of a piece, on the device: global 1, global 2, the local ones."""
-    views: list[Tensor] = []
-    for group in batch.groups:
-        pixels = group.pixels.to(device, non_blocking=True)
-        images = photometric_views(pixels, group.photometric, config.views)
-        if config.compute.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        views += images.chunk(group.num_views)
-    return views
-
-
 def _indicators(state: TrainingState, outputs: Outputs) -> dict[str, float]:
     """Returns signs of collapse in this rank's last piece, and the most memory of its GPU so far."""
     features_BD = outputs.features_GD[: len(outputs.features_GD) // 2]
@@ -299,13 +295,18 @@ def _evaluate(evaluate: OnlineEvaluation, backbone: nn.Module) -> float:
         backbone.train()
 
 
-def _finite_terms(
-    job: TrainingJob, state: TrainingState, step: int, rates: Rates, computed: _Computed, norms: Tensor
-) -> dict[str, float]:
-    """Returns the terms of the loss, read together with the gradients' norms; stops where one is not finite."""
+def _numbers_to_come(state: TrainingState, computed: _Computed, norms: Tensor) -> Callable[[], dict[str, float]]:
+    """Returns what reads the terms of the loss, and as `gradients` the sum of the gradients' norms."""
     # fp16's scaler deals with gradients itself: it leaves out a step whose gradients overflow.
     guarded = {} if state.scaler.is_enabled() else {"gradients": norms.sum()}
-    terms = mean_numbers({**computed.terms, **guarded})
+    return mean_numbers_to_come({**computed.terms, **guarded})
+
+
+def _finite_terms(
+    job: TrainingJob, state: TrainingState, step: int, rates: Rates, computed: _Computed, numbers: dict[str, float]
+) -> dict[str, float]:
+    """Returns the terms of the loss; stops where one, or a gradient, is not finite."""
+    terms = dict(numbers)
     gradients = terms.pop("gradients", 0.0)
     if not math.isfinite(sum(terms.values()) + gradients):
         _stop(job, state, step, terms, rates, computed)
