@@ -71,7 +71,7 @@ class Photometric:
 
 
 def _unpacked(numbers_NX: Tensor) -> Photometric:
-    flip, jitter, order, factors, grey, blur_radius, solarise = numbers_NX.split([1, 1, 4, 4, 1, 1, 1], 1)
+    flip, jitter, order, factors, grey, blur_radius, solarise = torch.split(numbers_NX, [1, 1, 4, 4, 1, 1, 1], 1)
     return Photometric(
         flip=flip[:, 0].bool(),
         jitter=jitter[:, 0].bool(),
@@ -301,7 +301,8 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
         float32 [N, 3, H, W].
     """
     offset_N311 = torch.stack([turns - darkest for darkest in DARKEST], 1)[..., None, None]
-    return turned_channel(*(each.unsqueeze(1) for each in value_chroma_hue(*images.unbind(1))), offset_N311)
+    value, chroma, sixths = (each.unsqueeze(1) for each in value_chroma_hue(*images.unbind(1)))
+    return turned_channel(value, chroma, sixths, offset_N311)
 
 
 def value_chroma_hue(red: Tensor, green: Tensor, blue: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -227,7 +227,8 @@ def forward_backward(
     kept: list[dict[str, Tensor]] = []
     for piece in range(pieces):
         if config.compute.compile == "graphs":
-            torch.compiler.cudagraph_mark_step_begin()  # what the last piece's graphs returned is not needed any more
+            # What the graphs of the last step returned is not needed any more.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         of_views, of_piece = next(views), replace(step, piece=piece)
         with nullcontext() if piece + 1 == pieces else _no_sync(student):
             with torch.autocast(device.type, dtype=state.autocast, enabled=state.autocast is not None):
