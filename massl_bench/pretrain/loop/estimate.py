@@ -32,10 +32,10 @@ from massl_bench.pretrain.data.loading import PREFETCHED
 from massl_bench.pretrain.data.sample import SampleImages
 from massl_bench.pretrain.distributed import mean_numbers_to_come
 from massl_bench.pretrain.loop.feeding import DeviceViews
-from massl_bench.pretrain.loop.optimizers import clip_each_gradient, set_hyperparameters
+from massl_bench.pretrain.loop.optimizers import set_hyperparameters
 from massl_bench.pretrain.loop.sharding import blocks_of
 from massl_bench.pretrain.loop.state import build_network, initial_state, rates_at
-from massl_bench.pretrain.loop.trainer import begins_ahead, forward_backward, move
+from massl_bench.pretrain.loop.trainer import begins_ahead, clip, forward_backward, move
 from massl_bench.pretrain.methods import Step
 from massl_bench.pretrain.network import MultiCropNetwork
 
@@ -328,9 +328,7 @@ def time_steps(config: PretrainConfig, images: int, device: torch.device, *, cou
         state.optimizer.zero_grad(set_to_none=True)
         state.method.begin(step)
         computed = forward_backward(config, state, state.student, fed, step)
-        state.method.after_backward(state.student, step)
-        norms = clip_each_gradient(state.student.parameters(), config.optimiser.clip)
-        read = mean_numbers_to_come({**computed.terms, "gradients": norms.sum()})
+        read = mean_numbers_to_come({**computed.terms, "gradients": clip(config, state, step).sum()})
         if begins_ahead(device):
             fed.begin_next()
         read()

@@ -141,12 +141,7 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
             step = Step(number=number, seed=config.seed, rank=rank, numbers=rates.of_method)
             state.method.begin(step)
             computed = forward_backward(config, state, student, views, step)
-
-            state.method.after_backward(state.student, step)
-            if config.optimiser.clip is not None:
-                state.scaler.unscale_(state.optimizer)
-            norms = clip_each_gradient(state.student.parameters(), config.optimiser.clip)
-            read = _numbers_to_come(state, computed, norms)
+            read = _numbers_to_come(state, computed, clip(config, state, step))
             if begins_ahead(device):
                 views.begin_next()
             # The one place where the host waits for the device: nothing moves before all is known to be finite.
@@ -190,6 +185,14 @@ def _over_ranks(student: nn.Module, device: torch.device) -> nn.Module:
 def begins_ahead(device: torch.device) -> bool:
     """Returns whether the next views are begun before a step's numbers are waited for: a CPU has no time to gain."""
     return device.type == "cuda"
+
+
+def clip(config: PretrainConfig, state: TrainingState, step: Step) -> Tensor:
+    """Makes gradients what the optimizer is to see; returns their norms before clipping."""
+    state.method.after_backward(state.student, step)
+    if config.optimiser.clip is not None:
+        state.scaler.unscale_(state.optimizer)
+    return clip_each_gradient(state.student.parameters(), config.optimiser.clip)
 
 
 def move(state: TrainingState, momentum: float) -> None:
