@@ -227,3 +227,12 @@ class Augmentation(StrictModel):
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise ValueError(f"crop_ratio: expected 0 < low <= high, got {list(self.crop_ratio)}")
         return self
+
+
+class JitteredAugmentation(Augmentation):
+    """Training views whose colours change, too: brightness, contrast, saturation and hue, in this order."""
+
+    jitter: float = Field(ge=0, le=0.5)
+    """Range of each change: factors within 1 ± this, and a turn of the hue within ± this."""
+    jitter_probability: float = Field(ge=0, le=1)
+    """Of each change, by itself."""

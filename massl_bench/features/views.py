@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from massl_bench.core.errors import CellError, RequestError
-from massl_bench.core.settings import Preprocessing
+from massl_bench.core.settings import JitteredAugmentation, Preprocessing
 from massl_bench.core.values import ViewBatch, ViewPlan
 from massl_bench.core.wording import asked
 from massl_bench.datasets import EncodedImage, ImageSplit
 from massl_bench.datasets.images.crops import UNIFORMS, crop_boxes
-from massl_bench.datasets.images.preprocess import cut_view
+from massl_bench.datasets.images.preprocess import cut_view, jitter_view
 from massl_bench.features.banks import Reporting
 from massl_bench.features.extraction import images_at_a_time, load_images, numerics
 from massl_bench.features.options import ExtractionOptions
@@ -31,7 +31,7 @@ from massl_bench.features.prepared import Batch, PreparedImages
 from massl_bench.models.encoder import Encoder
 
 # What the random numbers are for: the first word after the seed.
-_VIEWS, _ORDER = 0, 1
+_VIEWS, _ORDER, _COLOURS = 0, 1, 2
 
 _Key = tuple[int, int]
 """(epoch, item)."""
@@ -169,7 +169,12 @@ class AugmentedImages(PreparedImages):
         image, side = self.decoded(encoded), self._preprocessing.crop
         assert side is not None  # only tasks without augmentation leave images uncropped
         box, mirrored = view_of(self._plan, key, image.width, image.height)
-        return cut_view(image, box, side, self._plan.augmentation.crop_interpolation, mirrored=mirrored)
+        drawn = self._plan.augmentation
+        view_3SS = cut_view(image, box, side, drawn.crop_interpolation, mirrored=mirrored)
+        if not isinstance(drawn, JitteredAugmentation):
+            return view_3SS
+        uniform_8 = np.random.default_rng([self._plan.seed, _COLOURS, *key]).random(8)
+        return jitter_view(view_3SS, drawn.jitter, drawn.jitter_probability, uniform_8)
 
 
 def view_of(plan: ViewPlan, key: _Key, width: int, height: int) -> tuple[list[int], bool]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from massl_bench.core.errors import CellError, RequestError
-from massl_bench.core.settings import Augmentation
+from massl_bench.core.settings import JitteredAugmentation
 from massl_bench.core.values import IGNORED, DenseBatch, EvaluationData, Scores, ViewPlan
 from massl_bench.core.wording import parameters
 from massl_bench.learners.cosines import unit_rows
@@ -37,7 +37,7 @@ _IMAGES_TOGETHER = 32
 """Views of the memory, which are one batch of the encoder's."""
 
 
-class Params(Augmentation):
+class Params(JitteredAugmentation):
     """The parameters of the protocol."""
 
     memory_size: int = Field(gt=0)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torchvision import transforms as reference
 
 from massl_bench.core.errors import CellError
-from massl_bench.core.settings import Augmentation
+from massl_bench.core.settings import Augmentation, JitteredAugmentation
 from massl_bench.core.values import ViewPlan
 from massl_bench.datasets import decode_rgb
-from massl_bench.datasets.images.preprocess import apply_preprocessing, cut_view
+from massl_bench.datasets.images.preprocess import apply_preprocessing, cut_view, jitter_view
 from massl_bench.datasets.splits import ArraySplit
 from massl_bench.features import ExtractionOptions, Reporting
 from massl_bench.features.views import AugmentedImages, EncodedViews
@@ -96,6 +96,35 @@ def test_a_view_is_torchvisions_resized_crop(mirrored: bool, interpolation: str)
         expected = reference.functional.hflip(expected)
     found = cut_view(image, (9, 5, 41, 30), 24, interpolation, mirrored=mirrored)  # type: ignore[arg-type]
     assert (found == np.asarray(expected).transpose(2, 0, 1)).all()
+
+
+def test_colours_change_in_order_each_or_not() -> None:
+    view = np.random.default_rng(2).integers(0, 256, (3, 12, 12)).astype(np.uint8)
+    drawn = np.array([0.1, 0.9, 0.7, 0.2, 0.4, 0.0, 0.6, 0.3])  # whether and how much: brightness and saturation change
+    image = Image.fromarray(view.transpose(1, 2, 0))
+    image = ImageEnhance.Color(ImageEnhance.Brightness(image).enhance(1 + 0.2 * 0.8)).enhance(1 - 0.2)
+    assert (jitter_view(view, 0.2, 0.5, drawn) == np.asarray(image).transpose(2, 0, 1)).all()
+    assert (jitter_view(view, 0.2, 0.0, drawn) == view).all()
+    red = np.zeros((3, 2, 2), dtype=np.uint8)
+    red[0] = 200
+    turned = jitter_view(red, 0.5, 1.0, np.array([0, 0.5, 0, 0.5, 0, 0.5, 0, 5 / 6]))  # by a third: green
+    assert turned[1].min() > 190
+    assert max(turned[0].max(), turned[2].max()) < 10
+
+
+def test_colours_are_drawn_by_epoch_and_item_and_places_stay() -> None:
+    jittered = JitteredAugmentation(**AUGMENTATION.model_dump(), jitter=0.3, jitter_probability=0.5)
+    split = ArraySplit("grey", np.full((400, 8, 8, 3), 100, dtype=np.uint8), np.zeros(400, dtype=np.int64), None)
+    images = AugmentedImages(split, PREPROCESSING, plan_of(augmentation=jittered), 1)
+    bright = np.array([images.pixels(split.encoded([item])[0], (0, item)).max() for item in range(400)])  # type: ignore[arg-type]
+    assert (bright != 100).mean() == pytest.approx(0.5, abs=0.1)  # of grey, only brightness shows; four deviations
+    assert 70 <= bright.min() < 75
+    assert 125 < bright.max() <= 130
+    other = AugmentedImages(split, PREPROCESSING, plan_of(augmentation=jittered), 1)
+    assert other.pixels(split.encoded([7])[0], (0, 7)).max() == bright[7]  # type: ignore[arg-type]
+    features = everything(views_of(), plan_of())[0]
+    plain = jittered.model_copy(update={"jitter_probability": 0.0})
+    assert (everything(views_of(), plan_of(augmentation=plain))[0] == features).all()
 
 
 def test_flips_and_areas_have_their_distributions() -> None:

@@ -88,3 +88,27 @@ def cut_view(
     if mirrored:
         view = transforms.hflip(view)
     return np.ascontiguousarray(np.asarray(view).transpose(2, 0, 1))
+
+
+def jitter_view(
+    view_3SS: NDArray[np.uint8], strength: float, probability: float, uniform_8: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Returns a view with other colours: brightness, contrast, saturation and hue change, each or not, in this order.
+
+    Args:
+        view_3SS: RGB.
+        strength: factors are within 1 ± this, the turn of the hue within ± this.
+        probability: of each change.
+        uniform_8: in [0, 1): for each change whether, and how much.
+    """
+    view = Image.fromarray(np.ascontiguousarray(view_3SS.transpose(1, 2, 0)))
+    unchanged = (
+        (transforms.adjust_brightness, 1),
+        (transforms.adjust_contrast, 1),
+        (transforms.adjust_saturation, 1),
+        (transforms.adjust_hue, 0),
+    )
+    for (change, middle), (drawn, amount) in zip(unchanged, uniform_8.reshape(4, 2).tolist(), strict=True):
+        if drawn < probability:
+            view = change(view, middle + strength * (2 * amount - 1))
+    return np.ascontiguousarray(np.asarray(view).transpose(2, 0, 1))
