@@ -22,6 +22,8 @@ def test_the_presets() -> None:
         "massl-vitb16-400ep",
         "massl-vits16-800ep",
         "small-cifar10",
+        "sop-small-cifar10",
+        "sop-tiny-digits",
         "sop-vits16-100ep",
         "tiny-digits",
     ]
