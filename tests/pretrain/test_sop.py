@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from massl_bench.bench.evaluation import evaluate
 from massl_bench.core.errors import RequestError
 from massl_bench.models.networks.vit import MasslVisionTransformer
 from massl_bench.pretrain.configure import load_config
+from massl_bench.pretrain.data.holdout import Holdout
+from massl_bench.pretrain.export import evaluation_preprocessing
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
 from massl_bench.pretrain.loop.log import read_log
 from massl_bench.pretrain.loop.optimizers import (
@@ -25,10 +28,11 @@ from massl_bench.pretrain.loop.optimizers import (
     set_hyperparameters,
     update_teacher,
 )
+from massl_bench.pretrain.loop.state import initial_network
 from massl_bench.pretrain.losses.sop import Prototypes, class_loss, masked_patch_loss
 from massl_bench.pretrain.methods.sop import MaskedNetwork, block_mask
 from massl_bench.pretrain.network import Projector
-from tests.pretrain.runs import run
+from tests.pretrain.runs import digits, run
 
 
 def order_of(candidates: Tensor, size: int) -> Tensor:
@@ -262,3 +266,16 @@ def test_one_step_of_a_vit_s_in_bounded_memory(tmp_path: Path) -> None:
     parameters = 384 * 1536
     head = 4 * 197 * 2048
     assert largest.numel <= max(widest, memory, parameters, head, 4 * 6 * 197 * 197, 2048 * 2048)
+
+
+def test_the_preset_for_digits_learns(tmp_path: Path) -> None:
+    """By k-NN within the training images, which the training sees without their labels."""
+    config = load_config("sop-tiny-digits", ["epochs=6"])
+    split = digits(21 * config.batch_size)
+    holdout = Holdout.draw(split, evaluation_preprocessing(config), seed=0, max_bank=1000, max_queries=300)
+    trained = run(tmp_path, config, 21).backbone
+    found, before = (
+        evaluate("knn", holdout.banks(each.eval()), params={"k": [20], "bootstrap_resamples": 1})["top1@20"].value
+        for each in (trained, initial_network(config).backbone)
+    )
+    assert found > before + 0.03
