@@ -116,12 +116,12 @@ def test_colours_are_drawn_by_epoch_and_item_and_places_stay() -> None:
     jittered = JitteredAugmentation(**AUGMENTATION.model_dump(), jitter=0.3, jitter_probability=0.5)
     split = ArraySplit("grey", np.full((400, 8, 8, 3), 100, dtype=np.uint8), np.zeros(400, dtype=np.int64), None)
     images = AugmentedImages(split, PREPROCESSING, plan_of(augmentation=jittered), 1)
-    bright = np.array([images.pixels(split.encoded([item])[0], (0, item)).max() for item in range(400)])  # type: ignore[arg-type]
+    bright = np.array([images.pixels(split.encoded([item])[0], (0, item)).max() for item in range(400)])
     assert (bright != 100).mean() == pytest.approx(0.5, abs=0.1)  # of grey, only brightness shows; four deviations
     assert 70 <= bright.min() < 75
     assert 125 < bright.max() <= 130
     other = AugmentedImages(split, PREPROCESSING, plan_of(augmentation=jittered), 1)
-    assert other.pixels(split.encoded([7])[0], (0, 7)).max() == bright[7]  # type: ignore[arg-type]
+    assert other.pixels(split.encoded([7])[0], (0, 7)).max() == bright[7]
     features = everything(views_of(), plan_of())[0]
     plain = jittered.model_copy(update={"jitter_probability": 0.0})
     assert (everything(views_of(), plan_of(augmentation=plain))[0] == features).all()
