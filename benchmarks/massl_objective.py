@@ -1,4 +1,4 @@
-"""Time and memory of the MaSSL objective against its own matrix products and against the plain formulation.
+"""Time and memory of the MaSSL objective against its own matrix products, the paper's formula and the authors' code.
 
 Shapes: V views of B images, N = V·B student rows, G = 2·B teacher rows, D dimensions, K memory rows, S rows of a block.
 """
@@ -87,6 +87,33 @@ def plain_loss(inputs: Inputs, *, student_temp: float, teacher_temp: float) -> T
     return torch.stack(losses).mean()
 
 
+def published(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of `published_loss`."""
+    loss = published_loss(inputs, student_temp=STUDENT_TEMP, teacher_temp=TEACHER_TEMP)
+    return loss.detach(), torch.autograd.grad(loss, inputs.student)[0]
+
+
+def published_loss(inputs: Inputs, *, student_temp: float, teacher_temp: float) -> Tensor:
+    """The loss by the operations of the authors' code, memory_bank.py, random_partition.py and criterion.py.
+
+    It does more than `plain_loss`, which is the paper's formula: each product takes a copy of the memory, the blocks of
+    each view are gathered, split and stacked, and each pair takes the teacher's softmax anew.
+    """
+    num_images = len(inputs.teacher) // 2
+    views = []
+    for rows_RD, temperature in ((inputs.student, student_temp), (inputs.teacher, teacher_temp)):
+        logits_RK = (rows_RD @ inputs.memory.T.clone()).div_(temperature)
+        gathered = [view_BK[:, inputs.permutation] for view_BK in logits_RK.chunk(len(rows_RD) // num_images)]
+        views.append([torch.stack(view_BK.split(inputs.block_size, dim=1)) for view_BK in gathered])
+    losses = [
+        (-teacher_PBS.softmax(2) * student_PBS.log_softmax(2)).sum(2).mean()
+        for i, student_PBS in enumerate(views[0])
+        for j, teacher_PBS in enumerate(views[1])
+        if i != j
+    ]
+    return torch.stack(losses).mean()
+
+
 def blocks_BPS(view_BK: Tensor, inputs: Inputs) -> Tensor:
     return view_BK.view(view_BK.shape[0], -1, inputs.block_size)
 
@@ -121,13 +148,16 @@ def run(quick: bool) -> list[Comparison]:
         bars = [Bar(call="its matrix products", ratio=1.2)]
         notes = []
         if memory_size == sizes[0]:
-            calls["published formulation"] = partial(plain, inputs)
-            bars.append(Bar(call="published formulation", ratio=8, kind="faster"))
-            (loss, grad_ND), (plain_loss, plain_grad_ND) = ours(inputs), plain(inputs)
-            error = float((grad_ND - plain_grad_ND).norm() / plain_grad_ND.norm())
-            notes.append(
-                f"loss {float(loss):.6f}, published {float(plain_loss):.6f}; relative gradient error {error:.1e}"
-            )
+            calls |= {"published formulation": partial(plain, inputs), "published code": partial(published, inputs)}
+            bars += [Bar(call=name, ratio=8, kind="faster") for name in ("published formulation", "published code")]
+            loss, grad_ND = ours(inputs)
+            for name, other in (("formulation", plain), ("code", published)):
+                other_loss, other_grad_ND = other(inputs)
+                error = float((grad_ND - other_grad_ND).norm() / other_grad_ND.norm())
+                notes.append(
+                    f"loss {float(loss):.6f}, published {name} {float(other_loss):.6f}; relative gradient error "
+                    f"{error:.1e}"
+                )
         found.append(
             Comparison(
                 what=f"B {images}, V {VIEWS}, D {DIM}, K {memory_size:,}, blocks of {block:,}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.massl_objective import Inputs, plain_loss
+from benchmarks.massl_objective import Inputs, plain_loss, published_loss
 from benchmarks.measure import Bar, Comparison, take_turns
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.configure import load_config
@@ -34,19 +34,25 @@ def run(quick: bool) -> list[Comparison]:
     )
     generator = torch.Generator().manual_seed(0)
     views = [torch.randn(images, 3, crop.size, crop.size, generator=generator) for crop in config.views.crops]
-    calls = {"ours": _Ours(config, views), "published formulation": _Published(config, views)}
-    calls["the networks alone"] = _Networks(config, views)
+    calls = {
+        "ours": _Ours(config, views),
+        "published formulation": _Published(config, views),
+        "published code": _PublishedCode(config, views),
+        "the networks alone": _Networks(config, views),
+    }
     times = take_turns(calls, 1 if quick else 3)
-    losses = [float(call()) for call in calls.values()][:2]  # of the fifth step of each
+    losses = [float(call()) for call in calls.values()][:3]  # of the fifth step of each
     share = times["the networks alone"].median / times["ours"].median
     return [
         Comparison(
             what=f"ViT-Ti/16, {images} images, {len(views)} views, K {memory:,}",
             times=times,
-            bars=(Bar(call="published formulation", ratio=1.2, kind="faster"),),
+            bars=tuple(
+                Bar(call=name, ratio=1.2, kind="faster") for name in ("published formulation", "published code")
+            ),
             notes=(
-                f"the networks are {100 * share:.0f} % of ours; losses after as many steps {losses[0]:.4f} and "
-                f"{losses[1]:.4f}",
+                f"the networks are {100 * share:.0f} % of ours",
+                f"losses after as many steps {', '.join(f'{loss:.4f}' for loss in losses)}",
             ),
         )
     ]
@@ -111,7 +117,10 @@ class _Published(_Networks):
             permutation=permutation,
             block_size=block_size,
         )
-        return plain_loss(inputs, student_temp=0.1, teacher_temp=step.numbers["teacher_temp"])
+        return self.objective(inputs, step.numbers["teacher_temp"])
+
+    def objective(self, inputs: Inputs, teacher_temp: float) -> Tensor:
+        return plain_loss(inputs, student_temp=0.1, teacher_temp=teacher_temp)
 
     @torch.no_grad()
     def move(self, rows_BD: Tensor) -> None:
@@ -125,3 +134,10 @@ class _Published(_Networks):
             ours.mul_(MOMENTUM).add_((1 - MOMENTUM) * theirs)
         start = self.number * len(rows_BD) % len(self.queue_KD)
         self.queue_KD[start : start + len(rows_BD)] = rows_BD
+
+
+class _PublishedCode(_Published):
+    """The objective by the operations of the authors' code."""
+
+    def objective(self, inputs: Inputs, teacher_temp: float) -> Tensor:
+        return published_loss(inputs, student_temp=0.1, teacher_temp=teacher_temp)

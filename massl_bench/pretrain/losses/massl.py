@@ -22,9 +22,10 @@ from torch.autograd.function import once_differentiable
 from massl_bench.pretrain.losses.attention import SMALLEST_TEMPERATURE, expect_by_attention
 from massl_bench.pretrain.losses.rows import check_blocks, check_views
 
-# Bytes of a tile's logits. Small tiles stay in a CPU's cache between the two products and the exponential between them,
-# but every operation ends with the threads waiting for each other, which costs more where cores are shared.
-_TILE_BYTES = 32 * 2**20
+# Bytes of a tile's logits. On a CPU small tiles stay in its cache between the two products and the exponential between
+# them; a GPU needs large ones to have enough to do.
+_TILE_BYTES = 8 * 2**20
+_TILE_BYTES_ON_A_GPU = 32 * 2**20
 # exp(±60) and sums of many such terms are normal float32 numbers.
 _LARGEST_SAFE_LOGIT = 60.0
 
@@ -172,7 +173,8 @@ def _expect_memory(
     """
     num_rows = rows_RD.shape[0]
     num_blocks, block_size = blocks_PS.shape
-    num_tiles = math.ceil(block_size / max(1, _TILE_BYTES // (num_rows * rows_RD.element_size())))
+    tile_bytes = _TILE_BYTES if rows_RD.device.type == "cpu" else _TILE_BYTES_ON_A_GPU
+    num_tiles = math.ceil(block_size / max(1, tile_bytes // (num_rows * rows_RD.element_size())))
     tile_size = math.ceil(block_size / num_tiles)
     track_max = largest_logit > _LARGEST_SAFE_LOGIT
 
