@@ -109,8 +109,13 @@ def remove_other_items(path: Path, items: ItemsFile | None) -> None:
             file.unlink(missing_ok=True)
 
 
-def read_items(record_file: Path, record: ResultRecord) -> Items:
+def read_items(record_file: Path, record: ResultRecord, metric: str | None = None) -> Items:
     """Returns what the items of a record got.
+
+    Args:
+        record_file: where the record lies; the file of the items lies beside it.
+        record: it.
+        metric: the only one whose tensors are unpacked, as a table of thousands needs one of each; None: all.
 
     Raises:
         RequestError: The record names no such file, or it is missing, damaged, or another record's.
@@ -134,6 +139,9 @@ def read_items(record_file: Path, record: ResultRecord) -> Items:
         length = int.from_bytes(content[:8], "little")
         told = parse_json(parse_json(content[8 : 8 + length])["__metadata__"][_METADATA])
         bits, names = told["bits"], told["classes"]
+        if metric is not None:
+            wanted = {metric, _LABELS, _PREDICTED + metric, _RESAMPLED + metric}
+            tensors = {name: tensor for name, tensor in tensors.items() if name in wanted}
         labels = tensors.pop(_LABELS).astype(np.int64) if _LABELS in tensors else None
         predicted = {
             name.removeprefix(_PREDICTED): tensors.pop(name).astype(np.int64)
@@ -143,6 +151,7 @@ def read_items(record_file: Path, record: ResultRecord) -> Items:
         resampled = {
             name: Resampled(values=tensors.pop(_RESAMPLED + name), key=str(key))
             for name, key in told.get("resamples", {}).items()
+            if metric in (None, name)
         }
         outcomes = {
             name: np.unpackbits(tensor, count=bits[name]).astype(bool) if name in bits else tensor

@@ -90,7 +90,7 @@ def outcomes_of(row: Row) -> Outcomes:
     return found
 
 
-def _outcomes(row: Row) -> Outcomes | None:
+def _outcomes(row: Row, *, with_labels: bool = True) -> Outcomes | None:
     items = _items(row)
     if (drawn := items.resampled.get(row.metric)) is not None:
         return Outcomes(column=drawn.values, count=len(drawn.values), drawn=drawn.key)
@@ -100,7 +100,7 @@ def _outcomes(row: Row) -> Outcomes | None:
     return Outcomes(
         column=np.packbits(column) if column.dtype == np.bool_ else column,
         count=len(column),
-        labels=hashlib.sha256(labels.tobytes()).hexdigest() if labels is not None else None,
+        labels=hashlib.sha256(labels.tobytes()).hexdigest() if labels is not None and with_labels else None,
         classes=_classes(column, labels, items.class_names) if labels is not None else (),
     )
 
@@ -109,7 +109,7 @@ def _items(row: Row) -> Items:
     if row.file is None:
         raise RequestError(f"{row.path.as_posix()}: lies nowhere")
     try:
-        return read_items(row.file, row.record)
+        return read_items(row.file, row.record, row.metric)
     except RequestError as error:  # a table says the same wherever the results lie
         if _is_superseded(row.file, row.record):
             text = f"{row.path.as_posix()}: changed while it was read; call it again"
@@ -149,7 +149,8 @@ class OutcomesOf(dict[tuple[str, Path], Outcomes | None]):
 
     def _read(self, row: Row) -> Outcomes | None:
         try:
-            return _outcomes(row)
+            # Only of features that were handed in a column asks for the classes' hash, which costs as much as the rest.
+            return _outcomes(row, with_labels=row.record.identity.model.weights_hash_of == "features")
         except SupersededError:
             raise
         except RequestError as error:  # the interval decides, and the column is marked
