@@ -54,7 +54,7 @@ def _required(compute: ComputeConfig, device: torch.device) -> bool | Literal["g
     if not _can_compile(device):
         missing = "Triton" if device.type == "cuda" else "a C++ compiler"
         raise RequestError(
-            f"compute.compile: {compute.compile}, and torch.compile finds no {missing.removeprefix('a ')} here",
+            f"compute.compile: {str(compute.compile).lower()}, and torch.compile finds no {missing.removeprefix('a ')}",
             remedy=f"install {missing}, or give {asked('settings', 'compute.compile=false')}",
         )
     if compute.compile != "graphs" or device.type != "cuda":

@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from massl_bench.core.errors import RequestError
+from massl_bench.pretrain import compute
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
@@ -160,3 +162,35 @@ def train_as_rank(rank: int, folder: Path, method: str) -> None:
     )
     run(folder / "ranks", config_of(method, "compute.gradient_checkpointing=true", "compute.accumulation=2"), STEPS)
     dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("device", "setting", "expected"),
+    [
+        ("cpu", "auto", False),
+        ("cpu", "graphs", True),
+        ("cuda", "auto", False),  # a network without patches
+        ("cuda", "true", True),
+        ("cuda", "graphs", "graphs"),
+    ],
+)
+def test_what_compile_means(monkeypatch: pytest.MonkeyPatch, device: str, setting: str, expected: object) -> None:
+    monkeypatch.setattr(compute, "_can_compile", lambda _: True)
+    config = load_config("small-cifar10", [f"compute.compile={setting}", "compute.precision=fp32"])
+    assert compute.settled(config, torch.device(device)).compute.compile == expected
+
+
+def test_compile_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = load_config(
+        "small-cifar10", ["compute.compile=graphs", "compute.precision=fp32", "compute.accumulation=2"]
+    )
+    monkeypatch.setattr(compute, "_can_compile", lambda _: True)
+    with pytest.raises(RequestError, match=r"graphs, which is for one GPU and one piece, but compute.accumulation=2"):
+        compute.settled(pieces, torch.device("cuda"))
+    monkeypatch.setattr(compute, "_can_compile", lambda _: False)
+    asked = load_config("small-cifar10", ["compute.compile=true", "compute.precision=fp32"])
+    for device, missing in (("cpu", r"a C\+\+ compiler"), ("cuda", "Triton")):
+        with pytest.raises(
+            RequestError, match=f"compile: true, and torch.compile finds no .*install {missing}"
+        ):
+            compute.settled(asked, torch.device(device))
