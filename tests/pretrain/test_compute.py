@@ -190,7 +190,5 @@ def test_compile_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "_can_compile", lambda _: False)
     asked = load_config("small-cifar10", ["compute.compile=true", "compute.precision=fp32"])
     for device, missing in (("cpu", r"a C\+\+ compiler"), ("cuda", "Triton")):
-        with pytest.raises(
-            RequestError, match=f"compile: true, and torch.compile finds no .*install {missing}"
-        ):
+        with pytest.raises(RequestError, match=f"compile: true, and torch.compile finds no .*install {missing}"):
             compute.settled(asked, torch.device(device))
