@@ -76,11 +76,13 @@ def _as_written(content: Any) -> ResultRecord | None:
     try:
         spelling = Spelling(content, _SHARED, _SHARED_OF_IDENTITY, json_as_sorted)
         record = ResultRecord.model_validate(spelling.with_shared())
-        found = spelling.content_digest, spelling.identity_digest
+        is_whole = spelling.content_digest == record.content_sha256
+        stated = record.identity_sha256
+        # The text's hash first, which is quick; the name of a folder is no part of its record's identity.
+        is_own = spelling.identity_digest == stated or record.identity.digest == stated
     except (ValueError, TypeError, AttributeError, KeyError):  # said of the whole, by who asks
         return None
-    is_whole = found == (record.content_sha256, record.identity_sha256)
-    return record if is_whole and record.identity.task.headline in record.metrics else None
+    return record if is_whole and is_own and record.identity.task.headline in record.metrics else None
 
 
 def _parsed(text: bytes) -> Any:
