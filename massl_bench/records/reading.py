@@ -79,7 +79,8 @@ def _as_written(content: Any) -> ResultRecord | None:
         is_whole = spelling.content_digest == record.content_sha256
         stated = record.identity_sha256
         # The text's hash first, which is quick; the name of a folder is no part of its record's identity.
-        is_own = spelling.identity_digest == stated or record.identity.digest == stated
+        is_named = spelling.identity_digest == stated
+        is_own = is_named or record.identity.digest == stated
     except (ValueError, TypeError, AttributeError, KeyError):  # said of the whole, by who asks
         return None
     return record if is_whole and is_own and record.identity.task.headline in record.metrics else None
