@@ -32,19 +32,19 @@ def blur_lines(images: Tensor, matrices: Tensor, reach: int) -> Tensor:
     """Multiplies the lines of images in both directions, [N, C, S, S], with what `blur_matrices` returned."""
     count, channels, side, _ = images.shape
     lines = images.reshape(count, channels * side, side)
-    rows = torch.empty_like(lines)
-    result = torch.empty_like(images)
+    rows, result = torch.empty_like(lines), images.new_empty(count * channels, side, side)
     # The matrices are zero but for a band of `reach` on both sides of the diagonal.
     tiles = [
         (slice(start, start + _TILE), slice(max(0, start - reach), min(side, start + _TILE + reach)))
         for start in range(0, side, _TILE)
     ]
     for target, source in tiles:
-        rows[..., target] = torch.bmm(lines[..., source], matrices[:, target, source].mT)
-    rows = rows.view(count, channels, side, side)
+        torch.bmm(lines[..., source], matrices[:, target, source].mT, out=rows[..., target])
+    columns = rows.view(count * channels, side, side)
     for target, source in tiles:
-        result[:, :, target] = torch.matmul(matrices[:, None, target, source], rows[:, :, source])
-    return result
+        of_channels = matrices[:, target, source].repeat_interleave(channels, 0)
+        torch.bmm(of_channels, columns[:, source], out=result[:, target])
+    return result.view(images.shape)
 
 
 def blur_matrices(radius: Tensor, side: int, device: torch.device) -> tuple[Tensor, int]:

@@ -281,10 +281,12 @@ def _blend(images_N3SS: Tensor, weights_N3: Tensor, *, contrast: bool, saturatio
         images_N3SS.mul_(own).clamp_(max=1)
         return
     luma_N1SS = _grey(images_N3SS)
-    offset = of_mean * luma_N1SS.mean((1, 2, 3), keepdim=True)
+    offset_N111 = of_mean * luma_N1SS.mean((1, 2, 3), keepdim=True) if contrast else torch.zeros_like(of_mean)
     if saturation:
-        offset = luma_N1SS.mul_(of_luma).add_(offset) if contrast else luma_N1SS.mul_(of_luma)
-    images_N3SS.mul_(own).add_(offset).clamp_(0, 1)
+        offset_N1SS = luma_N1SS.mul_(of_luma).add_(offset_N111) if contrast else luma_N1SS.mul_(of_luma)
+        torch.addcmul(offset_N1SS, images_N3SS, own, out=images_N3SS).clamp_(0, 1)
+    else:
+        images_N3SS.mul_(own).add_(offset_N111).clamp_(0, 1)
 
 
 def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
@@ -328,4 +330,4 @@ def turned_channel(value: Tensor, chroma: Tensor, sixths: Tensor, offset: Tensor
     """
     distance = torch.add(offset, sixths, alpha=1 / 6)
     distance = distance.sub_(distance.round()).abs_()
-    return distance.mul_(-6).add_(2).clamp_(0, 1).mul_(chroma).neg_().add_(value)
+    return torch.addcmul(value, torch.rsub(distance, 2, alpha=6).clamp_(0, 1), chroma, value=-1)
