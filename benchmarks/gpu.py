@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -37,15 +40,32 @@ def run(quick: bool, device: str = "cuda:0") -> list[Comparison]:
     if device != "cpu" and not torch.cuda.is_available():
         raise SystemExit("gpu: no CUDA device on this machine")
     place = torch.device(device)
-    return [
-        _objective(quick, place),
-        _step("massl-vits16-800ep", 128, quick, place, base=866),
-        _step("massl-vitb16-400ep", 64, quick, place, base=445),
-        _views(quick, place),
-        _small(quick, place),
-        *(_knn(*size, quick, place) for size in ([(500, 100)] if quick else [(50_000, 10_000), (1_281_167, 50_000)])),
-        _linear(quick, place),
-    ]
+    parts: dict[str, Callable[[], Comparison]] = {
+        "objective": partial(_objective, quick, place),
+        "step of ViT-S": partial(_step, "massl-vits16-800ep", 128, quick, place, base=866),
+        "step of ViT-B": partial(_step, "massl-vitb16-400ep", 64, quick, place, base=445),
+        "views": partial(_views, quick, place),
+        "small images": partial(_small, quick, place),
+    }
+    for size in [(500, 100)] if quick else [(50_000, 10_000), (1_281_167, 50_000)]:
+        parts[f"k-NN of {size[0]:,}"] = partial(_knn, *size, quick, place)
+    parts["linear"] = partial(_linear, quick, place)
+    if device == "cpu":
+        return [part() for part in parts.values()]
+    return [_or_why_not(name, part) for name, part in parts.items()]
+
+
+def _or_why_not(name: str, part: Callable[[], Comparison]) -> Comparison:
+    """Returns a part's comparison, or that it failed: a card is there for minutes, and the others are to run."""
+    torch.cuda.empty_cache()
+    start = time.monotonic()
+    try:
+        found = part()
+    except Exception as error:
+        traceback.print_exc()
+        found = Comparison(what=name, times={}, checks=((f"{name} runs: {type(error).__name__}: {error}", False),))
+    print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    return found
 
 
 def _waiting(call: Callable[[], object], device: torch.device) -> Callable[[], None]:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# On a machine with a CUDA card: the tests that need one, then what the card reaches; about ten minutes on an H100.
+# On a machine with a CUDA card: the tests that need one, then what the card reaches; about ten minutes on an H100. A part
+# that fails is said as a missed bar, and the others go on.
 #   benchmarks/on_a_card.sh [FOLDER]     # writes FOLDER/gpu-tests.txt and FOLDER/gpu.json; default: benchmarks/records
 # FAISS's GPU build is used where it is installed. `python -m benchmarks page benchmarks/records/*.json` then renews
 # docs/performance.md.
