@@ -1,4 +1,4 @@
-"""Linear evaluation as DINOv2 and DINOv3 made it common: many linear layers at once, one of which is chosen.
+"""Linear evaluation as DINOv2 made it common: many linear layers at once, one of which is chosen.
 
 Of every ViT the class token of the last block and the class tokens of the last four, each with and without the mean of
 the patch tokens, each at 13 learning rates: 52 layers that are trained by SGD on the same augmented views, in one pass
