@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from massl_bench.core.strict import Listed, StrictModel
+from massl_bench.core.strict import Listed, Some, StrictModel
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -25,7 +25,7 @@ ResizeMode = Literal["shortest", "squash", "longest"]
 """`shortest`: the short side becomes `resize`, the aspect is kept; `squash`: both sides become `resize`; `longest`: the
 long side becomes `resize`, the aspect is kept, and a smaller image stays as it is (PIL's thumbnail)."""
 
-Scales = Annotated[Listed[tuple[Annotated[float, Field(gt=0, le=1)], ...]], Field(min_length=1)]
+Scales = Listed[Some[Annotated[float, Field(gt=0, le=1)]]]
 """Factors of the input's sides. The features of an image are the sum over them."""
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     ValidationError,
 )
+from pydantic_core import CoreSchema, core_schema
 
 from massl_bench.core.errors import shown
 from massl_bench.core.printable import printable
@@ -23,8 +25,21 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class _InOrder:
+    """Takes from Python what has an order that somebody chose: no set, no iterator."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        content = handler(source)
+        ordered = core_schema.is_instance_schema((list, tuple, range))
+        refused = core_schema.custom_error_schema(ordered, custom_error_type="tuple_type")
+        return core_schema.json_or_python_schema(content, core_schema.chain_schema([refused, content]))
+
+
 Content = TypeVar("Content")
-Listed = Annotated[Content, Field(strict=False)]
+Item = TypeVar("Item")
+Some = Annotated[tuple[Item, ...], Field(min_length=1)]
+"""One or more; inside `Listed`, so that schemas say of an array how many items it has."""
+Listed = Annotated[Content, Field(strict=False), _InOrder()]
 """A tuple that is a list in TOML and JSON; what is inside it stays strict."""
 
 
@@ -51,5 +66,5 @@ def _increasing(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return numbers
 
 
-IncreasingNumbers = Annotated[Listed[tuple[int, ...]], Field(min_length=1), AfterValidator(_increasing)]
+IncreasingNumbers = Annotated[Listed[Some[int]], AfterValidator(_increasing)]
 """Whole numbers from 1, each larger than the one before."""

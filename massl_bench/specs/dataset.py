@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from massl_bench.core.kinds import LABELLED_KINDS, DatasetKind
-from massl_bench.core.strict import Listed, StrictModel
+from massl_bench.core.strict import Listed, Some, StrictModel
 
-SplitNames = str | Annotated[Listed[tuple[str, ...]], Field(min_length=1)]
+SplitNames = str | Listed[Some[str]]
 """What a split is called in a source (`validation`, …); several names: one after the other."""
 
 

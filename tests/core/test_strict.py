@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from massl_bench.core.strict import Listed, StrictModel, first_problem
+from massl_bench.core.strict import IncreasingNumbers, Listed, StrictModel, first_problem
 
 
 class Model(StrictModel):
@@ -16,13 +16,30 @@ class Model(StrictModel):
     k: Listed[tuple[int, ...]]
 
 
-@pytest.mark.parametrize("value", [[10, 20], (10, 20)])
+@pytest.mark.parametrize("value", [[10, 20], (10, 20), range(10, 30, 10)])
 def test_lists_and_tuples(value: Any) -> None:
     assert Model(k=value).k == (10, 20)
     assert Model.model_validate_json('{"k": [10, 20]}').k == (10, 20)
 
 
-@pytest.mark.parametrize("value", [{10: 1}, "12", b"12", 1, None])
+def test_an_array_says_how_many_it_has() -> None:
+    """`minItems` is of an array, `minLength` of a text: what is checked before must not turn one into the other."""
+
+    class Some(StrictModel):
+        """Both ways to say it."""
+
+        first: IncreasingNumbers
+        second: Listed[tuple[int, ...]] = Field(min_length=2)
+
+    for mode in ("validation", "serialization"):
+        found = Some.model_json_schema(mode=mode)["properties"]
+        assert [(each["type"], each["minItems"]) for each in found.values()] == [("array", 1), ("array", 2)]
+        assert "minLength" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "value", [{10: 1}, "12", b"12", 1, None, {10, 20}, frozenset({10}), iter([10]), {10: 1}.keys(), {1: 10}.values()]
+)
 def test_what_is_no_list(value: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         Model(k=value)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 from scipy.special import logsumexp
 
-from massl_bench.core.strict import Listed
+from massl_bench.core.strict import Listed, Some
 from massl_bench.core.values import EvaluationData, Scores, ViewBatch
 from massl_bench.metrics.classification import classification_scores, rank_of_label
 from massl_bench.protocols.shared.augmented import HeadParams, Recipe, draw_seeds, not_finite, train, training_views
@@ -39,7 +39,7 @@ def _increasing(rates: tuple[float, ...]) -> tuple[float, ...]:
     return rates
 
 
-Rates = Annotated[Listed[tuple[float, ...]], Field(min_length=1), AfterValidator(_increasing)]
+Rates = Annotated[Listed[Some[float]], AfterValidator(_increasing)]
 """Learning rates, each larger than the one before."""
 
 
