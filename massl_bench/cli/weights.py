@@ -54,6 +54,9 @@ def add(
     licence: Annotated[str, typer.Option(help="Of the weights.")] = "unknown",
     citation: Annotated[str, typer.Option(help="Of the weights.")] = "unknown",
     url: Annotated[str | None, typer.Option(help="Where others can fetch the file.")] = None,
+    training: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML of what is known of its training: the manifest keeps it.")
+    ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the file beside the manifest.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a manifest of this name.")] = False,
     weights_dir: WeightsDir = Path("weights"),
@@ -79,6 +82,7 @@ def add(
         citation=citation,
         copy=copy,
         force=force,
+        training=training,
     )
     card, manifest = add_weights(new)
     if as_json:

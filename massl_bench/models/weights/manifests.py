@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.files import atomic_file, file_safe, remembered_sha256, sha256_file, write_atomic
 from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from massl_bench.core.wording import asked
@@ -14,7 +15,7 @@ from massl_bench.models.card import ModelCard
 from massl_bench.models.checkpoints import build_checkpoint
 from massl_bench.models.weights_path import weights_of
 from massl_bench.specs.manifest import DEFAULT_MODEL, ManifestSpec
-from massl_bench.specs.toml import sealed_toml
+from massl_bench.specs.toml import load_toml, sealed_toml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class NewManifest:
         summary: one line for lists; None for the architecture and the file's name.
         copy: whether the file is copied beside the manifest.
         force: whether a manifest of this name is replaced.
+        training: a TOML file of what is known of the training (method, epochs, …), or None.
         download: where the file was fetched from, in place of its path: others fetch it there too.
     """
 
@@ -58,6 +60,7 @@ class NewManifest:
     citation: str = "unknown"
     copy: bool = False
     force: bool = False
+    training: Path | None = None
     download: Download | None = None
 
     @property
@@ -77,6 +80,7 @@ def add_weights(new: NewManifest) -> tuple[ModelCard, ManifestSpec]:
         CellError: The manifest, or the copy of the file, could not be written.
     """
     _check_request(new)
+    training = _told_of_training(new.training)
     card = build_checkpoint(new.file, str(new.file), new.settings).card
     settings = new.settings
     told = settings.img_size is not None or settings.preprocessing is not None
@@ -98,11 +102,20 @@ def add_weights(new: NewManifest) -> tuple[ModelCard, ManifestSpec]:
             summary=new.summary if new.summary is not None else f"{card.architecture}, added from {new.file.name}",
             licence=new.licence,
             citation=new.citation,
+            training=training,
         )
         write_atomic(new.path, sealed_toml(manifest.model_dump(mode="json", exclude_defaults=True)))
     except OSError as error:
         raise CellError(f"{new.path}: could not be written: {error.strerror or error}") from None
     return card.model_copy(update={"name": new.name, "licence": new.licence}), manifest
+
+
+def _told_of_training(file: Path | None) -> dict[str, Any]:
+    try:
+        return load_toml(file) if file is not None else {}
+    except (OSError, ValueError) as error:
+        text = f"not a TOML file that can be read: {one_line(error)}"
+        raise RequestError(text, field="training", found=file) from None
 
 
 def _check_request(new: NewManifest) -> None:
