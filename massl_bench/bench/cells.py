@@ -20,6 +20,7 @@ from massl_bench.bench.planned import (
 from massl_bench.bench.request import RunRequest
 from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import MissingDataError, RequestError
+from massl_bench.core.settings import PrecisionBar
 from massl_bench.core.values import SearchBackend
 from massl_bench.core.wording import asked, option
 from massl_bench.features import FeatureCache, HandedFeatures, Reporting, read_features_file
@@ -101,7 +102,7 @@ class Cells:
         departures += [option("sample", f"{role}={count}") for role, count in sorted(cell.sample.items())]
         if cell.sample and self.request.data.sample_seed:
             departures.append(option("sample", f"seed={self.request.data.sample_seed}"))
-        if identity.precision not in ("fp32", "unknown"):
+        if identity.in_lower_precision and precision_bar(cell) is None:
             departures.append(option("precision", identity.precision))
         aside = _aside(cell)
         departures += [aside.departure] if aside is not None else []
@@ -154,6 +155,12 @@ class Cells:
             for role in cell.view_roles
         ]
         return plan_of(cell, "extract", path, f"images through the model on {self.device}: {', '.join(images)}")
+
+
+def precision_bar(cell: ReadyCell) -> PrecisionBar | None:
+    """Returns what features in a lower precision are held against; None in fp32, and where such a run departs."""
+    images = isinstance(cell, ImageCell) and cell.precision != "fp32" and not cell.view_roles
+    return cell.task.spec.lower_precision if images else None
 
 
 def _aside(cell: ReadyCell) -> LeftAside | None:

@@ -17,6 +17,7 @@ import numpy as np
 from filelock import FileLock
 
 from massl_bench import protocols
+from massl_bench.bench.agreement import held_against_fp32
 from massl_bench.bench.clock import Clock, timed
 from massl_bench.bench.heads import Heads
 from massl_bench.bench.planned import FeatureCell, ImageCell, MissingCell, PlannedCell, ReadyCell
@@ -193,6 +194,8 @@ class Runner:
         clock = Clock(setup=cell.setup_seconds, data=cell.data_seconds)
         to_extract = cell.to_extract(self._planner.cache) if isinstance(cell, ImageCell) else []
         banks, num_classes = self._banks(cell, clock)
+        with clock.measure("extract"):
+            agreement, compared = held_against_fp32(cell, banks, self._planner, lambda one: self._loaded(one, clock))
         spec = cell.task.spec
         banks = left_aside(banks, cell.aside if isinstance(cell, ImageCell) else None)
         _check_nothing_skipped(cell, banks)
@@ -227,7 +230,10 @@ class Runner:
             scores=metrics,
             scale=protocols.scale(spec.protocol),
             num_items=sizes,
-            num_extracted=sum(sizes[role] for role in to_extract) + sum(each.num_seen for each in views.values()),
+            precision_agreement=agreement,
+            num_extracted=compared
+            + sum(sizes[role] for role in to_extract)
+            + sum(each.num_seen for each in views.values()),
             num_classes=num_classes,
             timings=clock.timings(),
             device=self._planner.device,

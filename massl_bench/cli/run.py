@@ -87,7 +87,9 @@ def run(
             "results [default: as torchrun or srun say]."
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, tf32, bf16 or fp16; a part of the features' key.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, tf32, bf16 or fp16, which is held against fp32 on a sample.")
+    ] = "fp32",
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Images at a time; changes no number [default: 32 on the CPU, 256 on a GPU]."),

@@ -236,3 +236,32 @@ class JitteredAugmentation(Augmentation):
     """Range of each change: factors within 1 ± this, and a turn of the hue within ± this."""
     jitter_probability: float = Field(ge=0, le=1)
     """Of each change, by itself."""
+
+
+class PrecisionBar(StrictModel):
+    """How far features in a lower precision must agree with fp32's, on a sample of each split, to enter a table."""
+
+    sample: int = Field(ge=1000)
+    """Images at least; all of a split that has fewer."""
+    min_cosine: float = Field(gt=0, le=1)
+    """The smallest cosine between an image's two features."""
+    min_equal_neighbours: float = Field(gt=0, le=1)
+    """The share of the images whose nearest neighbour in the sample is the same."""
+
+
+class PrecisionAgreement(StrictModel):
+    """How far features in a lower precision were found to agree with fp32's."""
+
+    num_images: int = Field(gt=0)
+    min_cosine: float = Field(ge=-1, le=1)
+    equal_neighbours: float = Field(ge=0, le=1)
+
+    def shortfall(self, bar: PrecisionBar) -> str | None:
+        """Returns what is below a bar, for people, or None where nothing is."""
+        text = (
+            f"smallest cosine {self.min_cosine:.4f} (at least {bar.min_cosine:g}), equal nearest neighbours "
+            f"{100 * self.equal_neighbours:.1f} % (at least {100 * bar.min_equal_neighbours:g} %), of "
+            f"{self.num_images:,} images"
+        )
+        kept = self.min_cosine >= bar.min_cosine and self.equal_neighbours >= bar.min_equal_neighbours
+        return None if kept else text

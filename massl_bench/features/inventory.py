@@ -16,7 +16,7 @@ from massl_bench.core.leftovers import leftovers, remove_leftovers
 from massl_bench.features.cache import BankMeta, FeatureCache, read_meta, wrong_file
 from massl_bench.features.pieces import FOLDER, Unfinished, unfinished
 
-_MEMO_FOLDERS = ("encoders", "fingerprints", "hashes", "models", "shards", "twins")
+_MEMO_FOLDERS = ("encoders", "fingerprints", "hashes", "models", "precision", "shards", "twins")
 """Beside the banks: hashes and cards that are computed again where they are missing."""
 
 _STALE_S = 3600.0

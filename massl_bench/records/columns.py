@@ -15,9 +15,10 @@ from massl_bench.records.rows import Row
 def copies(rows: Iterable[Row]) -> dict[str, list[str]]:
     """Returns the names of models by the fingerprint of their data, unknown for features that were handed in."""
     models: dict[str, list[str]] = {}
-    for identity in (row.record.identity for row in rows):
+    for row in rows:
+        identity = row.record.identity
         if identity.model.weights_hash_of != "features":
-            models.setdefault(identity.dataset.fingerprint, []).append(identity.model.name)
+            models.setdefault(identity.dataset.fingerprint, []).append(row.name)
     return models
 
 
@@ -43,7 +44,7 @@ def shown_names(latest: Mapping[str, Row]) -> dict[str, str]:
     Args:
         latest: the latest record of each.
     """
-    names = {model: row.record.identity.model.name for model, row in latest.items()}
+    names = {model: row.name for model, row in latest.items()}
     count = Counter(names.values())
     return {model: with_hash(name, model) if count[name] > 1 else name for model, name in names.items()}
 

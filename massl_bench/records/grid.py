@@ -94,7 +94,7 @@ def grid(board: Leaderboard) -> Grid:
     # One line for each model, under the name of its latest record.
     latest = {row.model: row for row in sorted(board.rows, key=lambda row: row.record.created_at)}
     names = shown_names(latest)
-    models = sorted(names, key=lambda model: (latest[model].record.identity.model.name, model))
+    models = sorted(names, key=lambda model: (latest[model].name, model))
     values = {(row.model, row.cell): row for row in board.rows}
     columns = {cell: [row for row in board.rows if row.cell == cell] for cell in board.cells}
     outcomes = OutcomesOf()

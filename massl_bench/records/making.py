@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from massl_bench.core.fingerprint import EncoderFingerprint
+from massl_bench.core.settings import PrecisionAgreement
 from massl_bench.core.values import Scores
 from massl_bench.records.environment import environment, now, peak_memory_mb
 from massl_bench.records.record import (
@@ -52,6 +53,7 @@ class Measured:
     scores: Scores
     scale: int
     num_items: dict[str, int]
+    precision_agreement: dict[str, PrecisionAgreement]
     num_extracted: int
     """Images that went through the model now."""
     num_classes: int | None
@@ -84,6 +86,7 @@ def make_record(
         selection_curve={f"{strength:.6g}": value for strength, value in measured.scores.selection.items()},
         num_extracted=measured.num_extracted,
         num_items=measured.num_items,
+        precision_agreement=measured.precision_agreement,
         num_classes=measured.num_classes,
         ground_truth_file=ground_truth_file,
         request=request,

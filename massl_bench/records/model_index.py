@@ -39,6 +39,8 @@ def eval_results(
     latest: dict[tuple[str, str], ResultRecord] = {}
     for record in sorted(records, key=lambda each: each.created_at):
         model = record.identity.model
+        if record.identity.in_lower_precision:
+            continue  # the hub has one value of a metric
         same = (model.weights_sha256, model.network_sha256) == (weights_sha256, network_sha256)
         own = model.pooling == pooling or registry.task(record.identity.task.name).pooling is not None
         if same and own and _is_fed_so(record, preprocessing, fed):

@@ -43,9 +43,9 @@ def _of_model(name: str, rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
         record = read_record(Path(name))
         row = Row(path=Path(name), record=record, metric=record.identity.task.headline, file=Path(name))
         return {row.cell: row}
-    own = [row for row in rows if name in (row.record.identity.model.name, _distinct(row))]
+    own = [row for row in rows if name in (row.name, _distinct(row))]
     if not own:
-        known = {row.record.identity.model.name for row in rows}
+        known = {row.name for row in rows}
         raise unknown_name("model", name, known, "models with a current, complete record of these cells")
     if len({row.model for row in own}) > 1:
         which = ", ".join(sorted({repr(_distinct(row)) for row in own}))
@@ -55,7 +55,7 @@ def _of_model(name: str, rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
 
 def _distinct(row: Row) -> str:
     """Returns the name as tables show it where two models share it."""
-    return with_hash(row.record.identity.model.name, row.model)
+    return with_hash(row.name, row.model)
 
 
 def comparison_texts(one: Comparison) -> dict[str, str]:
@@ -63,7 +63,7 @@ def comparison_texts(one: Comparison) -> dict[str, str]:
     scale = one.first.record.headline_scale
     return {
         "cell": f"{' '.join(one.first.cell)} {with_arrow(one.first.metric)}",
-        "model": one.second.record.identity.model.name,
+        "model": one.second.name,
         "first": f"{scale * one.first.shown.value:.2f}",
         "second": f"{scale * one.second.shown.value:.2f}",
         "difference": f"{scale * one.difference:+z.2f}",
@@ -81,7 +81,7 @@ _PLAIN = ("difference", "ci95", "better", "worse", "p_value", "different", "test
 
 def plain_comparison(one: Comparison | Refusal) -> dict[str, Any]:
     """Returns what was compared and found, or why it was not, as plain values."""
-    names = [row.record.identity.model.name for row in (one.first, one.second)]
+    names = [row.name for row in (one.first, one.second)]
     whose = {"task": one.first.cell[0], "dataset": one.first.cell[1], "models": names}
     if isinstance(one, Refusal):
         return {**whose, "reason": one.reason}

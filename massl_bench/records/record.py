@@ -20,7 +20,7 @@ from massl_bench.core.files import (
 )
 from massl_bench.core.fingerprint import EncoderFingerprint
 from massl_bench.core.model_settings import ModelSettings
-from massl_bench.core.settings import Precision, Preprocessing
+from massl_bench.core.settings import Precision, PrecisionAgreement, Preprocessing
 from massl_bench.core.strict import Listed, StrictModel
 from massl_bench.core.values import Score
 
@@ -77,6 +77,11 @@ class Identity(StrictModel):
     precision: Precision | Literal["unknown"]
     feature_keys: dict[str, str]
     """Content key of the bank of each split."""
+
+    @property
+    def in_lower_precision(self) -> bool:
+        """Whether the features are not those of fp32, the reference."""
+        return self.precision not in ("fp32", "unknown")
 
     @property
     def digest(self) -> str:
@@ -203,6 +208,8 @@ class ResultRecord(StrictModel):
     """Where hyper-parameters were selected; None where nothing was."""
     selection_curve: dict[str, float] = Field(default_factory=dict)
     """What each strength C, or learning rate, reached there, as a fraction; empty in older records."""
+    precision_agreement: dict[str, PrecisionAgreement] = Field(default_factory=dict)
+    """In a lower precision than fp32: how far each split's features agree with it; empty where the task says no bar."""
     num_items: dict[str, int]
     num_extracted: int | None = None
     """Images that went through the model in this run, in `timings.extract` seconds; None in older records."""
@@ -243,7 +250,8 @@ class ResultRecord(StrictModel):
 
 
 def record_path(results_dir: Path, identity: Identity, departures: list[str]) -> Path:
-    """Returns `<results_dir>/<model>/<task>/<dataset>.json`, with `@<8 hex of the identity>` for a departing run.
+    """Returns `<results_dir>/<model>/<task>/<dataset>.json`, with `@<8 hex of the identity>` for a departing run,
+    and `@<precision>` for one in a lower precision.
 
     A name that no file can have, or that another name would become too, has `~<8 hex of the name>` behind it.
     """
@@ -256,7 +264,8 @@ def old_record_path(results_dir: Path, identity: Identity, departures: list[str]
 
 
 def _record_path(results_dir: Path, identity: Identity, departures: list[str], file_name: Callable[[str], str]) -> Path:
-    suffix = f"@{identity.digest[:8]}" if departures else ""
+    lower = f"@{identity.precision}" if identity.in_lower_precision else ""
+    suffix = f"@{identity.digest[:8]}" if departures else lower
     folder = results_dir / file_name(identity.model.name) / file_name(identity.task.name)
     return folder / f"{file_name(identity.dataset.name)}{suffix}.json"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from massl_bench.core.collector import paused_collector
 from massl_bench.core.errors import RequestError, unforeseen, unknown_name
 from massl_bench.core.files import distinct_file_name, file_safe
+from massl_bench.core.settings import PrecisionBar
 from massl_bench.records.reading import read_record, record_names, results_dirs
 from massl_bench.records.record import Metric, ResultRecord
 from massl_bench.specs.registry import Registry
@@ -48,15 +49,23 @@ class Row:
         return self.record.metrics[self.metric]
 
     @cached_property
+    def name(self) -> str:
+        """What the model is called, with the precision where that is not fp32."""
+        identity = self.record.identity
+        return f"{identity.model.name} ({identity.precision})" if identity.in_lower_precision else identity.model.name
+
+    @cached_property
     def model(self) -> str:
         """What tells models apart: the sha256 of their weights; of features that were handed in, the name.
 
-        The hash of such features is that of one file, and a model has one for each dataset.
+        The hash of such features is that of one file, and a model has one for each dataset. In a lower precision than
+        fp32 the same weights are a model of their own.
         """
         model = self.record.identity.model
         if model.weights_hash_of == "features":
             return f"features {model.name}"
-        return f"{model.weights_sha256} {model.name}" if self.by_name else model.weights_sha256
+        told = f"{model.weights_sha256} {model.name}" if self.by_name else model.weights_sha256
+        return f"{told} {self.record.identity.precision}" if self.record.identity.in_lower_precision else told
 
     def is_as(self, other: Row) -> bool:
         """Tells whether images became features in the same way, under whatever name."""
@@ -235,17 +244,17 @@ def _check_selects(selection: Selection, seen: Sequence[Row]) -> None:
         raise unknown_name("metric of a record", selection.metric, metrics)
 
 
-class _Tasks(dict[str, tuple[int, str] | str]):
-    """(version, hash) of the current task of each name, or why there is none; each file is read once."""
+class _Tasks(dict[str, tuple[int, str, PrecisionBar | None] | str]):
+    """(version, hash, bar of lower precisions) of each name's current task, or why there is none; each is read once."""
 
     def __init__(self, registry: Registry) -> None:
         super().__init__()
         self._registry = registry
 
-    def __missing__(self, name: str) -> tuple[int, str] | str:
+    def __missing__(self, name: str) -> tuple[int, str, PrecisionBar | None] | str:
         try:
             current = self._registry.task(name)
-            self[name] = current.version, current.spec_hash
+            self[name] = current.version, current.spec_hash, current.lower_precision
         except RequestError as error:
             if name in self._registry.tasks:
                 raise  # a broken task file is never passed over
@@ -263,9 +272,20 @@ def _why_apart(record: ResultRecord, tasks: _Tasks) -> str | None:
     current = tasks[task.name]
     if isinstance(current, str):
         return f"stale: {current}"
-    version, spec_hash = current
+    version, spec_hash, bar = current
     if task.version != version:
         return f"stale: version {task.version} of {task.name}, the current one is {version}"
     if task.spec_sha256 != spec_hash:
         return f"stale: measured with other numbers than {task.name} version {task.version} has here"
-    return None
+    return _why_too_far(record, bar) if record.identity.in_lower_precision else None
+
+
+def _why_too_far(record: ResultRecord, bar: PrecisionBar | None) -> str | None:
+    """Returns why a record in a lower precision does not stand beside those in fp32, or None where it does."""
+    where = f"in {record.identity.precision}"
+    if bar is None:
+        return f"{where}, and {record.identity.task.name} says no agreement with fp32 that would do"
+    if set(record.precision_agreement) != set(record.identity.feature_keys):
+        return f"{where}, and not every split was held against fp32"
+    found = ((role, each.shortfall(bar)) for role, each in sorted(record.precision_agreement.items()))
+    return next((f"{where}, too far from fp32: {role}: {short}" for role, short in found if short is not None), None)

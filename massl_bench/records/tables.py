@@ -52,6 +52,7 @@ def to_json_text(board: Leaderboard) -> str:
 _COLUMNS = [
     "model", "architecture", "task", "version", "dataset", "metric", "less_is_better", "value", "ci95_low",
     "ci95_high", "std", "weights_sha256", "dataset_fingerprint", "created_at", "record", "has_hash",
+    "precision",
 ]  # fmt: skip
 
 
@@ -79,6 +80,7 @@ def _long(board: Leaderboard) -> list[dict[str, Any]]:
                 "created_at": row.record.created_at,
                 "record": row.path.as_posix(),
                 "has_hash": row.record.content_sha256 is not None,
+                "precision": identity.precision,
             }
         )
     return lines

@@ -27,14 +27,11 @@ def comparison_page(found: Sequence[Comparison], refused: Sequence[Refusal]) -> 
         unit = 48 / (reach[one.first.record.headline_scale] or 1.0)
         bar = {"low": 50 + unit * low, "width": unit * (high - low), "dot": 50 + unit * one.difference}
         lines.append(comparison_texts(one) | {name: f"{place:.1f}" for name, place in bar.items()})
-    refusals = [
-        (" ".join(r.first.cell), r.first.record.identity.model.name, r.second.record.identity.model.name, r.reason)
-        for r in refused
-    ]
+    refusals = [(" ".join(r.first.cell), r.first.name, r.second.name, r.reason) for r in refused]
     firsts = [one.first for one in found] + [one.first for one in refused]
     return html.render(
         "comparison.html",
-        first=firsts[0].record.identity.model.name if firsts else "",
+        first=firsts[0].name if firsts else "",
         lines=lines,
         refused=refusals,
         level=LEVEL_IN_WORDS,

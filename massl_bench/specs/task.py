@@ -9,7 +9,7 @@ from pydantic import Field
 
 from massl_bench.core.files import sha256_of
 from massl_bench.core.kinds import DatasetKind
-from massl_bench.core.settings import Pooling, PreprocessingOverride
+from massl_bench.core.settings import Pooling, PrecisionBar, PreprocessingOverride
 from massl_bench.core.strict import Listed, StrictModel
 
 _YOUNGER = frozenset({"own_size_below", "pooling", "copies"})
@@ -38,6 +38,8 @@ class TaskSpec(StrictModel):
     """What becomes the feature, where it is not the model's own; a network without tokens keeps its own."""
     copies: str | None = None
     """For images that nobody made copies of: the file of `tasks/copies/` that says how the suite makes them."""
+    lower_precision: PrecisionBar | None = None
+    """Where features in bf16, fp16 or TF32 enter the task's table; None: such a run departs from the task."""
     summary: str
     citation: str
 
@@ -52,7 +54,7 @@ class TaskSpec(StrictModel):
 
     @property
     def spec_hash(self) -> str:
-        """Hex sha256 of all that can move a result: everything but the texts for people."""
-        content = self.model_dump(mode="json", exclude={"summary", "citation"})
+        """Hex sha256 of all that can move a result: not the texts for people, nor what does not touch fp32."""
+        content = self.model_dump(mode="json", exclude={"summary", "citation", "lower_precision"})
         # Younger than the first tasks, whose hashes do not know of them.
         return sha256_of({key: value for key, value in content.items() if key not in _YOUNGER or value is not None})
