@@ -153,6 +153,8 @@ def test_the_command_says_all_that_was_asked(tmp_path: Path) -> None:
     }  # fmt: skip
     content = record("m", "knn", "folder:pets", 0.7, request=asked)
     content["identity"]["precision"] = "bf16"
+    agreement = {"num_images": 1000, "min_cosine": 0.999, "equal_neighbours": 0.95}
+    content["precision_agreement"] = dict.fromkeys(content["identity"]["feature_keys"], agreement)
     content["identity_sha256"] = Identity.model_validate(content["identity"]).digest
     write(Path("results"), [content])
     (entry,) = records_of(page(Path("results")))
