@@ -27,6 +27,7 @@ from massl_bench.bench.without import left_aside
 from massl_bench.core.devices import free_memory, memory_limited
 from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, unforeseen
 from massl_bench.core.fingerprint import EncoderFingerprint
+from massl_bench.core.settings import PrecisionAgreement
 from massl_bench.core.values import DenseViews, EvaluationData, FeatureBank, Score
 from massl_bench.core.wording import asked
 from massl_bench.datasets.heads import head_test
@@ -194,8 +195,7 @@ class Runner:
         clock = Clock(setup=cell.setup_seconds, data=cell.data_seconds)
         to_extract = cell.to_extract(self._planner.cache) if isinstance(cell, ImageCell) else []
         banks, num_classes = self._banks(cell, clock)
-        with clock.measure("extract"):
-            agreement, compared = held_against_fp32(cell, banks, self._planner, lambda one: self._loaded(one, clock))
+        agreement, compared = self._agreement(cell, banks, clock)
         spec = cell.task.spec
         banks = left_aside(banks, cell.aside if isinstance(cell, ImageCell) else None)
         _check_nothing_skipped(cell, banks)
@@ -240,9 +240,8 @@ class Runner:
             search_backend=self._planner.backend.name,
         )
         request, origin = self._planner.request, cell.origin()
-        if isinstance(cell, ImageCell):
-            with clock.measure("setup"):
-                origin = replace(origin, fingerprint=self._fingerprint(cell))
+        with clock.measure("setup"):
+            origin = replace(origin, fingerprint=self._fingerprint(cell) if isinstance(cell, ImageCell) else None)
         record = make_record(
             measured,
             origin,
@@ -271,6 +270,12 @@ class Runner:
                 )
                 banks[role] = cell.with_parts(bank)
         return banks, next((bank.num_classes for bank in banks.values()), cell.dataset.num_classes)
+
+    def _agreement(
+        self, cell: ImageCell | FeatureCell, banks: Mapping[str, FeatureBank], clock: Clock
+    ) -> tuple[dict[str, PrecisionAgreement], int]:
+        with clock.measure("extract"):
+            return held_against_fp32(cell, banks, self._planner, lambda one: self._loaded(one, clock))
 
     @property
     def _memory_each(self) -> int | None:
