@@ -121,3 +121,20 @@ def test_the_host_reads_nothing_of_the_device_in_a_step(
         (sum(computed.terms.values()) + norms.sum()).item()
     trainer.move(state, 0.99)
     state.method.after_step(computed.kept)
+
+
+def test_the_online_evaluation_compiles_nothing() -> None:
+    """Its batches are not those of a step: kernels and graphs of their own would cost minutes, and memory."""
+    network = torch.nn.Linear(2, 1)
+    calls = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        calls.append(1)
+        return graph
+
+    network.compile(backend=backend)
+    found = trainer._evaluate(lambda backbone: float(backbone(torch.ones(3, 2)).sum()), network)
+    assert not calls
+    assert found == pytest.approx(3 * float((network.weight.sum() + network.bias).detach()))
+    network(torch.ones(3, 2))
+    assert calls

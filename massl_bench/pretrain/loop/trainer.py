@@ -291,9 +291,11 @@ def _no_sync(student: nn.Module) -> contextlib.AbstractContextManager[None]:
 
 
 def _evaluate(evaluate: OnlineEvaluation, backbone: nn.Module) -> float:
+    # What is compiled, or recorded as a graph, is for the batches of a step.
+    compiled = backbone._compiled_call_impl is not None
     backbone.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             return evaluate(backbone)
     finally:
         backbone.train()
