@@ -40,10 +40,28 @@ def pytest_configure(config: pytest.Config) -> None:
     """One thread a process, before torch is imported: two processes of one are faster than one of two."""
     if config.getoption("markexpr") != "speed":  # there the threads are what is measured
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # pytest-xdist begins with the files of most tests, and not of most work
 
 
 SLOW = Path(__file__).parent / "slow.txt"
 """Tests of more than 0.4 s of the processor, as measured: the rest is the inner loop, `pytest -m "not slow"`."""
+
+
+LONGEST = {
+    "tests/bench/test_eight_at_once.py",
+    "tests/bench/test_processes.py",
+    "tests/cli/test_cifar10.py",
+    "tests/cli/test_demo.py",
+    "tests/cli/test_pretrain_command.py",
+    "tests/cli/test_torchrun.py",
+    "tests/faults/test_disk.py",
+    "tests/pretrain/test_compute.py",
+    "tests/pretrain/test_resume.py",
+    "tests/pretrain/test_sharding.py",
+    "tests/test_benchmarks.py",
+}
+"""Files of few tests that take long: begun first, or one process ends a minute after the other."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,6 +77,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         apart = any(item.get_closest_marker(name) for name in ("browser", "cluster", "speed", "wheel"))
         if apart or item.nodeid.partition("[")[0] in names:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in LONGEST)
 
 
 def pytest_collection_finish() -> None:

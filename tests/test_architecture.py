@@ -18,7 +18,7 @@ from massl_bench.core.files import sha256_of
 from massl_bench.datasets.copies import CopiesSpec
 from massl_bench.specs.registry import Registry
 from massl_bench.specs.toml import read_toml
-from tests.conftest import SLOW
+from tests.conftest import LONGEST, SLOW
 
 PACKAGE = Path(massl_bench.__file__).parent
 
@@ -249,6 +249,7 @@ def test_only_the_command_line_writes_options() -> None:
 
 def test_the_list_of_slow_tests_names_tests_that_are_there() -> None:
     root = Path(__file__).parents[1]
+    assert all((root / name).is_file() for name in LONGEST)
     names = SLOW.read_text().split()
     assert names == sorted(set(names))
     for name in names:
