@@ -31,6 +31,10 @@ from massl_bench.pretrain.data.views import Photometric, draw_photometric
 from massl_bench.pretrain.seeds import seeded_generator
 
 
+_RESIZE: Any = torch._C._nn._upsample_bicubic2d_aa
+"""What `functional.interpolate` calls, which takes no `out`."""
+
+
 @dataclass(frozen=True)
 class BatchRequest:
     """Which images one rank needs at once: those of one piece of one step."""
@@ -127,9 +131,8 @@ def _cut(decoded: _Decoded, out: Sequence[Tensor]) -> None:
     image_3HW = torch.from_numpy(np.require(decoded.pixels_HW3, requirements="W")).permute(2, 0, 1)
     for view, (left, top, width, height) in zip(out, decoded.boxes_V4().tolist(), strict=True):
         crop = image_3HW[None, :, top : top + height, left : left + width]
-        # PIL's antialiased bicubic filter in fixed point, three times as fast as PIL; values differ by two at most. It
-        # is `functional.interpolate`, which takes no `out`.
-        torch.ops.aten._upsample_bicubic2d_aa.out(crop, view.shape[-2:], False, None, None, out=view[None])
+        # PIL's antialiased bicubic filter in fixed point, three times as fast as PIL; values differ by two at most.
+        _RESIZE(crop, view.shape[-2:], False, None, None, out=view[None])
 
 
 def _cut_together(
