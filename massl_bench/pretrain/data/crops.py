@@ -30,7 +30,6 @@ from massl_bench.pretrain.data.resampling import LARGEST_SIDE, resize_crops
 from massl_bench.pretrain.data.views import Photometric, draw_photometric
 from massl_bench.pretrain.seeds import seeded_generator
 
-
 _RESIZE: Any = torch._C._nn._upsample_bicubic2d_aa
 """What `functional.interpolate` calls, which takes no `out`."""
 
