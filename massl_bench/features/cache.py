@@ -6,6 +6,7 @@ each and of itself.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from massl_bench.core.errors import CellError, one_line
 from massl_bench.core.files import (
     atomic_directory,
     canonical_json,
+    open_regular,
     parse_json,
     read_regular,
     remove_directory,
@@ -258,7 +260,29 @@ def read_meta(directory: Path) -> BankMeta:
 
 def wrong_file(directory: Path, meta: BankMeta) -> Path | None:
     """Returns the first file of a bank that is not what was written, or None where all are."""
-    return next((directory / name for name, sha in meta.sha256.items() if sha256_file(directory / name) != sha), None)
+    for name, sha256 in meta.sha256.items():
+        file = directory / name
+        if not _has_its_length(file, meta.num_items) or sha256_file(file) != sha256:
+            return file
+    return None
+
+
+def _has_its_length(file: Path, num_items: int) -> bool:
+    """Tells whether an array is as long as its header says: what is far longer would take hours to hash.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open_regular(file) as opened:
+        try:
+            np.lib.format.read_magic(opened)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(opened)
+        except OSError:
+            raise
+        except Exception:  # damaged bytes raise nearly anything
+            return False
+        length = opened.tell() + math.prod(shape) * dtype.itemsize
+        return shape[:1] == (num_items,) and length == os.fstat(opened.fileno()).st_size
 
 
 def _who(holder: Path) -> str:
