@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from massl_bench.core.errors import RequestError
-from massl_bench.core.files import read_memo, sha256_file, sha256_of, stat_signature, write_memo
+from massl_bench.core.files import MOST_BYTES, read_memo, sha256_file, sha256_of, stat_signature, write_memo
 from massl_bench.core.printable import printable
+from massl_bench.datasets.images.decoding import image_suffixes
 
 
 def fingerprint_files(root: Path, files: Sequence[Path], memo_dir: Path, *, rehash: bool = False) -> str:
@@ -25,13 +26,14 @@ def fingerprint_files(root: Path, files: Sequence[Path], memo_dir: Path, *, reha
         rehash: whether they are computed again all the same.
 
     Raises:
-        RequestError: One of them cannot be read, as a link to a file that is gone.
+        RequestError: One of them cannot be read, as a link to a file that is gone, or is larger than any image.
     """
     names = [path.relative_to(root).as_posix() for path in files]
     try:
-        signature = sha256_of(
-            [[str(root.resolve()), name, *stat_signature(path)] for name, path in zip(names, files, strict=True)]
-        )
+        states = [stat_signature(path) for path in files]
+        _check_sizes(files, [size for size, *_ in states])
+        place = str(root.resolve())
+        signature = sha256_of([[place, name, *state] for name, state in zip(names, states, strict=True)])
         remembered = None if rehash else read_memo(memo_dir / "fingerprints", signature)
         if remembered is not None and isinstance(remembered.get("sha256"), str):
             return str(remembered["sha256"])
@@ -45,3 +47,14 @@ def fingerprint_files(root: Path, files: Sequence[Path], memo_dir: Path, *, reha
     digest = sha256_of(list(zip(names, contents, strict=True)))
     write_memo(memo_dir / "fingerprints", signature, {"sha256": digest})
     return digest
+
+
+def _check_sizes(files: Sequence[Path], sizes: Sequence[int]) -> None:
+    """Raises `RequestError` for a file with an image's name that would take minutes to hours to hash."""
+    images = image_suffixes()
+    for path, size in zip(files, sizes, strict=True):
+        if size > MOST_BYTES and path.suffix.lower() in images:
+            raise RequestError(
+                f"{printable(path)}: {size:,} bytes are more than an image has (at most {MOST_BYTES:,}); repair it, or "
+                "remove it from the dataset"
+            )

@@ -286,6 +286,15 @@ def test_what_is_no_file_in_the_place_of_one(run_cli: Run, tmp_path: Path) -> No
         assert f"9.png: cannot be read: not a regular file but {what}; repair it, or remove it" in answer.error
 
 
+def test_a_file_larger_than_any_image_is_not_hashed(run_cli: Run, tmp_path: Path) -> None:
+    write_folders(tmp_path, {"train/x": 0, "train/y": 100, "test/x": 10, "test/y": 110})
+    with (tmp_path / "train" / "x" / "9.png").open("wb") as hole:
+        hole.truncate(3 << 30)
+    answer = run_cli("datasets", "check", f"folder:{tmp_path}")
+    assert answer.code == 1
+    assert "9.png: 3,221,225,472 bytes are more than an image has (at most 1,073,741,824); repair it" in answer.error
+
+
 def test_equal_images_are_no_misses_of_copy_detection(run_cli: Run, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "a").mkdir()
