@@ -17,7 +17,10 @@ from massl_bench.records.record import Environment
 from massl_bench.specs import plugins
 from massl_bench.specs.registry import packaged_root
 
-_PACKAGES = ("massl-bench", "torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "pillow")
+_PACKAGES = (
+    "massl-bench", "torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "pillow",
+    "simplejpeg",
+)  # fmt: skip
 
 
 def environment(device: str, search_backend: str | None = None) -> Environment:

@@ -50,9 +50,9 @@ def to_json_text(board: Leaderboard) -> str:
 
 
 _COLUMNS = [
-    "model", "architecture", "task", "version", "dataset", "metric", "less_is_better", "value", "ci95_low",
-    "ci95_high", "std", "weights_sha256", "dataset_fingerprint", "created_at", "record", "has_hash",
-    "precision",
+    "model", "architecture", "task", "version", "dataset", "metric", "value", "ci95_low", "ci95_high",
+    "std", "weights_sha256", "dataset_fingerprint", "created_at", "record", "has_hash",
+    "precision", "less_is_better",
 ]  # fmt: skip
 
 
@@ -70,7 +70,6 @@ def _long(board: Leaderboard) -> list[dict[str, Any]]:
                 "version": identity.task.version,
                 "dataset": identity.dataset.name,
                 "metric": row.metric,
-                "less_is_better": less_is_better(row.metric),
                 "value": headline.value,
                 "ci95_low": low,
                 "ci95_high": high,
@@ -81,6 +80,7 @@ def _long(board: Leaderboard) -> list[dict[str, Any]]:
                 "record": row.path.as_posix(),
                 "has_hash": row.record.content_sha256 is not None,
                 "precision": identity.precision,
+                "less_is_better": less_is_better(row.metric),
             }
         )
     return lines
