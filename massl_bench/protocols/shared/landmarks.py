@@ -6,13 +6,14 @@ Shapes: Q queries, N database rows, R rows that the ground truth of a query name
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from massl_bench.core.devices import available_cores
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import CopyTruth, EvaluationData, QueryTruth, Score
@@ -166,9 +167,13 @@ def _ranked(
     others: Sequence[NDArray[np.int64]],
 ) -> list[_Ranked]:
     """Returns those of each query; similarities are held for a block of queries at a time."""
-    similarities = chain.from_iterable(block_qN for _, block_qN in cosine_similarities(queries_QD, database_ND))
-    ranked = []
-    for query, similarities_N, others_R in zip(truth, similarities, others, strict=True):
+
+    def of_query(query: QueryTruth, similarities_N: NDArray[np.float32], others_R: NDArray[np.int64]) -> _Ranked:
         rows_R = named_rows(query)
-        ranked.append(_Ranked(rows_R, ranks_of(similarities_N, rows_R), others_R))
+        return _Ranked(rows_R, ranks_of(similarities_N, rows_R), others_R)
+
+    ranked: list[_Ranked] = []
+    with ThreadPoolExecutor(available_cores()) as side_by_side:  # sorting leaves the interpreter free
+        for chosen, similarities_qN in cosine_similarities(queries_QD, database_ND):
+            ranked += side_by_side.map(of_query, truth[chosen], similarities_qN, others[chosen])
     return ranked
