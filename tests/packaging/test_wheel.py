@@ -104,4 +104,5 @@ def test_its_contents(wheel: Path) -> None:
     assert "massl_bench/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/")) or "/golden/" in name]
-    assert sum(info.file_size for info in zipfile.ZipFile(wheel).infolist()) < 12e6
+    # The two networks are 7.5 MB of it: more is a file that nobody meant to send.
+    assert sum(info.file_size for info in zipfile.ZipFile(wheel).infolist()) < 16e6
