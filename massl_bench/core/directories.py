@@ -22,6 +22,6 @@ def check_directory(directory: Path | None, field: str) -> None:
         raise RequestError(
             "an address, and not a directory: object stores have neither locks nor a rename that is seen at once",
             field=field,
-            found=directory,
+            found=str(directory).replace(":/", "://", 1),  # as it was typed: a path holds one slash of two
             remedy="mount a file system that all machines see, or copy the files",
         )

@@ -32,7 +32,22 @@ def environment(device: str, search_backend: str | None = None) -> Environment:
         packages={**plugins.packages(), **_versions()},
         git_commit=_git_commit(),
         search_backend=search_backend,
+        threads=_threads(),
     )
+
+
+def _threads() -> int | None:
+    """Returns how many threads the arithmetic had: torch's, or else the most of any library; None where there is none.
+
+    Products that are cut among other threads round otherwise, which can turn a choice between two near ties.
+    """
+    if "torch" in sys.modules:
+        import torch
+
+        return torch.get_num_threads()
+    from threadpoolctl import threadpool_info
+
+    return max((pool["num_threads"] for pool in threadpool_info()), default=None)
 
 
 @cache  # as the commit: a process makes a record for every cell, and runs what it has loaded

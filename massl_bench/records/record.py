@@ -141,6 +141,7 @@ class Environment(StrictModel):
     git_commit: str | None
     search_backend: str | None = None
     """Where neighbours were searched: the sets that are found are the same everywhere."""
+    threads: int | None = None
 
 
 class RequestedOptions(StrictModel):

@@ -100,6 +100,7 @@ def _machine(record: ResultRecord) -> dict[str, Any]:
         **found.packages,
         "commit": found.git_commit,
         "search": found.search_backend,
+        **({} if found.threads is None else {"threads": found.threads}),
     }
 
 

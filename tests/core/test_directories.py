@@ -21,7 +21,7 @@ RUN = ("run", "--task", "knn", "--dataset", "digits", "--model", "pixels")
 def test_an_address_is_no_directory(address: str, option: str, run_cli: Callable[..., Answer]) -> None:
     answer = run_cli(*RUN, option, address)
     assert answer.code == 2
-    assert f"{option} {Path(address)}: an address, and not a directory" in answer.error
+    assert f"{option} {str(Path(address)).replace(':/', '://')}: an address, and not a directory" in answer.error
     assert not list(Path().glob("*:"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -43,3 +44,11 @@ def test_the_version_is_the_checkouts(monkeypatch: pytest.MonkeyPatch) -> None:
     project = tomllib.loads((packaged_root() / "pyproject.toml").read_text())["project"]
     assert packages["massl-bench"] == project["version"]
     assert packages["torch"] == "0.0.1"
+
+
+@pytest.mark.parametrize("first", ["import numpy", "import numpy, torch; torch.set_num_threads(1)"])
+def test_the_threads_are_there_with_torch_and_without(first: str) -> None:
+    code = f"{first}; from massl_bench.records.environment import environment; print(environment('cpu').threads)"
+    wanted = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=wanted)
+    assert done.stdout.strip() == "1"
