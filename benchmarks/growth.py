@@ -64,7 +64,7 @@ def run(quick: bool) -> list[Comparison]:
     found = []
     for what, calls in series.items():
         times = take_turns(dict(zip(("ours", "2 n", "4 n"), calls, strict=True)), 2)
-        exponent = np.polyfit(np.log([1, 2, 4]), np.log([each.median for each in times.values()]), 1)[0]
+        exponent = float(np.polyfit(np.log([1, 2, 4]), np.log([each.median for each in times.values()]), 1)[0])
         # Every one of these algorithms is linear; a tenth is for the machine.
         check = (f"at most n^1.1: n^{exponent:.2f}", exponent <= 1.1)
         found.append(Comparison(what=what, times=times, checks=(check,)))

@@ -86,12 +86,15 @@ class Comparison:
             (f"{words[bar.kind].format(f'{bar.ratio:g}', bar.call)}: {self.measured(bar):.2f}", self.kept(bar))
             for bar in self.bars
         ]
-        return [*bars, *self.checks]
+        return [*bars, *((words, bool(kept)) for words, kept in self.checks)]  # numpy's are not JSON's
 
     def as_json(self) -> dict[str, Any]:
         """Returns everything, with the ratios, for a file."""
         return {
-            **asdict(self),
+            "what": self.what,
+            "times": {call: asdict(times) for call, times in self.times.items()},
+            "peak_mb": dict(self.peak_mb),
+            "notes": list(self.notes),
             "ratios": {call: self.ratio(call) for call in self.times if call != "ours"},
             "judged": [{"bar": words, "kept": kept} for words, kept in self.judged()],
         }

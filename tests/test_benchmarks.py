@@ -7,7 +7,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import gpu, measure, scaling
@@ -84,9 +86,11 @@ def test_the_page_is_that_of_the_records() -> None:
 
 def test_a_missed_bar_is_shown() -> None:
     times = {"ours": Times(seconds=(2.0, 2.2, 2.1)), "theirs": Times(seconds=(1.0, 1.0, 1.0))}
-    compared = Comparison(what="x", times=times, bars=(Bar(call="theirs", ratio=1.5),), checks=(("y: 3", True),))
+    judged_by_numpy: Any = np.True_
+    checks = (("y: 3", judged_by_numpy),)
+    compared = Comparison(what="x", times=times, bars=(Bar(call="theirs", ratio=1.5),), checks=checks)
     assert compared.judged() == [("at most 1.5 × the time of theirs: 2.10", False), ("y: 3", True)]
-    shown = "\n".join(_section("name", compared.as_json()))
+    shown = "\n".join(_section("name", json.loads(json.dumps(compared.as_json()))))
     assert "- **missed**: at most 1.5 × the time of theirs: 2.10" in shown
     assert "| theirs " in shown
     assert "- kept: y: 3" in shown
@@ -101,6 +105,7 @@ def test_what_a_card_will_be_asked_runs_on_a_cpu() -> None:
         *("objective", "whole step", "whole step", "views", "whole step", "k-NN", "linear")
     ]
     assert [kept for words, kept in found[0].judged() if words.startswith("gradient")] == [True]
+    assert json.loads(json.dumps([each.as_json() for each in found]))  # a card's minutes are not to end in an error
 
 
 def test_a_record_grows_on_one_day_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
