@@ -8,7 +8,7 @@ import massl_bench as mb
 from benchmarks.measure import Bar, Comparison, take_turns
 from massl_bench.core.arrays import pieces
 from massl_bench.core.values import CopyTruth, QueryTruth
-from massl_bench.metrics.ranking import micro_average_precision
+from massl_bench.metrics.micro_average import micro_average_precision
 from massl_bench.protocols.shared.landmarks import roles_of_rows
 
 SUMMARY = "mAP of 70 queries over a million images, micro-AP with its interval"

@@ -20,7 +20,8 @@ from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import CopyTruth, EvaluationData, FeatureBank, Score
 from massl_bench.learners.cosines import cosine_similarities
-from massl_bench.metrics.ranking import mean_score, micro_average_precision, trapezoid_average_precision
+from massl_bench.metrics.micro_average import micro_average_precision
+from massl_bench.metrics.ranking import mean_score, trapezoid_average_precision
 from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.checks import check_not_constant
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.values import CopyTruth, EvaluationData, QueryTruth
-from massl_bench.metrics import ranking
+from massl_bench.metrics import micro_average, ranking
 from massl_bench.metrics.intervals import mean_interval
-from massl_bench.metrics.ranking import micro_average_precision, trapezoid_average_precision
+from massl_bench.metrics.micro_average import micro_average_precision
+from massl_bench.metrics.ranking import trapezoid_average_precision
 from massl_bench.protocols import class_retrieval, copy_detection, retrieval
 from massl_bench.protocols.shared import checks
 from tests.conftest import GOLDEN
@@ -192,8 +193,8 @@ def test_the_interval_of_micro_ap_is_a_bootstrap_over_the_queries(
 ) -> None:
     from sklearn.metrics import average_precision_score
 
-    monkeypatch.setattr(ranking, "_SPARSE_COST", sparse_cost)  # all thresholds sparse, some, none
-    monkeypatch.setattr(ranking, "_SOME", 25)
+    monkeypatch.setattr(micro_average, "_SPARSE_COST", sparse_cost)  # all thresholds sparse, some, none
+    monkeypatch.setattr(micro_average, "_SOME", 25)
     rng = np.random.default_rng(3)
     scores = np.round(rng.standard_normal((50, 20)), 1).astype(np.float32)  # with equal ones
     original = rng.integers(-1, 20, size=50)
@@ -213,6 +214,54 @@ def test_the_interval_of_micro_ap_is_a_bootstrap_over_the_queries(
     assert measured.value == pytest.approx(value, abs=1e-9)
     assert measured.ci95 == pytest.approx(value + np.quantile(draws, (0.025, 0.975)) - draws.mean(), abs=1e-6)
     assert measured.ci95[0] < value < measured.ci95[1]
+
+
+def resampled_plainly(own: NDArray[Any], found: NDArray[Any], scores: NDArray[Any], resamples: int) -> NDArray[Any]:
+    """The AP of each resample: all its weights times the pairs that reach each threshold, in single precision."""
+    thresholds = np.unique(own[found])[::-1]
+    at_least = (scores[:, :, None] >= thresholds).sum(axis=1)
+    first = np.diff(at_least, axis=1, prepend=0)
+    queries = len(own)
+    drawn = np.random.default_rng(0).multinomial(queries, np.full(queries, 1 / queries), resamples)
+    true = np.stack([drawn[:, found & (own == score)].sum(axis=1) for score in thresholds], axis=1).astype(np.float32)
+    precision = np.cumsum(true, axis=1) / np.maximum(np.cumsum(drawn @ first, axis=1).astype(np.float32), 1)
+    area = np.ascontiguousarray((true * precision)[:, ::-1]).sum(axis=1) / np.maximum(true.sum(axis=1), 1)
+    return area[true.any(axis=1)].astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("queries", "rows", "some", "block", "sparse_cost"),
+    [(40, 30, 250, 1 << 22, 4), (40, 30, 7, 150, 4), (90, 3, 16, 1, 1e9), (3, 200, 64, 300, 0.0), (1, 5, 50, 5, 4)],
+)
+def test_resamples_of_micro_ap_are_those_of_the_plain_sum_to_the_last_bit(
+    queries: int, rows: int, some: int, block: int, sparse_cost: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"_SOME": some, "_BLOCK": block, "_SPARSE_COST": sparse_cost, "_TOGETHER": 5}.items():
+        monkeypatch.setattr(micro_average, name, value)
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        scores = rng.standard_normal((queries, rows)).astype(np.float32).round(seed % 3)  # from many equal ones to few
+        original = rng.integers(-1 if queries > 1 else 0, rows, size=queries)
+        own, found = scores[np.arange(queries), original], original >= 0
+        if not found.any():
+            continue
+        cut = queries // 3
+        pieces = [(slice(0, cut), scores[:cut]), (slice(cut, queries), scores[cut:])]
+        measured = micro_average_precision(own, found, pieces, resamples=50, rng=np.random.default_rng(0))
+        assert measured.resampled is not None
+        np.testing.assert_array_equal(measured.resampled.values, resampled_plainly(own, found, scores, 50))
+
+
+def test_pairs_that_16_bits_cannot_count_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 20 queries of 3,000 equal pairs: one resample counts 60,000 of them, which is 1/60,000 of 20 true ones each.
+    monkeypatch.setattr(micro_average, "_SPARSE_COST", 0.0)
+    scores = np.ones((20, 3_000), np.float32)
+    measured = micro_average_precision(
+        scores[:, 0], np.ones(20, bool), [(slice(0, 20), scores)], resamples=9, rng=np.random.default_rng(0)
+    )
+    assert measured.value == 1 / 3_000
+    assert measured.resampled is not None
+    assert set(measured.resampled.values) == {float(np.float32(20) * (np.float32(20) / np.float32(60_000)) / 20)}
 
 
 def test_ranks_are_the_places_in_a_stable_ranking() -> None:
