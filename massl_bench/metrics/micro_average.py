@@ -199,5 +199,5 @@ def _areas(true_xT: NDArray[Any], at_least_xT: NDArray[Any]) -> NDArray[Any]:
     parts_xT = found_xT / np.maximum(at_least_xT, 1)
     parts_xT *= true_xT
     # Summed from the lowest threshold on: the order is a part of the last digits.
-    area_x: NDArray[Any] = np.ascontiguousarray(parts_xT[..., ::-1]).sum(axis=-1)
-    return area_x / np.maximum(found_xT[..., -1], 1)
+    area_x: NDArray[Any] = np.ascontiguousarray(parts_xT[..., ::-1]).sum(axis=-1) / np.maximum(found_xT[..., -1], 1)
+    return area_x
