@@ -24,7 +24,7 @@ from massl_bench.bench.planned import FeatureCell, ImageCell, MissingCell, Plann
 from massl_bench.bench.planner import Planner
 from massl_bench.bench.request import RunRequest
 from massl_bench.bench.without import left_aside
-from massl_bench.core.devices import free_memory, memory_limited
+from massl_bench.core.devices import free_memory, memory_kept, memory_limited
 from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, unforeseen
 from massl_bench.core.fingerprint import EncoderFingerprint
 from massl_bench.core.settings import PrecisionAgreement
@@ -135,7 +135,8 @@ class Runner:
                 if holder is not None:
                     self._help(ready, Clock())
                     return outcome("elsewhere", path, None, f"left to {holder}")
-                path, record = self._run_cell(ready)
+                with memory_kept(self._planner.device):
+                    path, record = self._run_cell(ready)
         except MasslBenchError as error:
             return outcome("failed", None, None, str(error))
         except Exception as error:  # a defect of ours or of a library ends its cell, not the others

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from massl_bench.core.devices import available_cores, check_shared_memory
+from massl_bench.core.devices import available_cores, check_shared_memory, memory_kept
 from massl_bench.core.errors import CellError, RequestError, one_line
 from massl_bench.core.settings import Precision, Preprocessing
 from massl_bench.core.wording import asked
@@ -86,7 +86,7 @@ def extract(
     images = partial(PreparedImages, split, preprocessing)
     loader = load_images(images, _batches(pieces, started, size), math.ceil(len(split) / size), options, encoder.device)
     piece = _Piece(encoder.card.embed_dim)
-    with numerics(options.precision, encoder.device.type):
+    with numerics(options.precision, encoder.device.type), memory_kept(encoder.device.type):
         for batch, features in _one_behind(encoder, loader, preprocessing.scales):
             piece.skipped += _left_out(split, batch, options)
             piece.num_oriented += batch.oriented

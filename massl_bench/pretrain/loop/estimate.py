@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from massl_bench.core.devices import check_shared_memory, free_memory, megabytes
+from massl_bench.core.devices import check_shared_memory, free_memory, megabytes, memory_kept
 from massl_bench.core.errors import MasslBenchError, RequestError, one_line
 from massl_bench.core.wording import asked
 from massl_bench.datasets import ImageSplit
@@ -322,23 +322,24 @@ def time_steps(config: PretrainConfig, images: int, device: torch.device, *, cou
     if device.type == "cuda":
         batch.pin_memory()
     fed, seconds = DeviceViews(itertools.repeat(batch), config, device), list[float]()
-    start = time.perf_counter()
-    for number in range(count):
-        step = Step(number=number, seed=config.seed, numbers=rates.of_method)
-        state.optimizer.zero_grad(set_to_none=True)
-        state.method.begin(step)
-        computed = forward_backward(config, state, state.student, fed, step)
-        read = mean_numbers_to_come({**computed.terms, "gradients": clip(config, state, step).sum()})
-        if begins_ahead(device):
-            fed.begin_next()
-        read()
-        move(state, 0.5)
-        state.method.after_step(computed.kept)
-        if device.type == "cuda" and number in (0, count - 1):
-            torch.cuda.synchronize(device)
-        now = time.perf_counter()
-        seconds.append(now - start)
-        start = now
+    with memory_kept(device.type):
+        start = time.perf_counter()
+        for number in range(count):
+            step = Step(number=number, seed=config.seed, numbers=rates.of_method)
+            state.optimizer.zero_grad(set_to_none=True)
+            state.method.begin(step)
+            computed = forward_backward(config, state, state.student, fed, step)
+            read = mean_numbers_to_come({**computed.terms, "gradients": clip(config, state, step).sum()})
+            if begins_ahead(device):
+                fed.begin_next()
+            read()
+            move(state, 0.5)
+            state.method.after_step(computed.kept)
+            if device.type == "cuda" and number in (0, count - 1):
+                torch.cuda.synchronize(device)
+            now = time.perf_counter()
+            seconds.append(now - start)
+            start = now
     return seconds
 
 

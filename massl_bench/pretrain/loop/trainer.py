@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from massl_bench.core.devices import memory_kept
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.wording import asked
 from massl_bench.datasets import ImageSplit
@@ -125,6 +126,7 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
     log = TrainingLog(job.folder, config, num_steps=num_steps, first_step=first_step, active=rank == 0)
     done, stopping = first_step, False
     with (
+        memory_kept(device.type),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         _termination(lambda: done > first_step) as terminated,
         _interruption(lambda: done, checkpoints),
