@@ -15,7 +15,7 @@ from benchmarks.measure import Comparison, take_turns
 from massl_bench.datasets import decode_rgb
 from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.datasets.splits import FileSplit
-from massl_bench.features.extraction import extract
+from massl_bench.features.extraction import Target, extract
 from massl_bench.features.options import ExtractionOptions
 
 SUMMARY = "features of JPEG photographs, against forward passes on ready tensors plus decoding"
@@ -44,10 +44,9 @@ def _of(model: str, split: FileSplit, count: int) -> Comparison:
         for encoded in split.encoded(range(count)):
             apply_preprocessing(decode_rgb(encoded), preprocessing)
 
+    target = Target(encoder=encoder, preprocessing=preprocessing, deliver=lambda _: None)
     calls = {
-        "ours": lambda: extract(
-            encoder, split, preprocessing, ExtractionOptions(), pieces=[range(count)], deliver=lambda _: None
-        ),
+        "ours": lambda: extract([target], split, ExtractionOptions(), pieces=[range(count)]),
         "forward on ready tensors": lambda: [encoder(images) for images in ready],
         "decoding, one core": decoding,
     }

@@ -17,7 +17,7 @@ from massl_bench.core.values import EvaluationData, FeatureBank
 from massl_bench.datasets import decode_rgb
 from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.datasets.splits import FileSplit
-from massl_bench.features.extraction import Extracted, extract
+from massl_bench.features.extraction import Extracted, Target, extract
 from massl_bench.features.options import ExtractionOptions
 from massl_bench.protocols import kmeans, knn
 
@@ -106,7 +106,8 @@ def test_extraction_against_its_parts(model: str, tmp_path: Path) -> None:
 
     def extraction() -> None:
         pieces: list[Extracted] = []
-        extract(encoder, split, preprocessing, ExtractionOptions(), pieces=[range(64)], deliver=pieces.append)
+        target = Target(encoder=encoder, preprocessing=preprocessing, deliver=pieces.append)
+        extract([target], split, ExtractionOptions(), pieces=[range(64)])
 
     forward()
     network, decoding, whole = best_of(3, forward, decode, extraction)

@@ -19,7 +19,7 @@ from massl_bench.core.model_settings import parse_settings
 from massl_bench.core.values import FeatureBank, Part
 from massl_bench.datasets import Columns, open_dataset
 from massl_bench.datasets.handed import HandedSplit
-from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
+from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, Wanted, bank_key, load_or_extract
 from massl_bench.features.banks import help_to_extract
 from massl_bench.features.memory import extract_handed
 from massl_bench.models import ModelOptions, open_model
@@ -200,11 +200,14 @@ def extract(
     found = open_dataset(dataset, registry, places, fetch=not offline)
     with _bank_places(cache, cache_path(cache_dir)) as place:
         kept, preprocessing, banks = FeatureCache(place), encoder.card.preprocessing, {}
-        keys = {role: bank_key(encoder.card, preprocessing, found, role, limit, chosen) for role in found.sources}
-        for key in keys.values() if chosen.shard.count > 1 else ():  # before the end of the first is waited for
-            help_to_extract(kept, key, lambda: encoder, found, chosen, reporting)
-        for role, key in keys.items():
-            bank = load_or_extract(kept, key, lambda: encoder, found, chosen, reporting)
+        wanted = {
+            role: Wanted(bank_key(encoder.card, preprocessing, found, role, limit, chosen), lambda: encoder, found)
+            for role in found.sources
+        }
+        for each in wanted.values() if chosen.shard.count > 1 else ():  # before the end of the first is waited for
+            help_to_extract(kept, each, chosen, reporting)
+        for role, each in wanted.items():
+            bank = load_or_extract(kept, each, chosen, reporting)
             # What is not kept must not be read from a file that is about to go.
             banks[role] = replace(bank, parts=parts, features=bank.features if cache else np.array(bank.features))
         return banks

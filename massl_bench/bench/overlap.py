@@ -26,7 +26,7 @@ from massl_bench.core.model_settings import NO_SETTINGS, ModelSettings
 from massl_bench.datasets import DataOptions, Dataset, ImageSplit, open_dataset
 from massl_bench.datasets.alterations import crop, jpeg
 from massl_bench.datasets.duplicates import hashes_of, picture, pictures_of
-from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
+from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, Wanted, bank_key, load_or_extract
 from massl_bench.learners.faiss_backend import resolve_backend
 from massl_bench.learners.neighbours import cosine_neighbours
 from massl_bench.models import ModelOptions, open_model
@@ -191,9 +191,8 @@ class _Features:
             if images.dataset.spec is not None and images.dataset.spec.cropped:
                 preprocessing = preprocessing.of_crops()
             key = bank_key(card, preprocessing, images.dataset, role, None, options)
-            banks.append(
-                load_or_extract(self._cache, key, self._encoder, images.dataset, options, self._reporting).features
-            )
+            wanted = Wanted(key, self._encoder, images.dataset)
+            banks.append(load_or_extract(self._cache, wanted, options, self._reporting).features)
         return np.concatenate(banks)
 
     def _encoder(self) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock
 
 from massl_bench import protocols
-from massl_bench.bench.agreement import held_against_fp32
+from massl_bench.bench.cell_features import CellFeatures
 from massl_bench.bench.clock import Clock, timed
 from massl_bench.bench.heads import Heads
 from massl_bench.bench.planned import FeatureCell, ImageCell, MissingCell, PlannedCell, ReadyCell
@@ -26,16 +26,12 @@ from massl_bench.bench.request import RunRequest
 from massl_bench.bench.without import left_aside
 from massl_bench.core.devices import free_memory, memory_kept, memory_limited
 from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, unforeseen
-from massl_bench.core.fingerprint import EncoderFingerprint
-from massl_bench.core.settings import PrecisionAgreement
 from massl_bench.core.values import DenseViews, EvaluationData, FeatureBank, Score
 from massl_bench.core.wording import asked
+from massl_bench.datasets import Dataset
 from massl_bench.datasets.heads import head_test
-from massl_bench.features import Reporting, load_or_extract
-from massl_bench.features.banks import help_to_extract
-from massl_bench.features.fingerprint import known_fingerprint, remember_fingerprint
+from massl_bench.features import Reporting
 from massl_bench.features.options import Shard
-from massl_bench.models import Model
 from massl_bench.records.items import remove_other_items, write_items
 from massl_bench.records.making import Measured, make_record
 from massl_bench.records.record import (
@@ -47,7 +43,6 @@ from massl_bench.specs.registry import Registry
 
 if TYPE_CHECKING:
     from massl_bench.features.views import EncodedViews
-    from massl_bench.models.encoder import Encoder
 
 
 Status = Literal["done", "finished", "failed", "elsewhere"]
@@ -90,8 +85,9 @@ class Runner:
     def __init__(self, planner: Planner, reporting: Reporting) -> None:
         self._planner = planner
         self._reporting = reporting
-        self._encoder: tuple[Model, Encoder] | None = None
+        self._features = CellFeatures(planner, reporting, self._to_come)
         self._heads = Heads(())
+        self._open: dict[int, PlannedCell] = {}
 
     def run(self, cells: Sequence[PlannedCell]) -> Iterator[Outcome]:
         """Runs the cells in order; yields an outcome for each as it is done."""
@@ -99,14 +95,31 @@ class Runner:
             import torch  # noqa: F401  # before faiss: the other order has been seen to crash
         self._heads = Heads(cells)
         left = []
-        for number in self._shard.first(range(len(cells))):
-            outcome = self._outcome(cells[number], number)
+        self._open = {number: cells[number] for number in self._shard.first(range(len(cells)))}
+        for number in [*self._open]:
+            cell = self._open.pop(number)
+            outcome = self._outcome(cell, number)
             if outcome.status == "elsewhere":
-                left.append(number)
+                left.append((cell, number))
             else:
                 yield outcome
-        for number in left:  # again: whoever had it may have died
-            yield self._outcome(cells[number], number)
+        for cell, number in left:  # again: whoever had it may have died
+            yield self._outcome(cell, number)
+
+    def _to_come(self) -> Iterator[ImageCell]:
+        """Yields the cells that this process has not come to, whose data is there, and of which there is no record."""
+        for number, cell in self._open.items():
+            with suppress(MasslBenchError):  # said when it is its turn
+                if self._is_fetched(cell):
+                    ready = self._open[number] = self._fetched(cell)
+                    if isinstance(ready, ImageCell) and self._planner.finished(ready)[1] is None:
+                        yield ready
+
+    def _is_fetched(self, cell: PlannedCell) -> bool:
+        """Tells whether a cell's dataset is there, maybe since another cell."""
+        return not isinstance(cell, MissingCell) or isinstance(
+            self._planner.open_dataset(cell.dataset_reference), Dataset
+        )
 
     @property
     def _shard(self) -> Shard:
@@ -133,7 +146,7 @@ class Runner:
                 if record is not None:
                     return outcome("finished", path, record, None)
                 if holder is not None:
-                    self._help(ready, Clock())
+                    self._features.help(ready, Clock())
                     return outcome("elsewhere", path, None, f"left to {holder}")
                 with memory_kept(self._planner.device):
                     path, record = self._run_cell(ready)
@@ -157,20 +170,6 @@ class Runner:
             with self._planner.cache.claimed(f"cell-{self._planner.identity(cell, {}).digest}") as holder:
                 yield holder
 
-    def _help(self, cell: ImageCell | FeatureCell, clock: Clock) -> None:
-        """Extracts features of a cell that several processes need, as long as there are any that nobody makes."""
-        if isinstance(cell, FeatureCell) or self._shard.count == 1:
-            return
-        for role in cell.to_extract(self._planner.cache):
-            help_to_extract(
-                self._planner.cache,
-                cell.key(role),
-                lambda: self._loaded(cell, clock),
-                cell.dataset.holding(role),
-                self._planner.request.extraction,
-                self._reporting,
-            )
-
     def _needs_torch(self, cell: PlannedCell) -> bool:
         if protocols.needs_torch(cell.task.spec.protocol) or isinstance(cell, MissingCell):
             return True
@@ -182,7 +181,8 @@ class Runner:
             return cell
         if not isinstance(cell.problem, MissingDataError) or self._planner.request.data.offline:
             raise cell.problem
-        self._reporting.say(f"downloading {cell.dataset_reference}")
+        if not self._is_fetched(cell):
+            self._reporting.say(f"downloading {cell.dataset_reference}")
         seconds, found = timed(lambda: self._planner.open_dataset(cell.dataset_reference, fetch=True))
         if isinstance(found, MasslBenchError):
             raise found
@@ -195,12 +195,12 @@ class Runner:
     def _run_cell(self, cell: ImageCell | FeatureCell) -> tuple[Path, ResultRecord]:
         clock = Clock(setup=cell.setup_seconds, data=cell.data_seconds)
         to_extract = cell.to_extract(self._planner.cache) if isinstance(cell, ImageCell) else []
-        banks, num_classes = self._banks(cell, clock)
-        agreement, compared = self._agreement(cell, banks, clock)
+        banks, num_classes, along = self._features.banks(cell, clock)
+        agreement, compared = self._features.agreement(cell, banks, clock)
         spec = cell.task.spec
         banks = left_aside(banks, cell.aside if isinstance(cell, ImageCell) else None)
         _check_nothing_skipped(cell, banks)
-        views = self._views(cell, clock) if isinstance(cell, ImageCell) else {}
+        views = self._features.views(cell, clock) if isinstance(cell, ImageCell) else {}
         with clock.measure("setup"):
             data = EvaluationData(
                 banks=banks,
@@ -235,6 +235,7 @@ class Runner:
             num_extracted=compared
             + sum(sizes[role] for role in to_extract)
             + sum(each.num_seen for each in views.values()),
+            extracted_along=along,
             num_classes=num_classes,
             timings=clock.timings(),
             device=self._planner.device,
@@ -242,7 +243,8 @@ class Runner:
         )
         request, origin = self._planner.request, cell.origin()
         with clock.measure("setup"):
-            origin = replace(origin, fingerprint=self._fingerprint(cell) if isinstance(cell, ImageCell) else None)
+            fingerprint = self._features.fingerprint(cell) if isinstance(cell, ImageCell) else None
+            origin = replace(origin, fingerprint=fingerprint)
         record = make_record(
             measured,
             origin,
@@ -252,31 +254,6 @@ class Runner:
         )
         path = record_path(request.results_dir, identity, departures)
         return path, _written(path, record, metrics, banks.get("test") or views.get("test"))
-
-    def _banks(self, cell: ImageCell | FeatureCell, clock: Clock) -> tuple[Mapping[str, FeatureBank], int | None]:
-        """Returns the banks of the splits that the cell reads, by role, and the number of classes."""
-        if isinstance(cell, FeatureCell):
-            return {role: cell.handed.banks[role] for role in cell.roles}, cell.handed.num_classes
-        banks = {}
-        with clock.measure("extract"):
-            self._help(cell, clock)  # with all splits, before the end of the first is waited for
-            for role in cell.bank_roles:
-                bank = load_or_extract(
-                    self._planner.cache,
-                    cell.key(role),
-                    lambda: self._loaded(cell, clock),
-                    cell.dataset.holding(role),
-                    self._planner.request.extraction,
-                    self._reporting,
-                )
-                banks[role] = cell.with_parts(bank)
-        return banks, next((bank.num_classes for bank in banks.values()), cell.dataset.num_classes)
-
-    def _agreement(
-        self, cell: ImageCell | FeatureCell, banks: Mapping[str, FeatureBank], clock: Clock
-    ) -> tuple[dict[str, PrecisionAgreement], int]:
-        with clock.measure("extract"):
-            return held_against_fp32(cell, banks, self._planner, lambda one: self._loaded(one, clock))
 
     @property
     def _memory_each(self) -> int | None:
@@ -293,55 +270,6 @@ class Runner:
         lock = FileLock(self._planner.cache.lock_path(f"large-{platform.node()}"))
         with lock.acquire(poll_interval=0.2):
             yield
-
-    def _views(self, cell: ImageCell, clock: Clock) -> dict[str, EncodedViews]:
-        """Returns the splits whose features are not kept, for a protocol that asks for them."""
-        views: dict[str, EncodedViews] = {}
-        for role in cell.view_roles:
-            from massl_bench.features.dense import EncodedDense
-            from massl_bench.features.views import EncodedViews
-
-            with clock.measure("extract"):
-                encoder = self._loaded(cell, clock)
-            views[role] = (EncodedDense if cell.kind == "segmentation" else EncodedViews)(
-                encoder,
-                cell.dataset.split(role).for_any_order(self._planner.request.data.cache_dir),
-                cell.preprocessing,
-                self._planner.request.extraction,
-                label=f"{cell.model.card.name} on {cell.dataset.name}/{role}",
-                limit=cell.limit(role),
-                validation_from=cell.dataset.validation_from(role),
-                reporting=self._reporting,
-            )
-        return views
-
-    def _loaded(self, cell: ImageCell, clock: Clock) -> Encoder:
-        """Returns the encoder on its device, under the task's pooling.
-
-        The last one that was loaded is kept, as the next cells mostly want it again.
-        """
-        if self._encoder is None or self._encoder[0] is not cell.model:
-            self._encoder = None  # frees the memory of the one before
-            seconds, encoder = timed(lambda: self._fingerprinted(cell.model).to(self._planner.device))
-            clock.move("extract", "setup", seconds)
-            self._encoder = (cell.model, encoder)
-        return self._encoder[1].pooled(cell.task.spec.pooling, cell.preprocessing.crop)
-
-    def _fingerprinted(self, model: Model) -> Encoder:
-        """Returns the encoder on the CPU, after its fingerprint was computed there."""
-        encoder = model.encoder("cpu")
-        try:
-            remember_fingerprint(encoder, self._planner.request.data.cache_dir)
-        except CellError as error:
-            self._reporting.say(str(error))
-        return encoder
-
-    def _fingerprint(self, cell: ImageCell) -> EncoderFingerprint | None:
-        """Returns the fingerprint of a cell's encoder; None where it can have none."""
-        places = cell.model.card, self._planner.request.data.cache_dir
-        if known_fingerprint(*places) is None and (self._encoder is None or self._encoder[0] is not cell.model):
-            self._fingerprinted(cell.model)  # the features are older than the fingerprint
-        return known_fingerprint(*places)
 
 
 def _written(

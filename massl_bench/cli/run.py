@@ -232,10 +232,15 @@ def _print_plans(request: RunRequest, registry: Registry, *, as_json: bool) -> N
         print_json([vars(plan) for plan in plans])
     for plan in [] if as_json else plans:
         show(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
-    if any(isinstance(cell, ImageCell) and cell.to_extract(planner.cache) for cell in cells):
+    waiting = [
+        cell
+        for cell, plan in zip(cells, plans, strict=True)
+        if isinstance(cell, ImageCell) and plan.status == "extract" and cell.to_extract(planner.cache)
+    ]
+    if waiting:
         from massl_bench.bench.cost import extraction_cost
 
-        say(str(extraction_cost(planner, cells)))
+        say(str(extraction_cost(planner, waiting)))
 
 
 def _place(device: str, devices: str | None, processes: int | None, shard: str | None) -> tuple[str, Shard]:

@@ -2,6 +2,7 @@
 
 from massl_bench.features.banks import Reporting, bank_key, load_or_extract
 from massl_bench.features.cache import BankKey, FeatureCache
+from massl_bench.features.making import Wanted
 from massl_bench.features.npz import HandedFeatures, read_features_file
 from massl_bench.features.options import ExtractionOptions
 
@@ -11,6 +12,7 @@ __all__ = [
     "FeatureCache",
     "HandedFeatures",
     "Reporting",
+    "Wanted",
     "bank_key",
     "load_or_extract",
     "read_features_file",

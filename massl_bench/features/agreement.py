@@ -63,7 +63,7 @@ def agreement_with_fp32(  # noqa: PLR0913  # which features, and where their ima
         except ValidationError:
             pass  # of another version of this package
     # Only here: a run whose features are all cached imports no torch.
-    from massl_bench.features.extraction import extract
+    from massl_bench.features.extraction import Target, extract
 
     rows_n = np.linspace(0, len(bank) - 1, min(num_images, len(bank))).round().astype(np.int64)
     split = dataset.split(key.split)
@@ -72,12 +72,10 @@ def agreement_with_fp32(  # noqa: PLR0913  # which features, and where their ima
     label = f"{encoder().card.name} on {dataset.name}/{key.split}, in fp32"
     with reporting.progress(label, len(sample)) as progress:
         extract(
-            encoder(),
+            [Target(encoder=encoder(), preprocessing=key.preprocessing, deliver=found.append)],
             sample,
-            key.preprocessing,
             replace(options, precision="fp32", skip_corrupt=False),
             pieces=[range(len(sample))],
-            deliver=found.append,
             progress=progress,
         )
     agreement = agreement_of(bank.features[rows_n], found[0].features)

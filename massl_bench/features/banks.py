@@ -1,28 +1,23 @@
-"""From the cache or from the images: the bank of one split."""
+"""From the cache or from the images: the banks of one split."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain
-from typing import TYPE_CHECKING, TypeGuard
+from itertools import chain, groupby
+from operator import itemgetter
+from typing import TypeGuard
 
-import numpy as np
-
-from massl_bench.core.errors import CellError, one_line
+from massl_bench.core.errors import CellError
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.values import FeatureBank
-from massl_bench.datasets import Dataset, ImageSplit
-from massl_bench.features.cache import BankKey, FeatureCache, read_meta
+from massl_bench.datasets import Dataset
+from massl_bench.features.cache import BankKey, FeatureCache
+from massl_bench.features.making import Making, Wanted
 from massl_bench.features.options import ExtractionOptions
-from massl_bench.features.pieces import Piece, Pieces
 from massl_bench.models import ModelCard
-
-if TYPE_CHECKING:
-    from massl_bench.models.encoder import Encoder
 
 ProgressFactory = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """(label, number of images) to a context that yields a function to call with each number of images done."""
@@ -80,42 +75,34 @@ def bank_key(
     )
 
 
-def _orientation(count: int, split: ImageSplit) -> str:
-    """Returns what is done with images that have an EXIF orientation."""
-    what = f"{count:,} {'image has' if count == 1 else 'images have'} an EXIF orientation"
-    if split.decoding.upright:
-        return f"{what} and {'is' if count == 1 else 'are'} turned upright, as viewers do"
-    return f"{what} and {'is' if count == 1 else 'are'} read as stored, as the published evaluations do"
-
-
 def load_or_extract(
     cache: FeatureCache,
-    key: BankKey,
-    encoder: Callable[[], Encoder],
-    dataset: Dataset,
+    wanted: Wanted,
     options: ExtractionOptions,
     reporting: Reporting,
+    also: Callable[[], Sequence[Wanted]] = list,
 ) -> FeatureBank:
-    """Returns the bank of `key`, extracting it where the cache does not hold it undamaged.
+    """Returns a bank, extracting it where the cache does not hold it undamaged.
 
     Processes that want the same bank at the same time share the work, piece by piece (`pieces.Pieces`).
 
     Args:
         cache: where banks are kept.
-        key: what is wanted.
-        encoder: called only where features have to be extracted; returns the encoder on its device.
-        dataset: where the images are.
+        wanted: the bank.
         options: of the extraction.
         reporting: where messages and progress go.
+        also: asked only where features have to be extracted: returns other banks of the same images, which are made
+            along with this one, from one decoding of each image; what fails of them is left to who wants them.
 
     Raises:
         CellError: Extraction failed; what is left in the cache are whole pieces.
         RequestError: The dataset is not what it must be.
     """
+    key = wanted.key
     bank, _ = cache.read(key)
     if _serves(bank, options):
         return bank
-    making = _Making(cache, key, dataset, options, reporting)
+    making = _Pass(cache, [wanted, *also()], options, reporting)
     while True:
         with cache.held(key, reporting.say):
             bank, damage = cache.read(key)  # again: another process may have made it meanwhile
@@ -124,28 +111,27 @@ def load_or_extract(
             if damage is not None:
                 reporting.say(f"damaged cache entry, extracting again: {damage}")
                 cache.discard(key)
-            if making.write_bank():
+            if making.first.write():
                 bank, damage = cache.read(key)
                 if bank is None:
                     reason = damage or "it was removed meanwhile"
                     raise CellError(f"the bank that was just written cannot be read: {reason}")
                 return bank
-        making.extract(encoder)
+        making.extract()
 
 
 def help_to_extract(
     cache: FeatureCache,
-    key: BankKey,
-    encoder: Callable[[], Encoder],
-    dataset: Dataset,
+    wanted: Wanted,
     options: ExtractionOptions,
     reporting: Reporting,
+    also: Callable[[], Sequence[Wanted]] = list,
 ) -> None:
     """Makes pieces of a bank that another process wants, as long as there are any that nobody makes.
 
     Args and errors as of `load_or_extract`.
     """
-    _Making(cache, key, dataset, options, reporting).extract(encoder, wait=False)
+    _Pass(cache, [wanted, *also()], options, reporting).extract(wait=False)
 
 
 def _serves(bank: FeatureBank | None, options: ExtractionOptions) -> TypeGuard[FeatureBank]:
@@ -153,162 +139,93 @@ def _serves(bank: FeatureBank | None, options: ExtractionOptions) -> TypeGuard[F
     return bank is not None and (options.skip_corrupt or not bank.skipped)
 
 
-class _Making:
-    """A bank that is being made by this process and maybe others."""
+class _Pass:
+    """One decoding of the images of a split, for one bank and for others that come along with it."""
 
     def __init__(
-        self, cache: FeatureCache, key: BankKey, dataset: Dataset, options: ExtractionOptions, reporting: Reporting
+        self, cache: FeatureCache, banks: Sequence[Wanted], options: ExtractionOptions, reporting: Reporting
     ) -> None:
-        self._cache, self._key, self._dataset = cache, key, dataset
-        self._options, self._reporting = options, reporting
+        self._alone, self._options, self._reporting = options.shard.count == 1, options, reporting
+        self._said: set[str] = set()
+        self.first, *self._others = [Making(cache, wanted, options, self._say) for wanted in banks]
 
-    @cached_property
-    def _split(self) -> ImageSplit:
-        return self._dataset.split(self._key.split)
+    def _say(self, text: str) -> None:
+        """Says once what is true of each bank, as all are of the same images."""
+        if text not in self._said:
+            self._said.add(text)
+            self._reporting.say(text)
 
-    @property
-    def _count(self) -> int:
-        return len(self._split) if self._key.limit is None else min(self._key.limit, len(self._split))
-
-    @cached_property
-    def _pieces(self) -> Pieces:
-        return self._cache.pieces(self._key, self._count, self._options)
-
-    def extract(self, encoder: Callable[[], Encoder], *, wait: bool = True) -> None:
-        """Makes the pieces that are not there, and that no other process makes.
+    def extract(self, *, wait: bool = True) -> None:
+        """Makes the pieces of the first bank that are not there, and that no other process makes; of the others, those
+        of the same images.
 
         Args:
-            encoder: called where there is a piece to make.
             wait: for the pieces of others, and make those that they do not end, until all are there, or the bank is.
 
         Raises:
             CellError: An image or a feature is broken, or the cache cannot be written.
         """
-        pieces, waits = self._pieces, False
+        first, waits = self.first, False
         try:
-            while (missing := pieces.missing()) and not self._is_there():
+            while (missing := first.pieces.missing()) and not first.is_there():
                 claims = self._claims(missing)
-                first = next(claims, None)
-                if first is not None:
-                    self._make(encoder(), missing, chain([first], claims))
+                claimed = next(claims, None)
+                if claimed is not None:
+                    self._make(missing, chain([claimed], claims))
                 elif not wait:
-                    return
+                    break
                 elif not waits:
                     waits = True
-                    if self._options.shard.count == 1:
-                        makers = pieces.makers(missing)
-                        self._reporting.say(f"another process extracts these features, waiting for it: {makers}")
+                    if self._alone:
+                        makers = first.pieces.makers(missing)
+                        self._say(f"another process extracts these features, waiting for it: {makers}")
                 else:
                     time.sleep(_POLL_S)
         finally:
-            pieces.release()
+            for making in (first, *self._others):
+                making.pieces.release()
+        for other in self._others:
+            with other.given_up_where_it_fails():
+                other.write_if_whole()
 
-    def _claims(self, missing: Sequence[int]) -> Iterator[range]:
-        """Yields the items of pieces that are this process's to make."""
+    def _claims(self, missing: Sequence[int]) -> Iterator[tuple[int, list[Making]]]:
+        """Yields the numbers of pieces that are this process's to make, each with the banks that it is to make it of.
+
+        Nobody waits for a lock here: processes that want the same banks in another order do not wait for each other.
+        """
         for number in self._options.shard.first(missing):
-            with self._cache.writing():
-                claimed = self._pieces.claim(number, self._is_there)
-            if claimed:
-                yield self._pieces.range_of(number)
+            if self.first.claim(number):
+                yield number, [self.first, *(other for other in self._others if self._claimed(other, number))]
 
-    def _is_there(self) -> bool:
-        """Tells whether the bank is there, and whole where it must be; damage is seen when it is read."""
-        if self._key not in self._cache:
-            return False
-        with suppress(OSError, ValueError):
-            return self._options.skip_corrupt or not read_meta(self._cache.path(self._key)).skipped
-        return True
+    @staticmethod
+    def _claimed(other: Making, number: int) -> bool:
+        with other.given_up_where_it_fails():
+            return other.claim(number)
+        return False
 
-    def _make(self, encoder: Encoder, missing: Sequence[int], claimed: Iterable[range]) -> None:
+    def _make(self, missing: Sequence[int], claimed: Iterable[tuple[int, list[Making]]]) -> None:
         """Makes pieces, and shows how far that is among the missing ones."""
         # Only here: a run whose features are all cached imports no torch.
-        from massl_bench.features.extraction import Extracted, extract
+        from massl_bench.features.extraction import extract
 
-        pieces, split, where = self._pieces, self._split, f"{self._dataset.name}/{self._key.split}"
+        first, pieces = self.first, self.first.pieces
         total = sum(len(pieces.range_of(number)) for number in missing)
-        if total < self._count and self._options.shard.count == 1:
-            self._reporting.say(f"{where}: {self._count - total:,} of {self._count:,} images are there from before")
+        if total < first.count and self._alone:
+            self._say(f"{first.where}: {first.count - total:,} of {first.count:,} images are there from before")
         made: set[int] = set()
 
-        def put(piece: Extracted) -> None:
-            with self._cache.writing():
-                pieces.put(piece, encoder.card.name)
-            made.add(piece.items.start)
+        def ranges(of_the_same: Iterable[tuple[int, list[Making]]]) -> Iterator[range]:
+            for number, _ in of_the_same:
+                made.add(number)
+                yield pieces.range_of(number)
 
-        with self._reporting.progress(f"{encoder.card.name} on {where}", total) as progress:
-            extract(
-                encoder,
-                split,
-                self._key.preprocessing,
-                self._options,
-                pieces=claimed,
-                deliver=put,
-                progress=progress,
-            )
-            if self._options.shard.count == 1:  # otherwise every process says what it does, and no more
-                ended = set(missing) - set(pieces.missing())
-                ranges = [pieces.range_of(number) for number in ended]
-                progress(sum(len(each) for each in ranges if each.start not in made))
-
-    def write_bank(self) -> bool:
-        """Puts the bank together, in place of one that is there; tells whether all pieces were, undamaged.
-
-        Raises:
-            CellError: No image could be decoded, or the cache cannot be written.
-        """
-        if self._pieces.missing():
-            return False
-        try:
-            self._write_bank()
-        except _SpoiledError as error:
-            self._reporting.say(f"damaged cache entry, extracting again: {error}")
-            return False
-        self._pieces.remove()
-        return True
-
-    def _write_bank(self) -> None:
-        pieces, split, dataset = self._pieces, self._split, self._dataset
-        first_piece = self._read(0)
-        replaces = self._key in self._cache  # a bank of a run that left images out which can now be read
-        kept, skipped, num_oriented = [], [], 0
-        dim, model = first_piece.features.shape[1], first_piece.model
-        with self._cache.writer(self._key, dim, model=model, dataset=dataset.name) as writer:
-            for number in range(len(pieces)):
-                piece = self._read(number)
-                writer.append(piece.features)
-                kept.append(piece.kept)
-                skipped += piece.skipped
-                num_oriented += piece.num_oriented
-            items = np.concatenate(kept)
-            if not len(items):
-                raise CellError(f"no image could be decoded; the first: {skipped[0]}")
-            if num_oriented:
-                self._reporting.say(f"{dataset.name}/{self._key.split}: {_orientation(num_oriented, split)}")
-            first = dataset.validation_from(self._key.split)
-            # Counted among the images that were kept; --limit may end before it, or all of it be corrupt.
-            validation_from = int(np.searchsorted(items, first)) if first is not None else None
-            if validation_from == len(items):
-                validation_from = None
-            writer.finish(
-                labels=split.labels[items] if split.labels is not None else None,
-                ids=split.ids(self._count)[items],
-                class_names=dataset.class_names,
-                num_classes=dataset.num_classes if split.labels is not None else None,
-                skipped=skipped,
-                validation_from=validation_from,
-            )
-            if replaces:
-                self._cache.discard(self._key)
-
-    def _read(self, number: int) -> Piece:
-        """Returns a piece; removes one that is damaged, and raises `_SpoiledError`."""
-        try:
-            return self._pieces.read(number)
-        except (OSError, ValueError) as error:
-            with self._cache.writing():
-                self._pieces.spoil(number)
-            raise _SpoiledError(one_line(error)) from None
-
-
-class _SpoiledError(Exception):
-    """A piece is not what was written, and has to be made again."""
+        with self._reporting.progress(f"{first.encoder.card.name} on {first.where}", total) as progress:
+            for makings, of_the_same in groupby(claimed, key=itemgetter(1)):
+                targets = [first.target(required=True)]
+                for other in makings[1:]:
+                    with other.given_up_where_it_fails():
+                        targets.append(other.target(required=False))
+                extract(targets, first.split, self._options, pieces=ranges(of_the_same), progress=progress)
+            if self._alone:  # otherwise every process says what it does, and no more
+                ended = set(missing) - set(pieces.missing()) - made
+                progress(sum(len(pieces.range_of(number)) for number in ended))

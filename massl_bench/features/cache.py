@@ -72,6 +72,11 @@ class BankKey(StrictModel):
         """Hex sha256 of the key; the name of the bank's directory."""
         return sha256_of(self.model_dump(mode="json"))
 
+    @property
+    def images(self) -> tuple[str, str, int | None]:
+        """Of which images the bank is, whatever is made of them."""
+        return self.dataset_fingerprint, self.split, self.limit
+
 
 class BankMeta(StrictModel):
     """`meta.json` of a bank."""

@@ -11,7 +11,7 @@ from massl_bench.core.settings import Preprocessing
 from massl_bench.core.values import FeatureBank
 from massl_bench.datasets.handed import HandedSplit
 from massl_bench.features.banks import Reporting
-from massl_bench.features.extraction import Extracted, extract
+from massl_bench.features.extraction import Extracted, Target, extract
 from massl_bench.features.options import ExtractionOptions
 from massl_bench.models.encoder import Encoder
 
@@ -39,8 +39,8 @@ def extract_handed(
     in_this_process = replace(options, num_workers=0)
     pieces: list[Extracted] = []
     with reporting.progress(label, count) as progress:
-        whole = [range(count)]
-        extract(encoder, split, preprocessing, in_this_process, pieces=whole, deliver=pieces.append, progress=progress)
+        target = Target(encoder=encoder, preprocessing=preprocessing, deliver=pieces.append)
+        extract([target], split, in_this_process, pieces=[range(count)], progress=progress)
     (found,) = pieces
     if not len(found.kept):
         raise CellError(f"no image could be decoded; the first: {found.skipped[0]}")

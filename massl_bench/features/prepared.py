@@ -1,8 +1,9 @@
-"""Images decoded and cropped for an encoder, whole batches at a time. B images of a batch, G of one size, S side."""
+"""Images decoded and prepared for encoders, whole batches at a time. B images of a batch, G of one size, S side."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ _Pixels = NDArray[np.uint8] | list[NDArray[np.uint8] | None]
 
 @dataclass
 class Batch:
-    """The images of some items that could be decoded, those of one size together, and why others could not."""
+    """The images of some items that could be prepared, those of one size together, and why others could not."""
 
     groups: list[tuple[list[int], Tensor]]
     """(places in `kept`, uint8 [G, 3, H, W])"""
@@ -33,6 +34,10 @@ class Batch:
     problems: list[tuple[int, Unreadable]] = field(default_factory=list)
     oriented: int = 0
     """How many of the files say that they have to be turned."""
+
+    def __len__(self) -> int:
+        """Returns the number of images, prepared or not."""
+        return len(self.kept) + len(self.problems)
 
     def in_order(self, features_BD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns the features of the groups, one group after the other, in the order of `kept`."""
@@ -46,15 +51,33 @@ class Batch:
         return self
 
 
+class _Prepared:
+    """What becomes of the images of a batch in one way; threads fill it, each its own rows."""
+
+    def __init__(self, side: int | None, count: int) -> None:
+        self.pixels: _Pixels = [None] * count if side is None else np.empty((count, 3, side, side), dtype=np.uint8)
+        self.reasons: dict[int, Unreadable] = {}
+        """Why others could not be decoded or prepared, by row."""
+
+    def batch(self, indices: Sequence[int], oriented: int) -> Batch:
+        kept_rows = [row for row in range(len(indices)) if row not in self.reasons]
+        return Batch(
+            _grouped(self.pixels, kept_rows),
+            [indices[row] for row in kept_rows],
+            [(indices[row], why) for row, why in sorted(self.reasons.items())],
+            oriented,
+        )
+
+
 class PreparedImages(Dataset[Any]):
-    """Decodes and crops whole batches.
+    """Decodes whole batches, and prepares each image in one way or in several.
 
     Large images are decoded fastest by one thread a core. Small ones spend their time in the interpreter, where threads
     wait for each other (half the speed on CIFAR's 32 × 32): the first batches try both ways, the rest takes the faster.
     """
 
-    def __init__(self, split: ImageSplit, preprocessing: Preprocessing, max_threads: int) -> None:
-        self._split, self._preprocessing = split, preprocessing
+    def __init__(self, split: ImageSplit, ways: Sequence[Preprocessing], max_threads: int) -> None:
+        self._split, self._ways = split, ways
         # The first batch of each trial only warms up.
         self._trials = [1, 1, max_threads, max_threads] if max_threads > 1 else []
         self._seconds_per_image: dict[int, float] = {}
@@ -67,18 +90,17 @@ class PreparedImages(Dataset[Any]):
     @property
     def bytes_each(self) -> int:
         """How much memory an image takes, at most (where images are not cropped: were it square)."""
-        return 3 * (self._preprocessing.crop or self._preprocessing.resize) ** 2
+        return sum(3 * (way.crop or way.resize) ** 2 for way in self._ways)
 
     def item(self, key: Any) -> int:
         """Returns which item of the split a key of the sampler asks for."""
         return int(key)
 
-    def pixels(self, encoded: EncodedImage, key: Any) -> NDArray[np.uint8]:
-        """Returns what the encoder sees of an item, uint8 [3, H, W]; raises what PIL raises for a damaged image."""
-        image = self.decoded(encoded)
-        if self._preprocessing.query_box:
+    def prepared(self, image: Image.Image, key: Any, way: Preprocessing) -> NDArray[np.uint8]:
+        """Returns what an encoder sees of an item, uint8 [3, H, W]; raises what PIL raises for a damaged image."""
+        if way.query_box:
             image = image.crop(self._box(self.item(key)))
-        return apply_preprocessing(image, self._preprocessing)
+        return apply_preprocessing(image, way)
 
     def decoded(self, encoded: EncodedImage) -> Image.Image:
         """Returns an image of the split in RGB; counts those whose files say that they have to be turned."""
@@ -87,29 +109,30 @@ class PreparedImages(Dataset[Any]):
             self._oriented.append(None)  # threads append at once, and none is lost
         return image
 
-    def __getitems__(self, keys: list[Any]) -> Batch:
+    def __getitems__(self, keys: list[Any]) -> list[Batch]:
+        """Returns the batch of some items in each way."""
         indices = [self.item(key) for key in keys]
         try:
             encoded = self._split.encoded(indices)
         except (OSError, MemoryError, MasslBenchError) as error:  # of the file that holds them
             # Returned: what a loader's process raises arrives as the text of its traceback.
-            return Batch([], [], [(index, Unreadable.of(error)) for index in indices], 0)
-        side = self._preprocessing.crop
-        pixels: _Pixels = [None] * len(indices)
-        if side is not None:
-            pixels = np.empty((len(indices), 3, side, side), dtype=np.uint8)
-
+            return [Batch([], [], [(index, Unreadable.of(error)) for index in indices]) for _ in self._ways]
+        prepared = [_Prepared(way.crop, len(indices)) for way in self._ways]
         self._oriented.clear()
 
-        def prepare(rows: range) -> dict[int, Unreadable]:
-            """Fills some rows; returns why others could not be decoded."""
-            reasons = {}
+        def prepare(rows: Sequence[int]) -> None:
             for row in rows:
                 try:
-                    pixels[row] = self.pixels(encoded[row], keys[row])
+                    image = self.decoded(encoded[row])
                 except Exception as error:  # PIL's plugins raise errors of every kind for damaged files
-                    reasons[row] = Unreadable.of(error)
-            return reasons
+                    for each in prepared:
+                        each.reasons[row] = Unreadable.of(error)
+                    continue
+                for way, each in zip(self._ways, prepared, strict=True):
+                    try:
+                        each.pixels[row] = self.prepared(image, keys[row], way)
+                    except Exception as error:
+                        each.reasons[row] = Unreadable.of(error)
 
         if self._trials:
             num_threads = self._trials.pop(0)
@@ -117,18 +140,11 @@ class PreparedImages(Dataset[Any]):
             num_threads = min(self._seconds_per_image, key=self._seconds_per_image.__getitem__, default=1)
         start = time.perf_counter()
         if self._pool is None or num_threads == 1:
-            reasons = prepare(range(len(indices)))
+            prepare(range(len(indices)))
         else:
-            pieces = [range(thread, len(indices), num_threads) for thread in range(num_threads)]
-            reasons = {row: why for part in self._pool.map(prepare, pieces) for row, why in part.items()}
+            list(self._pool.map(prepare, [range(thread, len(indices), num_threads) for thread in range(num_threads)]))
         self._seconds_per_image[num_threads] = (time.perf_counter() - start) / len(indices)
-        kept_rows = [row for row in range(len(indices)) if row not in reasons]
-        return Batch(
-            _grouped(pixels, kept_rows),
-            [indices[row] for row in kept_rows],
-            [(indices[row], why) for row, why in sorted(reasons.items())],
-            len(self._oriented),
-        )
+        return [each.batch(indices, len(self._oriented)) for each in prepared]
 
     def _box(self, index: int) -> tuple[float, float, float, float]:
         assert self._split.boxes is not None

@@ -15,17 +15,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from typing_extensions import override
 
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.settings import JitteredAugmentation, Preprocessing
 from massl_bench.core.values import ViewBatch, ViewPlan
 from massl_bench.core.wording import asked
-from massl_bench.datasets import EncodedImage, ImageSplit
+from massl_bench.datasets import ImageSplit
 from massl_bench.datasets.images.crops import UNIFORMS, crop_boxes
 from massl_bench.datasets.images.preprocess import cut_view, jitter_view
 from massl_bench.features.banks import Reporting
-from massl_bench.features.extraction import images_at_a_time, load_images, numerics
+from massl_bench.features.extraction import numerics
+from massl_bench.features.loading import images_at_a_time, load_images
 from massl_bench.features.options import ExtractionOptions
 from massl_bench.features.prepared import Batch, PreparedImages
 from massl_bench.models.encoder import Encoder
@@ -114,7 +116,7 @@ class EncodedViews:
         """
         batches = _cut(rows, images_at_a_time(self._options, self._encoder.device))
         keys = [piece.tolist() for piece in batches]
-        images = partial(PreparedImages, self._split, self._preprocessing)
+        images = partial(PreparedImages, self._split, [self._preprocessing])
         loader = iter(load_images(images, keys, len(keys), self._options, self._encoder.device))
         with self._reporting.progress(f"{self._label}, as they are", len(rows)) as progress:
             for piece in batches:
@@ -124,7 +126,9 @@ class EncodedViews:
                 self.num_seen += len(piece)
                 yield ViewBatch(features=features, rows=piece)
 
-    def _batches(self, plan: ViewPlan, epoch: int, pieces: _Pieces, loaded: Iterator[Batch]) -> Iterator[ViewBatch]:
+    def _batches(
+        self, plan: ViewPlan, epoch: int, pieces: _Pieces, loaded: Iterator[list[Batch]]
+    ) -> Iterator[ViewBatch]:
         label = f"{self._label}, epoch {epoch + 1} of {plan.num_epochs}"
         with self._reporting.progress(label, len(plan.rows)) as progress:
             for rows_B in pieces.batches(epoch):
@@ -134,8 +138,9 @@ class EncodedViews:
                 self.num_seen += len(rows_B)
                 yield ViewBatch(features=np.concatenate(features), rows=rows_B)
 
-    def _encoded(self, batch: Batch, progress: Callable[[int], None]) -> NDArray[np.float32]:
+    def _encoded(self, batches: list[Batch], progress: Callable[[int], None]) -> NDArray[np.float32]:
         """Returns the features of one piece, float32 [b, D]."""
+        (batch,) = batches  # the images are prepared in one way
         if batch.problems:
             index, problem = batch.problems[0]
             skip = f": {asked('skip_corrupt')} does not apply to images that are trained on" if problem.damaged else ""
@@ -157,7 +162,7 @@ class AugmentedImages(PreparedImages):
     """Decodes images and cuts their views; the keys are (epoch, item)."""
 
     def __init__(self, split: ImageSplit, preprocessing: Preprocessing, plan: ViewPlan, max_threads: int) -> None:
-        super().__init__(split, preprocessing, max_threads)
+        super().__init__(split, [preprocessing], max_threads)
         self._plan = plan
 
     @override
@@ -165,12 +170,11 @@ class AugmentedImages(PreparedImages):
         return key[1]
 
     @override
-    def pixels(self, encoded: EncodedImage, key: _Key) -> NDArray[np.uint8]:
-        image, side = self.decoded(encoded), self._preprocessing.crop
-        assert side is not None  # only tasks without augmentation leave images uncropped
+    def prepared(self, image: Image.Image, key: _Key, way: Preprocessing) -> NDArray[np.uint8]:
+        assert way.crop is not None  # only tasks without augmentation leave images uncropped
         box, mirrored = view_of(self._plan, key, image.width, image.height)
         drawn = self._plan.augmentation
-        view_3SS = cut_view(image, box, side, drawn.crop_interpolation, mirrored=mirrored)
+        view_3SS = cut_view(image, box, way.crop, drawn.crop_interpolation, mirrored=mirrored)
         if not isinstance(drawn, JitteredAugmentation):
             return view_3SS
         uniform_8 = np.random.default_rng([self._plan.seed, _COLOURS, *key]).random(8)

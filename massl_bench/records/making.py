@@ -56,6 +56,8 @@ class Measured:
     precision_agreement: dict[str, PrecisionAgreement]
     num_extracted: int
     """Images that went through the model now."""
+    extracted_along: list[str]
+    """Tasks for which other features were made of the same images meanwhile."""
     num_classes: int | None
     timings: Timings
     device: str
@@ -85,6 +87,7 @@ def make_record(
         selection_split=str(selection) if selection is not None else None,
         selection_curve={f"{strength:.6g}": value for strength, value in measured.scores.selection.items()},
         num_extracted=measured.num_extracted,
+        extracted_along=measured.extracted_along,
         num_items=measured.num_items,
         precision_agreement=measured.precision_agreement,
         num_classes=measured.num_classes,

@@ -214,6 +214,8 @@ class ResultRecord(StrictModel):
     num_items: dict[str, int]
     num_extracted: int | None = None
     """Images that went through the model in this run, in `timings.extract` seconds; None in older records."""
+    extracted_along: list[str] = Field(default_factory=list)
+    """Tasks for which other features were made of the same images, within the same seconds."""
     num_classes: int | None
     model_reference: str
     ground_truth_file: str | None = None

@@ -154,9 +154,9 @@ def _size(record: ResultRecord) -> float | None:
 
 
 def _milliseconds(record: ResultRecord) -> float | None:
-    """Returns the time of an image; None where features came from the cache, in part or all."""
+    """Returns the time of an image; None where features came from the cache, in part or all, or others with them."""
     images = record.num_extracted
-    whole = images is not None and images >= sum(record.num_items.values()) > 0
+    whole = images is not None and images >= sum(record.num_items.values()) > 0 and not record.extracted_along
     return 1000 * record.timings.extract / images if whole and images else None
 
 

@@ -20,7 +20,7 @@ from massl_bench.core.values import FeatureBank
 from massl_bench.datasets import Dataset, open_dataset
 from massl_bench.datasets.images.preprocess import apply_preprocessing
 from massl_bench.datasets.published import READERS
-from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
+from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, Wanted, bank_key, load_or_extract
 from massl_bench.models.encoder import Encoder
 from massl_bench.records.reading import read_record
 from massl_bench.records.record import ResultRecord
@@ -62,7 +62,7 @@ def bank(
     chosen: ExtractionOptions = ExtractionOptions(),  # noqa: B008  # frozen
 ) -> FeatureBank:
     key = bank_key(encoder.card, of_task(task, encoder), dataset, role, None, chosen)
-    return load_or_extract(FeatureCache(cache), key, lambda: encoder, dataset, chosen, Reporting())
+    return load_or_extract(FeatureCache(cache), Wanted(key, lambda: encoder, dataset), chosen, Reporting())
 
 
 def test_what_the_tasks_say() -> None:
@@ -261,7 +261,7 @@ def test_other_errors_of_a_model_stay_its_own(dataset: Dataset, tmp_path: Path) 
     chosen = ExtractionOptions()
     key = bank_key(encoder.card, encoder.card.preprocessing, dataset, "queries", None, chosen)
     with pytest.raises(RuntimeError, match=r"^boom$"):
-        load_or_extract(FeatureCache(tmp_path), key, lambda: encoder, dataset, chosen, Reporting())
+        load_or_extract(FeatureCache(tmp_path), Wanted(key, lambda: encoder, dataset), chosen, Reporting())
 
 
 def test_a_copy_without_ground_truth_is_refused(places: Places, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

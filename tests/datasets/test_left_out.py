@@ -410,7 +410,7 @@ def test_labels_that_are_missing_are_known_before_work(
 
 def test_workers_where_shared_memory_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     from massl_bench.core import devices
-    from massl_bench.features.extraction import _batches_ahead
+    from massl_bench.features.loading import _batches_ahead
 
     monkeypatch.setattr(devices.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(64 << 20, 0, 64 << 20))
     monkeypatch.setattr(devices, "SHARED_MEMORY", Path("/"))

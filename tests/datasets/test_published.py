@@ -17,7 +17,7 @@ from massl_bench.core.errors import MissingDataError, RequestError
 from massl_bench.datasets import Dataset, decode_rgb, open_dataset
 from massl_bench.datasets.published.class_folders import subset_names
 from massl_bench.datasets.published.voc import VOC_CLASSES
-from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
+from massl_bench.features import ExtractionOptions, FeatureCache, Reporting, Wanted, bank_key, load_or_extract
 from massl_bench.models import ModelOptions, open_model
 from massl_bench.specs.dataset import SplitSpec
 from massl_bench.specs.registry import Registry
@@ -356,7 +356,9 @@ def test_the_validation_part_of_a_bank(
     chosen = ExtractionOptions(skip_corrupt=True)
     for role, first in (("train", expected), ("test", None)):
         key = bank_key(model.card, model.card.preprocessing, dataset, role, limit, chosen)
-        bank = load_or_extract(FeatureCache(tmp_path), key, lambda: model.encoder("cpu"), dataset, chosen, Reporting())
+        bank = load_or_extract(
+            FeatureCache(tmp_path), Wanted(key, lambda: model.encoder("cpu"), dataset), chosen, Reporting()
+        )
         assert bank.validation_from == first
         again, _ = FeatureCache(tmp_path).read(key)
         assert again is not None
@@ -388,7 +390,9 @@ def test_multi_label_features(tmp_path: Path) -> None:
     model = open_model("pixels", Registry(), ModelOptions(cache_dir=tmp_path))
     chosen = ExtractionOptions()
     key = bank_key(model.card, model.card.preprocessing, dataset, "test", None, chosen)
-    bank = load_or_extract(FeatureCache(tmp_path), key, lambda: model.encoder("cpu"), dataset, chosen, Reporting())
+    bank = load_or_extract(
+        FeatureCache(tmp_path), Wanted(key, lambda: model.encoder("cpu"), dataset), chosen, Reporting()
+    )
     assert bank.labels is not None
     assert bank.labels.dtype == np.int8
     assert bank.labels.tolist() == copy.labels["test"]

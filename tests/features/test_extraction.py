@@ -28,7 +28,7 @@ from massl_bench.core.settings import (
 )
 from massl_bench.datasets import DataOptions, open_dataset, splits
 from massl_bench.datasets.images.preprocess import apply_preprocessing
-from massl_bench.features import BankKey, ExtractionOptions, FeatureCache, Reporting, bank_key, load_or_extract
+from massl_bench.features import BankKey, ExtractionOptions, FeatureCache, Reporting, Wanted, bank_key, load_or_extract
 from massl_bench.models.encoder import Encoder
 from massl_bench.models.pixels import pixels_card
 from massl_bench.specs.registry import Registry
@@ -248,7 +248,7 @@ def test_images_that_can_be_read_again_replace_a_bank_without_them(image_folder:
         writer.finish(
             labels=None, ids=np.array([b"x"]), class_names=None, num_classes=None, skipped=["y"], validation_from=None
         )
-    bank = load_or_extract(cache, wanted, lambda: encoder, dataset, options, Reporting())
+    bank = load_or_extract(cache, Wanted(wanted, lambda: encoder, dataset), options, Reporting())
     assert (bank.skipped, len(bank)) == ((), 6)
 
 

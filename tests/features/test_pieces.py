@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Never
 
@@ -26,6 +27,7 @@ from massl_bench.features import (
     ExtractionOptions,
     FeatureCache,
     Reporting,
+    Wanted,
     bank_key,
     extraction,
     load_or_extract,
@@ -120,7 +122,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "LAST", PIECE)
 
 
-class Wanted:
+class Digits:
     """The bank of 200 digits, and how many images went through the network for it."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +144,14 @@ class Wanted:
     def load(self, shard: Shard = ALONE) -> np.ndarray:
         options = ExtractionOptions(shard=shard)
         reporting = Reporting(say=self.said.append)
-        bank = load_or_extract(self.cache, self.key, lambda: self.encoder, self.dataset, options, reporting)
-        return np.array(bank.features)
+        return np.array(load_or_extract(self.cache, self.bank, options, reporting).features)
+
+    @property
+    def bank(self) -> Wanted:
+        return Wanted(self.key, lambda: self.encoder, self.dataset)
+
+    def target(self, deliver: Callable[[extraction.Extracted], None]) -> extraction.Target:
+        return extraction.Target(encoder=self.encoder, preprocessing=self.key.preprocessing, deliver=deliver)
 
     @property
     def pieces(self) -> Pieces:
@@ -154,7 +162,7 @@ class Wanted:
 def test_a_bank_is_made_once_however_many_want_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None, damaged: bool
 ) -> None:
-    wanted = Wanted(tmp_path, monkeypatch)
+    wanted = Digits(tmp_path, monkeypatch)
     expected = wanted.load()
     if damaged:
         (wanted.cache.path(wanted.key) / "features.npy").write_bytes(b"nothing")
@@ -180,14 +188,14 @@ def test_what_fails_elsewhere_is_not_said_of_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None
 ) -> None:
     """A model that cannot be read, images that cannot be read: each is named, and no piece stays claimed."""
-    wanted = Wanted(tmp_path, monkeypatch)
+    wanted = Digits(tmp_path, monkeypatch)
 
     def gone() -> Never:
         raise OSError(errno.EIO, os.strerror(errno.EIO), "model.pth")
 
     options, reporting = ExtractionOptions(), Reporting()
     with pytest.raises(OSError, match=r"model\.pth"):
-        load_or_extract(wanted.cache, wanted.key, gone, wanted.dataset, options, reporting)
+        load_or_extract(wanted.cache, replace(wanted.bank, encoder=gone), options, reporting)
     split = wanted.dataset.split("train")
     with monkeypatch.context() as patched:
 
@@ -198,7 +206,7 @@ def test_what_fails_elsewhere_is_not_said_of_the_cache(
         for skip_corrupt in (False, True):  # nothing says that the images are at fault
             again = ExtractionOptions(skip_corrupt=skip_corrupt)
             with pytest.raises(CellError, match=rf"{re.escape(split.locate(0))}: it cannot be read: Input/output"):
-                load_or_extract(wanted.cache, wanted.key, lambda: wanted.encoder, wanted.dataset, again, reporting)
+                load_or_extract(wanted.cache, wanted.bank, again, reporting)
     assert len(wanted.load()) == 200
 
 
@@ -206,7 +214,7 @@ def test_what_fails_elsewhere_is_not_said_of_the_cache(
 def test_a_cache_that_cannot_be_written_is_said(
     operation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None
 ) -> None:
-    wanted = Wanted(tmp_path, monkeypatch)
+    wanted = Digits(tmp_path, monkeypatch)
     with monkeypatch.context() as patched:
 
         def full(*_: object) -> Never:
@@ -221,7 +229,7 @@ def test_a_cache_that_cannot_be_written_is_said(
 def test_the_piece_of_a_killed_process_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None
 ) -> None:
-    wanted = Wanted(tmp_path, monkeypatch)
+    wanted = Digits(tmp_path, monkeypatch)
     folder = wanted.pieces.directory
     folder.mkdir(parents=True)
     lock, holder = folder / "000001.lock", folder / "000001.holder"
@@ -250,7 +258,7 @@ def test_no_piece_is_made_of_a_bank_that_has_just_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None
 ) -> None:
     """Another process ends the bank, and its pieces go, after this one has seen what is missing."""
-    wanted, missing = Wanted(tmp_path, monkeypatch), Pieces.missing
+    wanted, missing = Digits(tmp_path, monkeypatch), Pieces.missing
     calls: list[int] = []
 
     def seen_before(pieces: Pieces) -> list[int]:
@@ -269,14 +277,12 @@ def test_no_piece_is_made_of_a_bank_that_has_just_come(
 
 @pytest.mark.faults
 def test_no_damage_to_a_piece_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None) -> None:
-    wanted = Wanted(tmp_path, monkeypatch)
+    wanted = Digits(tmp_path, monkeypatch)
     expected = wanted.load()
     made = list[extraction.Extracted]()
     split = wanted.dataset.split("train")
     ranges = [wanted.pieces.range_of(number) for number in range(4)]
-    extraction.extract(
-        wanted.encoder, split, wanted.key.preprocessing, ExtractionOptions(), pieces=ranges, deliver=made.append
-    )
+    extraction.extract([wanted.target(made.append)], split, ExtractionOptions(), pieces=ranges)
     there = wanted.pieces
     for piece in made:
         there.put(piece, "pixels")
@@ -329,12 +335,10 @@ def test_each_shard_begins_with_its_own() -> None:
 def test_what_was_not_finished_is_listed_and_cleared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None, run_cli: Callable[..., Answer]
 ) -> None:
-    wanted = Wanted(tmp_path, monkeypatch)
+    wanted = Digits(tmp_path, monkeypatch)
     whole = wanted.load()
     split, made = wanted.dataset.split("train"), list[extraction.Extracted]()
-    extraction.extract(
-        wanted.encoder, split, wanted.key.preprocessing, ExtractionOptions(), pieces=[range(64)], deliver=made.append
-    )
+    extraction.extract([wanted.target(made.append)], split, ExtractionOptions(), pieces=[range(64)])
     wanted.pieces.put(made[0], "pixels")
     assert (made[0].features == whole[:64]).all()
     listed = run_cli("cache", "list", "--cache-dir", tmp_path).out

@@ -71,7 +71,7 @@ class EveryBlockFeatures(nn.Module):
     def _maps(self, images: Tensor) -> Iterator[Tensor]:
         network = self._network
         map_BDHW = network.maxpool(network.act1(network.bn1(network.conv1(images))))
-        for block in _residual_blocks(network):
+        for block in residual_blocks(network):
             map_BDHW = block(map_BDHW)
             yield map_BDHW
 
@@ -98,13 +98,14 @@ def block_widths(network: Any, feature: FeatureName | None, embed_dim: int) -> t
         embed_dim: width of that feature.
     """
     if isinstance(network, ResNet) and feature is None:
-        return tuple(_width(block) for block in _residual_blocks(network))
+        return tuple(_width(block) for block in residual_blocks(network))
     if isinstance(network, VisionTransformer | Eva) and feature not in ("last4", "token-before-norm"):
         return (embed_dim,) * len(network.blocks)
     return ()
 
 
-def _residual_blocks(network: Any) -> list[Any]:
+def residual_blocks(network: Any) -> list[Any]:
+    """Returns the blocks of a ResNet of timm, in their order."""
     return [block for stage in (network.layer1, network.layer2, network.layer3, network.layer4) for block in stage]
 
 
