@@ -1,21 +1,41 @@
-"""One of the processes that make the banks of the digits together."""
+"""One of the processes that make banks of the digits together."""
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 
 import massl_bench as mb
 from massl_bench.core.settings import Preprocessing
-from massl_bench.features import ExtractionOptions, extraction, pieces
+from massl_bench.datasets import DataOptions, open_dataset, splits
+from massl_bench.features import (
+    ExtractionOptions,
+    FeatureCache,
+    Reporting,
+    Wanted,
+    bank_key,
+    extraction,
+    load_or_extract,
+    pieces,
+)
 from massl_bench.features.options import Shard
 from massl_bench.models.encoder import Encoder
+from massl_bench.specs.registry import Registry
 
 PIECE = 64
 NUM_IMAGES = 900
+WAYS = [
+    Preprocessing(
+        resize=side, resize_mode="shortest", crop=32, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    for side in (32, 36, 48)
+]
 
 
 def network() -> Encoder:
@@ -24,10 +44,7 @@ def network() -> Encoder:
     module = torch.nn.Sequential(
         torch.nn.Conv2d(3, 24, 5), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(24 * 28 * 28, 32)
     )
-    transform = Preprocessing(
-        resize=32, resize_mode="shortest", crop=32, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3
-    )
-    return Encoder.from_module(module, name="small", transform=transform)
+    return Encoder.from_module(module, name="small", transform=WAYS[0])
 
 
 def meet(cache: Path, shard: Shard) -> None:
@@ -60,3 +77,45 @@ def work(told: Connection, cache: Path, shard: Shard, slow: float) -> None:
     options = ExtractionOptions(shard=shard)
     mb.extract(encoder, "digits", cache_dir=cache, limit=NUM_IMAGES // 2, progress=False, options=options)
     told.send(sum(seen))
+
+
+def work_in_one_pass(told: Connection, cache: Path, order: tuple[int, ...], shard: Shard, slow: float) -> None:
+    """Makes banks of the training images in several ways, each along with those after it, when it is told to.
+
+    Tells how many images it decoded, and how many went through its network.
+
+    Args:
+        told: how it is talked to.
+        cache: of all processes.
+        order: in which it wants the banks of `WAYS`.
+        shard: of several processes.
+        slow: seconds that each batch takes longer.
+    """
+    pieces.PIECE, pieces.LAST, features, decode = PIECE, PIECE, extraction._features, splits.decode_rgb
+    seen, decoded = list[int](), list[None]()
+
+    def counted(encoder: Encoder, images_G3HW: torch.Tensor) -> torch.Tensor:
+        if not seen:
+            meet(cache, shard)
+        seen.append(len(images_G3HW))
+        time.sleep(slow)
+        return features(encoder, images_G3HW)
+
+    def counting(*arguments: Any) -> Image.Image:
+        decoded.append(None)
+        return decode(*arguments)
+
+    extraction._features, splits.decode_rgb = counted, counting
+    torch.set_num_threads(1)
+    encoder = network()
+    options = ExtractionOptions(shard=shard)
+    dataset = open_dataset("digits", Registry(), DataOptions(cache_dir=cache))
+    wanted = [
+        Wanted(bank_key(encoder.card, WAYS[way], dataset, "train", NUM_IMAGES // 2, options), lambda: encoder, dataset)
+        for way in order
+    ]
+    told.send("ready")
+    told.recv()
+    for number, each in enumerate(wanted):
+        load_or_extract(FeatureCache(cache), each, options, Reporting(), partial(list, wanted[number + 1 :]))
+    told.send((len(decoded), sum(seen)))

@@ -15,7 +15,7 @@ from torchvision import transforms as reference
 from massl_bench.core.errors import CellError
 from massl_bench.core.settings import Augmentation, JitteredAugmentation
 from massl_bench.core.values import ViewPlan
-from massl_bench.datasets import decode_rgb
+from massl_bench.datasets import EncodedImage, decode_rgb
 from massl_bench.datasets.images.preprocess import apply_preprocessing, cut_view, jitter_view
 from massl_bench.datasets.splits import ArraySplit
 from massl_bench.features import ExtractionOptions, Reporting
@@ -33,6 +33,10 @@ PREPROCESSING = pixels_card().preprocessing
 def noise_split(count: int = 11, side: int = 40) -> ArraySplit:
     pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
     return ArraySplit("noise", pixels, np.arange(count) % 3, None)
+
+
+def seen(images: AugmentedImages, encoded: EncodedImage, key: tuple[int, int]) -> np.ndarray:
+    return images.prepared(images.decoded(encoded), key, PREPROCESSING)
 
 
 def plan_of(**changes: Any) -> ViewPlan:
@@ -116,12 +120,12 @@ def test_colours_are_drawn_by_epoch_and_item_and_places_stay() -> None:
     jittered = JitteredAugmentation(**AUGMENTATION.model_dump(), jitter=0.3, jitter_probability=0.5)
     split = ArraySplit("grey", np.full((400, 8, 8, 3), 100, dtype=np.uint8), np.zeros(400, dtype=np.int64), None)
     images = AugmentedImages(split, PREPROCESSING, plan_of(augmentation=jittered), 1)
-    bright = np.array([images.pixels(split.encoded([item])[0], (0, item)).max() for item in range(400)])
+    bright = np.array([seen(images, split.encoded([item])[0], (0, item)).max() for item in range(400)])
     assert (bright != 100).mean() == pytest.approx(0.5, abs=0.1)  # of grey, only brightness shows; four deviations
     assert 70 <= bright.min() < 75
     assert 125 < bright.max() <= 130
     other = AugmentedImages(split, PREPROCESSING, plan_of(augmentation=jittered), 1)
-    assert other.pixels(split.encoded([7])[0], (0, 7)).max() == bright[7]
+    assert seen(other, split.encoded([7])[0], (0, 7)).max() == bright[7]
     features = everything(views_of(), plan_of())[0]
     plain = jittered.model_copy(update={"jitter_probability": 0.0})
     assert (everything(views_of(), plan_of(augmentation=plain))[0] == features).all()
@@ -134,7 +138,7 @@ def test_flips_and_areas_have_their_distributions() -> None:
     split = ArraySplit("halves", pixels, np.zeros(1, dtype=np.int64), None)
     whole = WHOLE.model_copy(update={"flip_probability": 0.3})
     images = AugmentedImages(split, PREPROCESSING, plan_of(augmentation=whole), 1)
-    flipped = [images.pixels(pixels[0], (epoch, 0))[0, 16, 0] > 128 for epoch in range(400)]
+    flipped = [seen(images, pixels[0], (epoch, 0))[0, 16, 0] > 128 for epoch in range(400)]
     assert np.mean(flipped) == pytest.approx(0.3, abs=0.1)  # four standard deviations
 
 
