@@ -8,6 +8,7 @@ from pathlib import Path
 
 from massl_bench import protocols
 from massl_bench.bench.duplicates import LeftAside
+from massl_bench.bench.passes import made_along
 from massl_bench.bench.planned import (
     CellPlan,
     FeatureCell,
@@ -134,8 +135,13 @@ class Cells:
                     return place, record
         return path, None
 
-    def describe(self, cell: PlannedCell) -> CellPlan:
-        """Returns what running the cell will do, for `--dry-run`."""
+    def describe(self, cell: PlannedCell, before: Sequence[ImageCell] = ()) -> CellPlan:
+        """Returns what running the cell will do, for `--dry-run`.
+
+        Args:
+            cell: as planned.
+            before: the cells whose features will be extracted before its own.
+        """
         if isinstance(cell, MissingCell):
             can_fetch = isinstance(cell.problem, MissingDataError) and not self.request.data.offline
             return plan_of(cell, "download" if can_fetch else "missing", None, str(cell.problem))
@@ -147,7 +153,10 @@ class Cells:
         to_do = cell.to_extract(self.cache)
         if not to_do and not cell.view_roles:
             return plan_of(cell, "cached", path, "features from the cache, no model is loaded")
-        images = [f"{role} {cell.count(role):,}" for role in to_do]
+        images = []
+        for role in to_do:
+            makers = [one.task.spec.name for one in before if made_along(one, role, [cell], self.cache)]
+            images.append(f"{role} {cell.count(role):,}" + (f" (decoded once, with {makers[0]})" if makers else ""))
         images += [
             f"{role} in augmented views, {cell.count(role):,} an epoch at most"
             if role == "train"

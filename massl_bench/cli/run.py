@@ -221,23 +221,22 @@ def _cells(task: list[str] | None, dataset: list[str] | None, features: Path | N
 
 def _print_plans(request: RunRequest, registry: Registry, *, as_json: bool) -> None:
     """Prints what running each cell would do, and says what the extraction would take."""
-    from massl_bench.bench.planned import ImageCell
+    from massl_bench.bench.planned import CellPlan, ImageCell
     from massl_bench.bench.planner import Planner
     from massl_bench.bench.progress import reporting
 
     planner = Planner(request, registry, reporting())
     cells = planner.plan()
-    plans = [planner.describe(cell) for cell in cells]
+    plans, waiting = list[CellPlan](), list[ImageCell]()
+    for cell in cells:
+        plans.append(planner.describe(cell, waiting))
+        if isinstance(cell, ImageCell) and plans[-1].status == "extract":
+            waiting.append(cell)
     if as_json:
         print_json([vars(plan) for plan in plans])
     for plan in [] if as_json else plans:
         show(f"{plan.model} {plan.task} {plan.dataset}: {plan.status} ({plan.detail})")
-    waiting = [
-        cell
-        for cell, plan in zip(cells, plans, strict=True)
-        if isinstance(cell, ImageCell) and plan.status == "extract" and cell.to_extract(planner.cache)
-    ]
-    if waiting:
+    if any(cell.to_extract(planner.cache) for cell in waiting):
         from massl_bench.bench.cost import extraction_cost
 
         say(str(extraction_cost(planner, waiting)))

@@ -6,14 +6,14 @@ import time
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 
 import massl_bench as mb
 from massl_bench.core.settings import Preprocessing
-from massl_bench.datasets import DataOptions, open_dataset, splits
+from massl_bench.datasets import DataOptions, EncodedImage, open_dataset, splits
+from massl_bench.datasets.images.decoding import STORED, Decoding
 from massl_bench.features import (
     ExtractionOptions,
     FeatureCache,
@@ -101,9 +101,9 @@ def work_in_one_pass(told: Connection, cache: Path, order: tuple[int, ...], shar
         time.sleep(slow)
         return features(encoder, images_G3HW)
 
-    def counting(*arguments: Any) -> Image.Image:
+    def counting(encoded: EncodedImage, decoding: Decoding = STORED) -> Image.Image:
         decoded.append(None)
-        return decode(*arguments)
+        return decode(encoded, decoding)
 
     extraction._features, splits.decode_rgb = counted, counting
     torch.set_num_threads(1)
