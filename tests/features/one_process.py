@@ -79,8 +79,10 @@ def work(told: Connection, cache: Path, shard: Shard, slow: float) -> None:
     told.send(sum(seen))
 
 
-def work_in_one_pass(told: Connection, cache: Path, order: tuple[int, ...], shard: Shard, slow: float) -> None:
-    """Makes banks of the training images in several ways, each along with those after it, when it is told to.
+def work_in_one_pass(
+    told: Connection, cache: Path, order: tuple[int, ...], along: bool, shard: Shard, slow: float
+) -> None:
+    """Makes banks of the training images in several ways, one after the other, when it is told to.
 
     Tells how many images it decoded, and how many went through its network.
 
@@ -88,6 +90,7 @@ def work_in_one_pass(told: Connection, cache: Path, order: tuple[int, ...], shar
         told: how it is talked to.
         cache: of all processes.
         order: in which it wants the banks of `WAYS`.
+        along: whether those after it are made along with each.
         shard: of several processes.
         slow: seconds that each batch takes longer.
     """
@@ -117,5 +120,6 @@ def work_in_one_pass(told: Connection, cache: Path, order: tuple[int, ...], shar
     told.send("ready")
     told.recv()
     for number, each in enumerate(wanted):
-        load_or_extract(FeatureCache(cache), each, options, Reporting(), partial(list, wanted[number + 1 :]))
+        others = wanted[number + 1 :] if along else []
+        load_or_extract(FeatureCache(cache), each, options, Reporting(), partial(list, others))
     told.send((len(decoded), sum(seen)))

@@ -47,6 +47,7 @@ from tests.features.one_process import NUM_IMAGES, PIECE, work_in_one_pass
 from tests.started import forkserver
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "official_format_checkpoint.pth"
+ALONE = Shard()
 POOLINGS: list[Pooling | None] = [
     None,
     ClassGem(kind="class-gem", exponent=4.0, floor=1e-6),
@@ -166,7 +167,7 @@ def test_banks_of_one_pass_are_those_made_alone(
     """To the byte, for any choice of poolings, crops and scales, in any order; each image is decoded once."""
     pictures: Pictures = request.getfixturevalue(which)
 
-    @settings(max_examples=15, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=10, deadline=None, derandomize=True, database=None)
     @given(kinds=KINDS)
     def check(kinds: list[tuple[int, int]]) -> None:
         wanted = [pictures.wanted(pictures.encoders[encoder], WAYS[way]) for encoder, way in kinds]
@@ -348,9 +349,12 @@ def test_what_is_true_of_all_banks_is_said_once(pictures: Pictures, tmp_path: Pa
 class Worker:
     """A process that makes three banks of the same images, and how it is talked to."""
 
-    def __init__(self, cache: Path, order: tuple[int, ...], shard: Shard = Shard(), slow: float = 0.0) -> None:  # noqa: B008
+    def __init__(
+        self, cache: Path, order: tuple[int, ...], shard: Shard = ALONE, slow: float = 0.0, *, along: bool = True
+    ) -> None:
         self._told, theirs = forkserver().Pipe()
-        self.process = forkserver().Process(target=work_in_one_pass, args=(theirs, cache, order, shard, slow))
+        arguments = (theirs, cache, order, along, shard, slow)
+        self.process = forkserver().Process(target=work_in_one_pass, args=arguments)
         self.process.start()
         theirs.close()
 
@@ -370,10 +374,9 @@ class Worker:
 def digits_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of the three banks when each is made by itself."""
     cache = tmp_path_factory.mktemp("alone")
-    for way in range(3):
-        worker = Worker(cache, (way,))
-        worker.begin()
-        assert worker.counts() == (NUM_IMAGES // 2, NUM_IMAGES // 2)
+    worker = Worker(cache, (0, 1, 2), along=False)
+    worker.begin()
+    assert worker.counts() == (3 * NUM_IMAGES // 2, 3 * NUM_IMAGES // 2)
     return files(cache)
 
 
