@@ -25,7 +25,7 @@ from tests.datasets.copies import LANDMARK_SIZES, small_registry, write_landmark
 Cli = Callable[..., Answer]
 VIT = str(Path(__file__).parents[1] / "golden" / "official_format_checkpoint.pth")
 TOGETHER = ("knn", "layers", "kmeans-carp", "kmeans")
-SET = {"knn": {"k": [3], "headline": "top1@3"}, "layers": {"k": 3}}
+SET: dict[str, dict[str, Any]] = {"knn": {"k": [3], "headline": "top1@3"}, "layers": {"k": 3}}
 IMAGES = 12 + 6
 """Of `image_folder`."""
 
@@ -65,7 +65,7 @@ def records(outcomes: list[Outcome]) -> dict[str, ResultRecord]:
 
 
 def test_a_run_decodes_each_image_once(image_folder: Path, tmp_path: Path, decoded: list[None]) -> None:
-    alone = {}
+    alone = dict[str, ResultRecord]()
     for task in TOGETHER:
         alone |= records(run(request_of(image_folder, tmp_path / task, (task,), f"r-{task}")))
     assert len(decoded) == len(TOGETHER) * IMAGES
