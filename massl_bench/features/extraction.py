@@ -97,8 +97,8 @@ def extract(
         with making.attempt():
             check_boxes(split, making.target.preprocessing)
     started: deque[range] = deque()
-    num_done = 0
-    with numerics(options.precision, targets[0].encoder.device.type), memory_kept(targets[0].encoder.device.type):
+    device, num_done = targets[0].encoder.device.type, 0
+    with numerics(options.precision, device), memory_kept(device):
         for taken in _one_behind(makings, _load(makings, split, options, pieces, started)):
             for making, batch, features in taken:
                 with making.attempt():
