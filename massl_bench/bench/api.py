@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -200,10 +201,8 @@ def extract(
     found = open_dataset(dataset, registry, places, fetch=not offline)
     with _bank_places(cache, cache_path(cache_dir)) as place:
         kept, preprocessing, banks = FeatureCache(place), encoder.card.preprocessing, {}
-        wanted = {
-            role: Wanted(bank_key(encoder.card, preprocessing, found, role, limit, chosen), lambda: encoder, found)
-            for role in found.sources
-        }
+        key_of = partial(bank_key, encoder.card, preprocessing, found, limit=limit, options=chosen)
+        wanted = {role: Wanted(key_of(role), lambda: encoder, found) for role in found.sources}
         for each in wanted.values() if chosen.shard.count > 1 else ():  # before the end of the first is waited for
             help_to_extract(kept, each, chosen, reporting)
         for role, each in wanted.items():
