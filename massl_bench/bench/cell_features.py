@@ -97,9 +97,11 @@ class CellFeatures:
         with clock.measure("extract"):
             return held_against_fp32(cell, banks, self._planner, lambda one: self._loaded(one, clock))
 
-    def views(self, cell: ImageCell, clock: Clock) -> dict[str, EncodedViews]:
+    def views(self, cell: ImageCell | FeatureCell, clock: Clock) -> dict[str, EncodedViews]:
         """Returns the splits whose features are not kept, for a protocol that asks for them."""
         views: dict[str, EncodedViews] = {}
+        if isinstance(cell, FeatureCell):
+            return views
         for role in cell.view_roles:
             from massl_bench.features.dense import EncodedDense
             from massl_bench.features.views import EncodedViews
@@ -139,8 +141,10 @@ class CellFeatures:
             self._reporting.say(str(error))
         return encoder
 
-    def fingerprint(self, cell: ImageCell) -> EncoderFingerprint | None:
-        """Returns the fingerprint of a cell's encoder; None where it can have none."""
+    def fingerprint(self, cell: ImageCell | FeatureCell) -> EncoderFingerprint | None:
+        """Returns the fingerprint of a cell's encoder; None where there is none, or it can have none."""
+        if isinstance(cell, FeatureCell):
+            return None
         places = cell.model.card, self._planner.request.data.cache_dir
         if known_fingerprint(*places) is None and (self._encoder is None or self._encoder[0] is not cell.model):
             self._fingerprinted(cell.model)  # the features are older than the fingerprint

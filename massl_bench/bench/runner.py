@@ -200,7 +200,7 @@ class Runner:
         spec = cell.task.spec
         banks = left_aside(banks, cell.aside if isinstance(cell, ImageCell) else None)
         _check_nothing_skipped(cell, banks)
-        views = self._features.views(cell, clock) if isinstance(cell, ImageCell) else {}
+        views = self._features.views(cell, clock)
         with clock.measure("setup"):
             data = EvaluationData(
                 banks=banks,
@@ -241,10 +241,9 @@ class Runner:
             device=self._planner.device,
             search_backend=self._planner.backend.name,
         )
-        request, origin = self._planner.request, cell.origin()
+        request = self._planner.request
         with clock.measure("setup"):
-            fingerprint = self._features.fingerprint(cell) if isinstance(cell, ImageCell) else None
-            origin = replace(origin, fingerprint=fingerprint)
+            origin = replace(cell.origin(), fingerprint=self._features.fingerprint(cell))
         record = make_record(
             measured,
             origin,
