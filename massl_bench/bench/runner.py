@@ -202,18 +202,7 @@ class Runner:
         _check_nothing_skipped(cell, banks)
         views = self._features.views(cell, clock)
         with clock.measure("setup"):
-            data = EvaluationData(
-                banks=banks,
-                num_classes=num_classes,
-                backend=self._planner.backend,
-                ground_truth=cell.ground_truth(),
-                draws=cell.handed.draws if isinstance(cell, FeatureCell) else {},
-                views=views.get("train"),
-                streams={role: each for role, each in views.items() if role != "train"},
-                dense={role: each for role, each in views.items() if isinstance(each, DenseViews)},
-                ignored_class=cell.ignored_class,
-                head_test=head_test(cell.dataset) if isinstance(cell, ImageCell) else None,
-            )
+            data = self._data(cell, banks, num_classes, views)
         sizes = {role: len(bank) for role, bank in banks.items()} | {role: len(each) for role, each in views.items()}
         protocols.check_sizes(spec, cell.task.params, sizes)  # again: corrupt images may have been left out
         with clock.measure("protocol"), self._room_for(banks.values()), memory_limited(self._memory_each):
@@ -253,6 +242,26 @@ class Runner:
         )
         path = record_path(request.results_dir, identity, departures)
         return path, _written(path, record, metrics, banks.get("test") or views.get("test"))
+
+    def _data(
+        self,
+        cell: ImageCell | FeatureCell,
+        banks: Mapping[str, FeatureBank],
+        num_classes: int | None,
+        views: Mapping[str, EncodedViews],
+    ) -> EvaluationData:
+        return EvaluationData(
+            banks=banks,
+            num_classes=num_classes,
+            backend=self._planner.backend,
+            ground_truth=cell.ground_truth(),
+            draws=cell.handed.draws if isinstance(cell, FeatureCell) else {},
+            views=views.get("train"),
+            streams={role: each for role, each in views.items() if role != "train"},
+            dense={role: each for role, each in views.items() if isinstance(each, DenseViews)},
+            ignored_class=cell.ignored_class,
+            head_test=head_test(cell.dataset) if isinstance(cell, ImageCell) else None,
+        )
 
     @property
     def _memory_each(self) -> int | None:
