@@ -5,19 +5,28 @@ Shapes: Q queries, N database rows, D dimensions, M different rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from massl_bench.core.arrays import pieces
+from massl_bench.core.devices import available_cores
 
 _ROWS_TOGETHER = 2048
 """Rows that are normalised at a time; they stay in the processor's cache."""
 
 _QUERIES_TOGETHER = 256
 """Queries whose similarities to a whole database are handed out at a time."""
+
+_ROWS_MULTIPLIED = 1 << 17
+"""Rows that are multiplied with some queries at a time: of a million at once OpenBLAS makes one thread's work."""
+
+_ROWS_OF_A_THREAD = 1 << 15
+"""Rows that are worth a thread of their own."""
 
 _PLAIN_SQUARES = (1e-10, 1e10)
 """Squared norms of rows whose squares neither overflow nor lose a digit that float32 keeps of their sum."""
@@ -38,13 +47,20 @@ def cosine_similarities(
         _, first_M = np.unique(place_N, return_index=True)
         different_MD = unit_ND[first_M]
     for chosen, queries_qD in pieces(queries_QD, _QUERIES_TOGETHER):
-        product_qM = unit_rows(queries_qD) @ different_MD.T
+        unit_qD, product_qM = unit_rows(queries_qD), np.empty((len(queries_qD), len(different_MD)), dtype=np.float32)
+        for rows, different_mD in pieces(different_MD, _ROWS_MULTIPLIED):
+            np.matmul(unit_qD, different_mD.T, out=product_qM[:, rows])
         yield chosen, product_qM if place_N is None else product_qM[:, place_N]
 
 
 def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns the rows at unit Euclidean norm, float32 and contiguous; rows of zeros stay zeros."""
     unit_ND = np.empty(rows_ND.shape, dtype=np.float32)
+    _side_by_side(len(rows_ND), lambda part: _put_unit_rows(rows_ND[part], unit_ND[part]))
+    return unit_ND
+
+
+def _put_unit_rows(rows_ND: NDArray[np.float32], unit_ND: NDArray[np.float32]) -> None:
     smallest, largest = _PLAIN_SQUARES
     for chosen, rows_nD in pieces(rows_ND, _ROWS_TOGETHER):
         with np.errstate(over="ignore"):  # seen in what comes out
@@ -59,7 +75,18 @@ def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
         norm_n = np.sqrt(_squares(scaled_nD))
         norm_n[norm_n == 0] = 1
         np.divide(scaled_nD, norm_n[:, None], out=unit_ND[chosen])
-    return unit_ND
+
+
+def _side_by_side(num_rows: int, work: Callable[[slice], None]) -> None:
+    """Does some work on parts of many rows, as many at a time as there are cores."""
+    threads = max(1, min(available_cores(), num_rows // _ROWS_OF_A_THREAD))
+    edges = np.linspace(0, num_rows, threads + 1).astype(int).tolist()
+    parts = [slice(start, stop) for start, stop in pairwise(edges)]
+    if threads == 1:
+        work(parts[0])
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, parts))
 
 
 def _squares(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -71,12 +98,20 @@ def _places(rows_ND: NDArray[np.float32]) -> NDArray[np.int64] | None:
     """Returns where each row stands among the different ones, in order of their first, int64 [N]; None: all differ."""
     factors_D = np.random.default_rng(0).integers(1 << 32, size=rows_ND.shape[1], dtype=np.uint32) | np.uint32(1)
     sums_N = np.empty(len(rows_ND), dtype=np.uint32)
-    for chosen, rows_nD in pieces(rows_ND, _ROWS_TOGETHER):
-        # Whole numbers, whose sums do not depend on their order: equal rows have equal ones. −0 becomes 0.
-        bits_nD = (rows_nD + np.float32(0)).view(np.uint32)
-        sums_N[chosen] = np.einsum("nd,d->n", bits_nD, factors_D)
-    _, inverse_N, count_M = np.unique(sums_N, return_inverse=True, return_counts=True)
-    candidates = np.flatnonzero(count_M[inverse_N] > 1)
+
+    def add_up(part: slice) -> None:
+        for chosen, rows_nD in pieces(rows_ND[part], _ROWS_TOGETHER):
+            # Whole numbers, whose sums do not depend on their order: equal rows have equal ones. −0 becomes 0.
+            bits_nD = (rows_nD + np.float32(0)).view(np.uint32)
+            sums_N[part][chosen] = np.einsum("nd,d->n", bits_nD, factors_D)
+
+    _side_by_side(len(rows_ND), add_up)
+    sorted_N = np.sort(sums_N)
+    repeated_M = np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+    if not len(repeated_M):
+        return None
+    place_N = np.minimum(np.searchsorted(repeated_M, sums_N), len(repeated_M) - 1)
+    candidates = np.flatnonzero(repeated_M[place_N] == sums_N)
     first: dict[bytes, int] = {}  # by a hash of the row: the rows themselves would be held a second time
     first_N = np.arange(len(rows_ND))
     for row in candidates:

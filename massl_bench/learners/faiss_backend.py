@@ -93,11 +93,18 @@ def import_faiss() -> Any:
 
 @contextmanager
 def large_blocks() -> Iterator[None]:
-    """Lets FAISS multiply larger pieces: a fifth of the time on 50,000 × 384 goes with its default of 1,024 rows."""
-    faiss = import_faiss()
-    before = faiss.cvar.distance_compute_blas_database_bs
-    faiss.cvar.distance_compute_blas_database_bs = 8192
+    """Lets FAISS multiply blocks that its BLAS is fast on, and look through their products while a cache has them.
+
+    With many neighbours to find, blocks of 4,096 queries and 8,192 rows take 1.25 times as long (50,000 × 384, two
+    cores), and its defaults (4,096 and 1,024) a little more than these.
+    """
+    variables, sizes = import_faiss().cvar, {"query": 1024, "database": 4096}
+    names = {f"distance_compute_blas_{what}_bs": size for what, size in sizes.items()}
+    before = {name: getattr(variables, name) for name in names}
     try:
+        for name, size in names.items():
+            setattr(variables, name, size)
         yield
     finally:
-        faiss.cvar.distance_compute_blas_database_bs = before
+        for name, size in before.items():
+            setattr(variables, name, size)

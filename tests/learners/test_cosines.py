@@ -54,3 +54,25 @@ def test_rows_whose_sums_meet_stay_different() -> None:
     unit_ND = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     assert found_N[-1] == found_N[7]
     np.testing.assert_allclose(found_N, unit_ND @ unit_ND[7], atol=1e-6)
+
+
+def test_threads_and_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((211, 24)).astype(np.float32)
+    rows[50] = rows[200] = rows[3]  # in parts of three threads, and in three blocks of a product
+    rows[9] = 0
+    rows[140] = 1e30
+    queries = rng.standard_normal((5, 24)).astype(np.float32)
+    unit, places = cosines.unit_rows(rows), cosines._places(rows)
+    whole = next(cosines.cosine_similarities(queries, rows))[1]
+    monkeypatch.setattr(cosines, "available_cores", lambda: 3)
+    for name, value in {"_ROWS_OF_A_THREAD": 40, "_ROWS_TOGETHER": 16, "_ROWS_MULTIPLIED": 64}.items():
+        monkeypatch.setattr(cosines, name, value)
+    np.testing.assert_array_equal(cosines.unit_rows(rows), unit)
+    assert places is not None
+    np.testing.assert_array_equal(cosines._places(rows), places)
+    cut = next(cosines.cosine_similarities(queries, rows))[1]
+    np.testing.assert_allclose(cut, whole, atol=1e-6)
+    assert (cut[:, [50, 200]] == cut[:, [3]]).all()
+    assert cosines.unit_rows(rows[:0]).shape == (0, 24)
+    assert cosines._places(rows[:1]) is None
