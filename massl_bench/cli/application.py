@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -93,9 +94,23 @@ def load_command(name: str) -> Any:
         alone = typer.Typer(add_completion=False, rich_markup_mode=None)
         alone.command(epilog=f"Example: {COMMANDS[name].example}")(found)
         found = alone
-    command = typer.main.get_command(found)
+    command: Any = typer.main.get_command(found)
     command.name = name
+    for each in getattr(command, "commands", {"": command}).values():
+        each.parse_args = partial(_parse_once, each, each.parse_args)
     return command
+
+
+def _parse_once(command: Any, parse_args: Callable[..., list[str]], ctx: Any, args: list[str]) -> list[str]:
+    """Parses as the command does; raises `RequestError` where that would drop a value, of which it takes the last."""
+    _, _, given = command.make_parser(ctx).parse_args(list(args))
+    for option, count in Counter(given).items():
+        yes, no = ([name for name in names if name in args] for names in (option.opts, option.secondary_opts))
+        if yes and no:
+            raise RequestError(f"{yes[0]} and {no[0]}: give one of them")
+        if count > 1 and not (option.multiple or option.is_flag):
+            raise RequestError(f"{option.opts[0]}: given {count} times, and takes one value; give it once")
+    return parse_args(ctx, args)
 
 
 class _LazyGroup(TyperGroup):

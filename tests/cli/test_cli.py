@@ -17,6 +17,7 @@ import torch
 import typer
 
 from massl_bench.cli import application
+from massl_bench.core.errors import RequestError
 from massl_bench.pretrain.presets import PRESETS
 from massl_bench.records.reading import read_record
 from tests.conftest import GOLDEN, Answer, write_image
@@ -653,3 +654,23 @@ def test_help(run_cli: Cli) -> None:
         assert preset.stem in pretrain
     assert "Example: massl-bench pretrain" in run_cli("pretrain", "--help").out
     assert run_cli("--version").out.startswith("massl-bench 0.")
+
+
+@pytest.mark.parametrize("name", application.COMMANDS)
+def test_an_option_that_takes_one_value_takes_no_second(name: str) -> None:
+    """The parser would drop the first without a word."""
+    found = application.load_command(name)
+    for command in getattr(found, "commands", {"": found}).values():
+        for option in (each for each in command.params if each.opts[0].startswith("-")):
+            if option.is_flag and option.secondary_opts:
+                with pytest.raises(RequestError, match=f"{option.opts[0]} and {option.secondary_opts[0]}: give one"):
+                    command.make_context(name, [option.opts[0], option.secondary_opts[0]])
+            elif not (option.is_flag or option.multiple):
+                with pytest.raises(RequestError, match=f"{option.opts[0]}: given 2 times"):
+                    command.make_context(name, [option.opts[0], "1", option.opts[0], "2"])
+
+
+def test_limits_that_are_given_apart(run_cli: Cli) -> None:
+    answer = run_cli(*DIGITS, "--model", "pixels", "--limit", "train=500", "--limit", "test=100")
+    assert (answer.code, answer.error) == (2, "error: --limit: given 2 times, and takes one value; give it once")
+    assert not records()
