@@ -36,11 +36,11 @@ SHORT = [
 ]
 
 
-def arguments(*settings: str, dataset: str = "digits", name: str = "mine") -> list[str]:
+def arguments(*settings: str, dataset: str = "digits", name: str = "mine", device: str = "cpu") -> list[str]:
     changes = [part for setting in [*SHORT, *settings] for part in ("--set", setting)]
     return [
         *("pretrain", "--dataset", dataset, "--method", "massl", "--preset", "tiny-digits"),
-        *("--name", name, "--device", "cpu", *changes),
+        *("--name", name, "--device", device, *changes),
     ]
 
 
@@ -121,7 +121,7 @@ def test_a_device_that_is_not_there_under_torchrun(
     monkeypatch.setattr("massl_bench.core.devices.num_gpus", lambda: 0)
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    answer = run_cli(*arguments(), "--device", device)
+    answer = run_cli(*arguments(device=device))
     assert answer.code == 2
     assert message in answer.error
 
