@@ -42,6 +42,7 @@ def banks_of(handed: Mapping[str, Handed]) -> tuple[dict[str, FeatureBank], tupl
             bank = FeatureBank.from_arrays(values_ND, indices.get(role))
         except ValueError as error:
             raise RequestError(f"{role}: {error}") from None
+        bank = replace(bank, on_device=_on_a_gpu(handed[role]))
         if names is not None and role in indices:
             bank = replace(bank, class_names=names, num_classes=len(names))
         banks[role] = bank
@@ -57,6 +58,12 @@ def _pair(role: str, value: Handed) -> tuple[NDArray[Any], NDArray[Any] | None]:
             )
         return _array(role, "features", value[0]), _array(role, "labels", value[1])
     return _array(role, "features", value), None
+
+
+def _on_a_gpu(value: Handed) -> Any:
+    """Returns the features of what was handed in, a float32 tensor [N, D], where they lie on a GPU; None elsewhere."""
+    features = value[0] if isinstance(value, tuple) else value
+    return features.detach().float().contiguous() if getattr(features, "is_cuda", False) else None
 
 
 def _array(role: str, what: str, value: Any) -> NDArray[Any]:

@@ -48,10 +48,7 @@ class Cells:
     @cached_property
     def backend(self) -> SearchBackend:
         """Where neighbours are searched."""
-        backend, reason = faiss_backend.resolve_backend(self.device)
-        if reason is not None:
-            self.reporting.say(reason)
-        return backend
+        return faiss_backend.resolve_backend(self.device)
 
     @cached_property
     def device(self) -> str:

@@ -14,6 +14,7 @@ from massl_bench.bench.finding import Finding
 from massl_bench.bench.shared_directory import examine_directory, versions_of
 from massl_bench.core.devices import num_gpus
 from massl_bench.core.errors import MasslBenchError, one_line
+from massl_bench.core.values import SearchBackend
 from massl_bench.core.wording import asked
 from massl_bench.datasets import DataOptions, open_dataset
 from massl_bench.features import FeatureCache
@@ -71,23 +72,21 @@ def _faiss_wheels() -> Finding:
 
 
 def _searches() -> list[Finding]:
+    on_gpus = [SearchBackend("torch", f"cuda:{index}") for index in range(num_gpus())]
+    gpus = [_search(f"search on GPU {index}", backend, "torch") for index, backend in enumerate(on_gpus)]
+    return [_search("search on the CPU", faiss_backend.DEFAULT_BACKEND, "FAISS"), *gpus]
+
+
+def _search(what: str, backend: SearchBackend, library: str) -> Finding:
     import numpy as np
 
     rows = np.random.default_rng(0).standard_normal((1000, 64), dtype=np.float32)
     try:
-        found = neighbours.cosine_neighbours(rows[:50], rows, 3)
-        right = found.indices_QK[:, 0].tolist() == list(range(50))
-        cpu = Finding(
-            "search on the CPU", right, "50 queries, all right" if right else "wrong neighbours: reinstall FAISS"
-        )
-    except Exception as error:  # a broken FAISS can raise anything
-        cpu = Finding("search on the CPU", False, one_line(error))
-    gpus = []
-    for index in range(num_gpus()):
-        problem = faiss_backend.gpu_problem(index)
-        text = "a search in a child process was right" if problem is None else f"falls back to torch: {problem}"
-        gpus.append(Finding(f"search on GPU {index}", problem is None, text, optional=True))
-    return [cpu, *gpus]
+        found = neighbours.cosine_neighbours(rows[:50], rows, 3, backend=backend)
+    except Exception as error:  # a broken library can raise anything
+        return Finding(what, False, one_line(error))
+    right = found.indices_QK[:, 0].tolist() == list(range(50))
+    return Finding(what, right, "50 queries, all right" if right else f"wrong neighbours: reinstall {library}")
 
 
 def _storage(cache_dir: Path, results_dir: Path) -> list[Finding]:

@@ -126,7 +126,7 @@ def _data(
     return EvaluationData(
         banks={role: found[role] for role in needed},
         num_classes=max((count for count in counts if count is not None), default=None),
-        backend=resolve_backend(resolve_device(device))[0],
+        backend=resolve_backend(resolve_device(device)),
         ground_truth=truth,
     )
 

@@ -179,7 +179,7 @@ class _Features:
         self._request, self._reporting = request, reporting
         self._device = resolve_device(request.device)
         self._cache = FeatureCache(data.cache_dir)
-        self._backend, _ = resolve_backend(self._device)
+        self._backend = resolve_backend(self._device)
         self.name = self._model.card.name
 
     def of(self, images: _Images) -> NDArray[np.float32]:

@@ -106,6 +106,7 @@ class FeatureBank:
         validation_from: the first row of the publisher's validation part, with which a training split may end; None
             where it has no such part.
         parts: where the features are several, one after the other: their names and widths, whose sum is D.
+        on_device: the same features on the GPU that they were handed in on, a tensor of torch; None elsewhere.
     """
 
     features: NDArray[np.float32]
@@ -117,6 +118,7 @@ class FeatureBank:
     skipped: tuple[str, ...] = ()
     validation_from: int | None = None
     parts: tuple[Part, ...] = ()
+    on_device: Any = None
 
     @classmethod
     def from_arrays(
@@ -168,7 +170,7 @@ class FeatureBank:
 class SearchBackend:
     """An implementation of exact nearest-neighbour search; all return the same neighbours."""
 
-    name: Literal["faiss-cpu", "faiss-gpu", "torch"]
+    name: Literal["faiss-cpu", "torch"]
     device: str = "cpu"
     """`cpu` or `cuda:i`."""
 

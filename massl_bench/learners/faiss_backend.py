@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,44 +15,10 @@ from massl_bench.core.values import SearchBackend
 
 DEFAULT_BACKEND = SearchBackend("faiss-cpu")
 
-FAISS_GPU_MAX_K = 2048
-"""Neighbours that FAISS finds on a GPU at most."""
 
-_GPU_PROBE = """
-import torch, numpy, faiss
-i = {index}
-assert faiss.get_num_gpus() > i, f"this FAISS build sees {{faiss.get_num_gpus()}} GPUs"
-x = numpy.random.default_rng(0).standard_normal((512, 64), dtype=numpy.float32)
-with torch.cuda.device(i):
-    found = faiss.knn_gpu(faiss.StandardGpuResources(), x[:8], x, 1, device=i)[1][:, 0]
-assert found.tolist() == list(range(8)), "wrong neighbours"
-"""
-
-
-def resolve_backend(device: str) -> tuple[SearchBackend, str | None]:
-    """Returns the backend for a device and, where it is not FAISS on that device, the reason.
-
-    FAISS's GPU build is proved by a search in a child process before this one relies on it: a wheel that does not fit
-    the driver can end the process.
-    """
-    if not device.startswith("cuda"):
-        return SearchBackend("faiss-cpu"), None
-    problem = gpu_problem(int(device.partition(":")[2] or 0))
-    if problem is None:
-        return SearchBackend("faiss-gpu", device), None
-    return SearchBackend("torch", device), f"exact search in torch on {device}: FAISS cannot use it ({problem})"
-
-
-@cache
-def gpu_problem(index: int) -> str | None:
-    """Returns why FAISS cannot search on GPU `index`, or None where a real search was right."""
-    probe = subprocess.run(  # nosec B603  # this interpreter, with text of ours
-        [sys.executable, "-c", _GPU_PROBE.format(index=index)], capture_output=True, text=True, check=False, timeout=300
-    )
-    if probe.returncode == 0:
-        return None
-    lines = probe.stderr.strip().splitlines()
-    return lines[-1] if lines else f"the probe ended with code {probe.returncode}"
+def resolve_backend(device: str) -> SearchBackend:
+    """Returns what searches on a device: FAISS on a CPU, torch on a GPU."""
+    return SearchBackend("torch", device) if device.startswith("cuda") else DEFAULT_BACKEND
 
 
 def installed_faiss() -> dict[str, str]:

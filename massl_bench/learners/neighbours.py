@@ -8,24 +8,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from massl_bench.core.arrays import let_go, pieces
 from massl_bench.core.errors import RequestError
-from massl_bench.core.values import SearchBackend
+from massl_bench.core.values import FeatureBank, SearchBackend
 from massl_bench.learners.cosines import unit_rows
-from massl_bench.learners.faiss_backend import DEFAULT_BACKEND, FAISS_GPU_MAX_K, import_faiss, large_blocks
+from massl_bench.learners.faiss_backend import DEFAULT_BACKEND, import_faiss, large_blocks
+
+if TYPE_CHECKING:  # FAISS needs no torch
+    from torch import Tensor
+
+    from massl_bench.learners.device_neighbours import DeviceNeighbours
 
 _DATABASE_CHUNK_BYTES = 96 << 20
 """A larger database (ImageNet at 768 dimensions is 3.9 GB) is normalised and searched in pieces of this size."""
 
-_DEVICE_CHUNK_BYTES = 1 << 30
-"""The same on a GPU, where the memory of this process is not what counts."""
-
 _ROWS_TOGETHER = 2048
-"""Rows that are normalised at a time, and queries that are searched on the CPU: FAISS writes out their similarities."""
+"""Rows that are normalised at a time, and queries that are searched: FAISS writes out their similarities."""
 
 _SIMILARITY_CHUNK_BYTES = 1 << 28
 """Size of a block of similarities, where one is written out."""
@@ -48,6 +51,15 @@ class Neighbours:
     indices_QK: NDArray[np.int64]
 
 
+def where_searched(bank: FeatureBank, backend: SearchBackend) -> NDArray[np.float32] | Tensor:
+    """Returns a bank's features where they are searched: on the GPU, if they lie there or fit there; as they are."""
+    if backend.name != "torch":
+        return bank.features
+    from massl_bench.learners.device_neighbours import held_on
+
+    return held_on(backend.device, bank.features if bank.on_device is None else bank.on_device)
+
+
 def cosine_neighbours(
     queries_QD: NDArray[np.float32],
     database_ND: NDArray[np.float32],
@@ -56,7 +68,22 @@ def cosine_neighbours(
     boundaries: Sequence[int] = (),
     backend: SearchBackend = DEFAULT_BACKEND,
 ) -> Neighbours:
-    """Returns the k database rows of largest cosine similarity for every query. Exact.
+    """Returns what `nearest` returns, in NumPy's arrays; the arguments and errors are the same."""
+    found = nearest(queries_QD, database_ND, k, boundaries=boundaries, backend=backend)
+    if isinstance(found, Neighbours):
+        return found
+    return Neighbours(found.similarities_QK.cpu().numpy(), found.indices_QK.cpu().numpy())
+
+
+def nearest(
+    queries_QD: NDArray[np.float32] | Tensor,
+    database_ND: NDArray[np.float32] | Tensor,
+    k: int,
+    *,
+    boundaries: Sequence[int] = (),
+    backend: SearchBackend = DEFAULT_BACKEND,
+) -> Neighbours | DeviceNeighbours:
+    """Returns the k database rows of largest cosine similarity for every query. Exact; on a GPU where it is searched.
 
     Rows need not be normalised; a row of zeros has similarity 0 to everything. Equal similarities are ordered by
     database index. A matrix product in float32 cannot tell similarities apart that differ by its rounding: where such
@@ -64,8 +91,8 @@ def cosine_neighbours(
     the same for every backend, block size and device.
 
     Args:
-        queries_QD: float32, finite.
-        database_ND: float32, finite; may be memory-mapped, and is normalised piece by piece.
+        queries_QD: float32, finite; as `where_searched` returns them.
+        database_ND: likewise; may be memory-mapped, and is normalised piece by piece.
         k: between 1 and N.
         boundaries: smaller numbers of neighbours whose sets must be exact as well.
         backend: where to search.
@@ -81,20 +108,22 @@ def cosine_neighbours(
             f"queries have {queries_QD.shape[1]} dimensions, the database {database_ND.shape[1]}: "
             "features of two models?"
         )
+    if backend.name == "torch":
+        from massl_bench.learners.device_neighbours import nearest_on
+
+        return nearest_on(backend.device, queries_QD, database_ND, k, spare=_SPARE, boundaries=boundaries)
+    assert isinstance(queries_QD, np.ndarray)
+    assert isinstance(database_ND, np.ndarray)
     # A few neighbours more than asked show whether a group of equals straddles the k-th place.
     wanted = min(k + _SPARE, num_rows)
     best = Neighbours(
         np.full((len(queries_QD), wanted), -np.inf, dtype=np.float32),
         np.full((len(queries_QD), wanted), -1, dtype=np.int64),
     )
-    on_cpu = backend.name == "faiss-cpu"
-    # FAISS takes rows from here; torch brings them to length where it searches.
-    prepared = (lambda rows_nD: rows_nD) if _in_torch(backend, wanted) else unit_rows
-    chunk = _DATABASE_CHUNK_BYTES if on_cpu else _DEVICE_CHUNK_BYTES
-    for rows in _even_pieces(num_rows, max(wanted, chunk // (4 * database_ND.shape[1]))):
-        piece_MD = prepared(database_ND[rows])
-        for chosen, queries_qD in pieces(queries_QD, _ROWS_TOGETHER if on_cpu else len(queries_QD)):
-            found = _search(prepared(queries_qD), piece_MD, min(wanted, len(piece_MD)), backend, wanted)
+    for rows in _even_pieces(num_rows, max(wanted, _DATABASE_CHUNK_BYTES // (4 * database_ND.shape[1]))):
+        unit_MD = unit_rows(database_ND[rows])
+        for chosen, queries_qD in pieces(queries_QD, _ROWS_TOGETHER):
+            found = _search(unit_rows(queries_qD), unit_MD, min(wanted, len(unit_MD)))
             found.indices_QK[found.indices_QK >= 0] += rows.start
             _merge(best, chosen, found)
         let_go(database_ND)
@@ -146,61 +175,11 @@ def _num_above(vectors: _Vectors, query: int, rows: NDArray[np.int64], limit: fl
     return int((_exact_cosines(vectors, np.full(len(rows), query), rows) > limit).sum())
 
 
-def _in_torch(backend: SearchBackend, wanted: int) -> bool:
-    """Tells whether torch searches, for want of another, or of another that finds so many neighbours."""
-    return backend.name == "torch" or (backend.name == "faiss-gpu" and wanted > FAISS_GPU_MAX_K)
-
-
-def _search(
-    queries_QD: NDArray[np.float32], rows_MD: NDArray[np.float32], k: int, backend: SearchBackend, wanted: int
-) -> Neighbours:
-    """Returns the k best of rows, ordered by similarity; the order and choice among equals are not defined.
-
-    The rows are of unit length, but for torch, which makes them so.
-    """
-    if _in_torch(backend, wanted):
-        return _search_torch(queries_QD, rows_MD, k, backend.device)
-    if backend.name == "faiss-gpu":
-        import torch  # before faiss: the other order has been seen to crash
-
-        faiss = import_faiss()
-        index = int(backend.device.partition(":")[2] or 0)
-        # Outside this context a GPU other than the first returns wrong neighbours.
-        with torch.cuda.device(index):
-            similarities_QK, indices_QK = faiss.knn_gpu(
-                faiss.StandardGpuResources(), queries_QD, rows_MD, k, metric=faiss.METRIC_INNER_PRODUCT, device=index
-            )
-    else:
-        faiss = import_faiss()
-        with large_blocks():
-            similarities_QK, indices_QK = faiss.knn(queries_QD, rows_MD, k, metric=faiss.METRIC_INNER_PRODUCT)
-    return Neighbours(similarities_QK, indices_QK)
-
-
-def _search_torch(queries_QD: NDArray[np.float32], rows_MD: NDArray[np.float32], k: int, device: str) -> Neighbours:
-    import torch
-
-    def unit(rows_nD: NDArray[np.float32]) -> torch.Tensor:
-        found_nD = torch.from_numpy(np.array(rows_nD, dtype=np.float32)).to(device)
-        # Divided by the largest entry first, so that squares stay in range; rows of zeros stay zeros.
-        for order in (torch.inf, 2):
-            length_n1 = torch.linalg.vector_norm(found_nD, order, dim=1, keepdim=True)
-            found_nD.div_(torch.where(length_n1 == 0, 1.0, length_n1))
-        return found_nD
-
-    rows = unit(rows_MD)
-    similarities_QK = np.empty((len(queries_QD), k), dtype=np.float32)
-    indices_QK = np.empty((len(queries_QD), k), dtype=np.int64)
-    chunk = max(1, _SIMILARITY_CHUNK_BYTES // (4 * len(rows_MD)))
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # TF32 would change the order of near neighbours
-    try:
-        for start in range(0, len(queries_QD), chunk):
-            piece = slice(start, start + chunk)
-            values, indices = torch.topk(unit(queries_QD[piece]) @ rows.T, k, dim=1)
-            similarities_QK[piece], indices_QK[piece] = values.cpu().numpy(), indices.cpu().numpy()
-    finally:
-        torch.set_float32_matmul_precision(precision)
+def _search(unit_QD: NDArray[np.float32], unit_MD: NDArray[np.float32], k: int) -> Neighbours:
+    """Returns the k best of rows of unit length, ordered by similarity; order and choice among equals are open."""
+    faiss = import_faiss()
+    with large_blocks():
+        similarities_QK, indices_QK = faiss.knn(unit_QD, unit_MD, k, metric=faiss.METRIC_INNER_PRODUCT)
     return Neighbours(similarities_QK, indices_QK)
 
 

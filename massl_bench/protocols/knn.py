@@ -10,7 +10,8 @@ little else, and is not reported.
 Where the test split shows some of the training split's classes only, the others' votes are left out, and the neighbours
 stay those of the whole training split.
 
-Shapes: Q test items, K neighbours, C classes, A of them that compete.
+Shapes: Q test items, q of them at a time, N training items, D dimensions, K neighbours, C classes, A of them that
+compete.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from massl_bench.core.errors import RequestError
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score, Scores
 from massl_bench.core.wording import parameters
-from massl_bench.learners.neighbours import cosine_neighbours
+from massl_bench.learners.neighbours import nearest, where_searched
 from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.answers import Answers
 from massl_bench.protocols.shared.checks import check_not_constant
@@ -92,10 +93,11 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     answers = Answers.of(data, num_classes)
     check_every_class(train_labels, num_classes, train.class_names)
     check_not_constant("training images", train.features)
+    queries_QD, database_ND = (where_searched(bank, data.backend) for bank in (test, train))
     parts = []
     for start in range(0, len(test), _QUERIES_TOGETHER):
-        queries = test.features[start : start + _QUERIES_TOGETHER]
-        found = cosine_neighbours(queries, train.features, params.k[-1], boundaries=params.k, backend=data.backend)
+        queries_qD = queries_QD[start : start + _QUERIES_TOGETHER]
+        found = nearest(queries_qD, database_ND, params.k[-1], boundaries=params.k, backend=data.backend)
         parts.append(ranks_by_vote(found, train_labels, answers, params.k, params.temperature, first=start))
     rank_Qk, voted_Qk, predicted_Qk = (np.concatenate(each) for each in zip(*parts, strict=True))
 

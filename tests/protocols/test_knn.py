@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import massl_bench as mb
 from massl_bench.core.errors import CellError, RequestError
-from massl_bench.core.values import EvaluationData, FeatureBank, Scores
+from massl_bench.core.values import EvaluationData, FeatureBank, Scores, SearchBackend
 from massl_bench.protocols import knn
 from massl_bench.protocols.shared import votes
 
@@ -160,6 +162,31 @@ def test_python_interface(arrays: dict[str, np.ndarray]) -> None:
         mb.load_encoder("pixels", device="gpu")
     with pytest.raises(RequestError, match="missing: test"):
         mb.evaluate("knn", {"train": banks["train"]})
+
+
+@pytest.mark.parametrize("place", ["in memory", "on the device"])
+def test_a_device_scores_as_the_cpu_does(
+    arrays: dict[str, np.ndarray], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Search and vote in torch, a few items at a time: the same scores, intervals, hits and predictions."""
+    monkeypatch.setattr(votes, "_VOTES_ON_A_DEVICE", 1_000)
+    banks = {
+        role: FeatureBank.from_arrays(arrays[f"{role}_features"], arrays[f"{role}_labels"])
+        for role in ("train", "test")
+    }
+    params = knn.Params(k=(1, 5, 20), temperature=0.07, bootstrap_resamples=50)
+    expected = knn.run(EvaluationData(banks=banks, num_classes=12), params, np.random.default_rng(0))
+    if place == "on the device":
+        banks = {role: replace(bank, on_device=torch.from_numpy(bank.features)) for role, bank in banks.items()}
+    data = EvaluationData(banks=banks, num_classes=12, backend=SearchBackend("torch", "cpu"))
+    found = knn.run(data, params, np.random.default_rng(0))
+    assert found == expected
+    assert found.notes == expected.notes
+    for name, score in expected.items():
+        if score.items is not None:
+            assert (found[name].items == score.items).all()
+        if score.predicted is not None:
+            assert (found[name].predicted == score.predicted).all()
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ class Answers:
         return cls(labels=labels, num_classes=num_classes, test=test)
 
     @property
+    def of_the_head(self) -> bool:
+        """Whether each item has one right class, the head's own, against which all others compete."""
+        return self.test is None or (self.test.members is None and not self.test.any_of_several)
+
+    @property
     def _competing(self) -> NDArray[np.int64]:
         """The classes of the head that may be predicted, ascending, [A]."""
         if self.test is None or self.test.members is None or self.test.others_compete:
@@ -71,8 +76,9 @@ class Answers:
             [n]: the head's, or the test set's where that has its own, −1 for none of these.
         """
         labels = self.labels[rows]
-        if self.test is None or (self.test.members is None and not self.test.any_of_several):
+        if self.of_the_head:
             return scores_nC, labels, scores_nC.argmax(axis=1)
+        assert self.test is not None
         if self.test.members is None:
             return scores_nC, _best_right(scores_nC, labels == 1), scores_nC.argmax(axis=1)
         competing_A = self._competing
