@@ -23,7 +23,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks import measure, scaling
+from benchmarks import gpu, measure, scaling
 from benchmarks.measure import Comparison, machine
 
 
@@ -123,6 +123,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes: whether everything runs, not how fast")
     parser.add_argument("--rounds", type=int, help="time no call more often: quicker, and less sure")
     parser.add_argument("--cpu-seconds", action="store_true", help="in place of the clock, on a busy machine")
+    parser.add_argument("--seconds", type=float, help="how long all parts of `gpu` together may take")
     parser.add_argument("--json", type=Path, help="also write everything there")
     options = parser.parse_args()
     if options.names[:1] == ["page"]:
@@ -133,6 +134,8 @@ def main() -> int:
         return 0
     if options.rounds is not None:
         measure.MOST_ROUNDS = max(1, options.rounds)
+    if options.seconds is not None:
+        gpu.SECONDS = options.seconds
     if options.cpu_seconds:
         measure.CLOCK = measure.cpu_seconds
     there = modules()
@@ -145,10 +148,12 @@ def main() -> int:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(there)}")
     measured: dict[str, list[Comparison]] = {}
     for name in names:
-        measured[name] = there[name].run(options.quick)
-        print(f"\n{table(measured[name], options.quick)}", flush=True)
-        if options.json is not None:  # after each, so that what was measured is kept
-            keep(options.json, name, measured[name], options.quick)
+        measured[name] = []
+        for each in there[name].run(options.quick):
+            measured[name].append(each)
+            print(f"\n{table([each], options.quick)}", flush=True)
+            if options.json is not None:  # after each, so that what was measured is kept
+                keep(options.json, name, measured[name], options.quick)
     return int(
         not options.quick
         and any(not kept for value in measured.values() for each in value for _, kept in each.judged())

@@ -100,12 +100,29 @@ def test_a_missed_bar_is_shown() -> None:
 
 def test_what_a_card_will_be_asked_runs_on_a_cpu() -> None:
     """The small sizes of `python -m benchmarks gpu`, whose times nobody judges here."""
-    found = gpu.run(quick=True, device="cpu")
+    found = list(gpu.run(quick=True, device="cpu"))
     assert [each.what.split(",")[0].split(" of ")[0] for each in found] == [
-        *("objective", "whole step", "whole step", "views", "whole step", "k-NN", "linear")
+        *("objective", "k-NN", "views", "whole step", "whole step", "k-NN", "linear", "whole step")
     ]
     assert [kept for words, kept in found[0].judged() if words.startswith("gradient")] == [True]
     assert json.loads(json.dumps([each.as_json() for each in found]))  # a card's minutes are not to end in an error
+
+
+@pytest.mark.slow
+def test_a_part_on_a_card_takes_nothing_else_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts run in processes of their own: one brings its times, one that fails says why, one that hangs is ended."""
+    found = gpu._in_a_process("objective", True, "cpu", 120)
+    assert found.times["ours"].median > 0
+    failed = gpu._in_a_process("no such part", True, "cpu", 120)
+    assert failed.judged() == [("no such part runs: KeyError: 'no such part'", False)]
+    monkeypatch.setattr(gpu, "_START", 0.0)
+    assert gpu._in_a_process("objective", False, "cpu", 0.5).judged() == [
+        ("objective runs: it was ended after 0 s", False)
+    ]
+    monkeypatch.setattr(gpu, "_START", 1.0)
+    assert gpu._in_a_process("objective", False, "cpu", 0.5).judged() == [
+        ("objective runs: no time was left for it", False)
+    ]
 
 
 def test_a_record_grows_on_one_day_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,9 +326,11 @@ def remove_directory(path: Path) -> None:
 
 def default_cache_dir() -> Path:
     """Returns `MASSL_BENCH_CACHE`, or the user's cache directory."""
+    if said := os.environ.get("MASSL_BENCH_CACHE"):
+        return Path(said)
     import platformdirs
 
-    return Path(os.environ.get("MASSL_BENCH_CACHE") or platformdirs.user_cache_dir("massl-bench"))
+    return Path(platformdirs.user_cache_dir("massl-bench"))
 
 
 def read_memo(directory: Path, name: str) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tomli_w
 from pydantic import ValidationError
 
 from massl_bench.core.errors import SpecError, how_they_differ, look_alike, one_line
@@ -97,6 +96,8 @@ def _check_seal(path: Path, content: Mapping[str, Any]) -> None:
 
 def sealed_toml(content: Mapping[str, Any]) -> str:
     """Returns nested tables of plain values as TOML, with the hash of all of it at the top."""
+    import tomli_w  # who reads needs it not
+
     return tomli_w.dumps({SEAL: sealed(content)[SEAL], **content})
 
 

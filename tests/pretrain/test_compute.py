@@ -19,6 +19,7 @@ from massl_bench.core.errors import RequestError
 from massl_bench.pretrain import compute
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.configure import load_config
+from massl_bench.pretrain.data import fused
 from massl_bench.pretrain.loop.checkpoint import CheckpointFolder
 from massl_bench.pretrain.loop.state import initial_network
 from massl_bench.pretrain.methods import massl
@@ -192,3 +193,18 @@ def test_compile_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     for device, missing in (("cpu", r"a C\+\+ compiler"), ("cuda", "Triton")):
         with pytest.raises(RequestError, match=f"compile: true, and torch.compile finds no .*install {missing}"):
             compute.settled(asked, torch.device(device))
+
+
+def test_many_sizes_of_batches_stay_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch gives up after eight shapes of a function, and says so in a warning: here each size has its graph."""
+    graphs: list[int] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(1)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    twice = fused._compiled.__wrapped__(lambda rows: 2 * rows)
+    for count in range(2, 14):
+        twice(torch.ones(count))
+    assert len(graphs) == 12

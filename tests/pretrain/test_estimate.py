@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,11 @@ def test_the_time_of_a_step_is_a_line_through_the_last_two(monkeypatch: pytest.M
     config = load_config("tiny-digits", ["compute.accumulation=8"])
     assert estimate.seconds_a_step(config, num_ranks=1, device="cpu") == pytest.approx(8 * (0.5 + 0.08))
     assert seen == [2, 8]
+    # Kernels are compiled for each number of images: a GPU takes the step as it will be.
+    seen.clear()
+    monkeypatch.setattr(estimate.torch.random, "fork_rng", lambda _: nullcontext())
+    assert estimate.seconds_a_step(config, num_ranks=1, device="cuda:0") == pytest.approx(8 * (0.5 + 0.08))
+    assert seen == [8]
 
 
 @pytest.mark.speed

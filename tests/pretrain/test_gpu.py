@@ -32,6 +32,7 @@ pytestmark = [
 ]
 STEPS = 12
 GPU = "cuda:0"
+SOP_IN_ONE_EPOCH = ["epochs=1", "sop.teacher_temp_warmup_epochs=0", "optimiser.warmup_epochs=0"]
 
 
 @pytest.fixture(autouse=True)
@@ -93,12 +94,16 @@ def test_losses_are_those_of_the_cpu(on_the_cpu: list[float], tmp_path: Path, se
     assert losses(tmp_path) == pytest.approx(on_the_cpu, rel=1e-3)
 
 
-@pytest.mark.parametrize("method", ["massl", "carp"])
+@pytest.mark.parametrize("method", ["massl", "massl, compiled", "carp", "sop"])
 def test_views_forward_and_backward_do_not_wait_for_the_device(method: str) -> None:
     strong = [f"views.{name}=0.8" for name in ("flip", "jitter", "grey")]
     strong += [f"views.{view}.{name}=0.5" for view in ("global_1", "local") for name in ("blur", "solarise")]
-    config = load_config("tiny-digits", [*WHOLE_IMAGES, *strong])
-    config = carp_of(config) if method == "carp" else config
+    compiled = ["compute.compile=true"] if "compiled" in method else []
+    config = load_config("tiny-digits", [*WHOLE_IMAGES, *strong, *compiled])
+    if method == "carp":
+        config = carp_of(config)
+    elif method == "sop":
+        config = load_config("sop-tiny-digits", [f"batch_size={BATCH}", *strong])
     state = initial_state(config, torch.device(GPU))
     images = MultiCropImages(digits(BATCH), config.views, seed=0, rank=0)
     try:
@@ -142,9 +147,17 @@ def test_carp_on_a_gpu(tmp_path: Path) -> None:
     assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), rel=1e-3)
 
 
-def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
+def test_sop_on_a_gpu(tmp_path: Path) -> None:
+    config = load_config("sop-tiny-digits", [f"batch_size={BATCH}", "run.log_every=1", *SOP_IN_ONE_EPOCH])
+    run(tmp_path / "cpu", config, 4)
+    run(tmp_path / "gpu", config, 4, device=GPU)
+    assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), rel=1e-2)
+
+
+@pytest.mark.parametrize("compiles", ["false", "graphs"])
+def test_a_resumed_run_goes_on(tmp_path: Path, compiles: str) -> None:
     """Near, not bit for bit: a GPU adds up gradients in any order."""
-    config = load_config("tiny-digits", [*WHOLE_IMAGES, "run.checkpoint_every=5"])
+    config = load_config("tiny-digits", [*WHOLE_IMAGES, "run.checkpoint_every=5", f"compute.compile={compiles}"])
     run(tmp_path / "whole", config, STEPS, device=GPU)
     run(tmp_path / "cut", config, STEPS, device=GPU)
     CheckpointFolder(tmp_path / "cut", 1).path(STEPS).unlink()

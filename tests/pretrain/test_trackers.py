@@ -167,3 +167,18 @@ def test_the_live_line_fits_the_terminal(
     lines = capsys.readouterr().err.split("\r\x1b[K")[1:]
     assert [line[:11] for line in lines] == ["step 1/10, ", "step 2/10, ", "step 3/10, "]
     assert max(map(len, lines)) == 39
+
+
+def test_the_step_that_compiles_is_told_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("massl_bench.pretrain.loop.log.time.monotonic", lambda: now[0])
+    config = load_config("tiny-digits", ["batch_size=64"])
+    with TrainingLog(tmp_path, config, num_steps=10, first_step=0, active=True) as log:
+        now[0] = 80.0
+        log.leave_out_first(1)
+        now[0] = 82.0
+        log.write(4, {"loss": 1.0})
+    assert read_log(tmp_path)[0]["images_per_s"] == pytest.approx(4 * 64 / 2)
+    assert "compile: the first step took 80 s\n" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from massl_bench.pretrain.compiling import allow_many_shapes
 from massl_bench.pretrain.config import ViewsConfig
 from massl_bench.pretrain.data.blur import gaussian_blur
 from massl_bench.pretrain.data.views import (
@@ -64,6 +65,7 @@ def fused_views(pixels: Tensor, photometric: Photometric, views: ViewsConfig) ->
 
 @cache
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    allow_many_shapes()
     compiled: Any = torch.compile(function, dynamic=False)
     return compiled  # type: ignore[no-any-return]
 

@@ -82,6 +82,13 @@ class TrainingLog:
         before, step = self._last
         self._last = (before + time.monotonic() - start, step)
 
+    def leave_out_first(self, step: int) -> None:
+        """Leaves the first step, which compiles, out of images/s and of the time left, and says how long it took."""
+        before, _ = self._last
+        self._last = (time.monotonic(), step)
+        if self._active:
+            print(f"compile: the first step took {self._last[0] - before:.0f} s", file=sys.stderr, flush=True)
+
     def write(self, step: int, values: Mapping[str, float], *, waited: float = 0.0) -> None:
         """Records the values of a step that is done, with images/s and the share of the time spent waiting.
 

@@ -14,6 +14,7 @@ from massl_bench.core.errors import RequestError, one_line
 from massl_bench.learners.lars import LARS
 from massl_bench.pretrain import methods
 from massl_bench.pretrain.backbones import initial_backbone
+from massl_bench.pretrain.compiling import allow_many_shapes
 from massl_bench.pretrain.compute import autocast_dtype, settled
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.distributed import world_size
@@ -141,6 +142,8 @@ def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState
     teacher.requires_grad_(False)
     if world_size() > 1 and device.type == "cuda":
         student, teacher = (_synchronised(network) for network in (student, teacher))
+    if config.compute.compile:
+        allow_many_shapes()
     for network in (student, teacher):
         network.train().to(device)
         if config.compute.channels_last:

@@ -154,6 +154,8 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
             done = number + 1
             last = done == num_steps
             logs = last or done % config.run.log_every == 0
+            if number == first_step and config.compute.compile and not logs:
+                log.leave_out_first(done)
             # Before the method's state changes: the indicators are of what the loss was made of.
             values = _indicators(state, computed.outputs) if logs else {}
             state.method.after_step(computed.kept)
