@@ -34,7 +34,7 @@ class TrainingLog:
 
     Args:
         folder: holds `log.jsonl`, and what trackers keep.
-        config: of the pretraining.
+        config: of the pretraining, settled.
         num_steps: of the whole training, for the time left.
         first_step: where this process starts; lines of later steps, left by a killed one, are removed.
         active: whether this rank writes.
@@ -43,6 +43,7 @@ class TrainingLog:
     def __init__(self, folder: Path, config: PretrainConfig, *, num_steps: int, first_step: int, active: bool) -> None:
         self._path, self._num_steps, self._batch_size = folder / _NAME, num_steps, config.batch_size
         self._active, self._last, self._waited = active, (time.monotonic(), first_step), 0.0
+        self._first_step, self._compiles = first_step, bool(config.compute.compile)
         self._trackers: list[Tracker] = []
         if not active:
             return
@@ -82,10 +83,17 @@ class TrainingLog:
         before, step = self._last
         self._last = (before + time.monotonic() - start, step)
 
-    def leave_out_first(self, step: int) -> None:
-        """Leaves the first step, which compiles, out of images/s and of the time left, and says how long it took."""
+    def step_done(self, step: int, *, written: bool) -> None:
+        """Says how long the first step took where it compiles, and leaves it out of images/s and of the time left.
+
+        Args:
+            step: its number, from 0.
+            written: whether `write` follows for this step.
+        """
+        if step != self._first_step or not self._compiles or written:
+            return
         before, _ = self._last
-        self._last = (time.monotonic(), step)
+        self._last = (time.monotonic(), step + 1)
         if self._active:
             print(f"compile: the first step took {self._last[0] - before:.0f} s", file=sys.stderr, flush=True)
 

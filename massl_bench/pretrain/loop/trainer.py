@@ -151,11 +151,9 @@ def _train(job: TrainingJob, state: TrainingState, checkpoints: CheckpointFolder
 
             move(state, rates.momentum)
 
-            done = number + 1
-            last = done == num_steps
+            done, last = number + 1, number + 1 == num_steps
             logs = last or done % config.run.log_every == 0
-            if number == first_step and config.compute.compile and not logs:
-                log.leave_out_first(done)
+            log.step_done(number, written=logs)
             # Before the method's state changes: the indicators are of what the loss was made of.
             values = _indicators(state, computed.outputs) if logs else {}
             state.method.after_step(computed.kept)
