@@ -28,7 +28,7 @@ import massl_bench as mb
 from benchmarks.massl_objective import VIEWS, Inputs, make_inputs, plain
 from benchmarks.measure import Bar, Comparison, Times, take_turns
 from massl_bench.learners.logistic import Stopping, fit
-from massl_bench.pretrain import massl_objective
+from massl_bench.pretrain import carp_objective, massl_objective
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages
@@ -65,9 +65,10 @@ def parts(quick: bool) -> dict[str, Part]:
         "views": Part(_views, 90),
         "step of ViT-S": Part(partial(_step, "step of ViT-S", base=866, bar=1.8), 150),
         "small images": Part(_small, 120),
+        "step of ViT-B": Part(partial(_step, "step of ViT-B", base=445, bar=1.5), 150),
         "k-NN at ImageNet's size": Part(partial(_knn, *large), 120),
         "linear": Part(_linear, 120),
-        "step of ViT-B": Part(partial(_step, "step of ViT-B", base=445, bar=1.5), 150),
+        "step of CARP": Part(_carp, 60),
     }
 
 
@@ -75,6 +76,7 @@ _STEPS = {
     "step of ViT-S": ("massl-vits16-800ep", 128, []),
     "step of ViT-B": ("massl-vitb16-400ep", 64, []),
     "small images": ("small-cifar10", 256, ["backbone.widths=32,64,128,256"]),
+    "step of CARP": ("carp-rn50-100ep", 128, []),
 }
 """The preset, the images of a step, and what else is set."""
 
@@ -288,6 +290,28 @@ def _small(quick: bool, device: torch.device) -> Comparison:
         return Comparison(what=what, times=times, notes=(*words, "24,400 images/s is the bar of an H100"))
     check = f"at least 4 × the 6,100 images/s of before: {rates['ours']:,.0f}", rates["ours"] >= 24_400
     return Comparison(what=what, times=times, checks=(check,), notes=tuple(words))
+
+
+def _carp(quick: bool, device: torch.device) -> Comparison:
+    """What the objective costs beside its networks: no bar, and no faster path until this says that one would pay."""
+    small = ("backbone.arch=resnet10t", "carp.num_prototypes=1024") if quick else ()
+    times, _, words = _steps("step of CARP", quick, device, {"ours": small}, 15)
+    config = _config("step of CARP", quick, *small)
+    images, views, prototypes = config.batch_size, len(config.views.crops), config.parameters.num_prototypes
+    student = torch.randn(views * images, prototypes, device=device, requires_grad=True)
+    teacher, order = torch.randn(2 * images, prototypes, device=device), torch.randperm(prototypes, device=device)
+
+    def objective() -> object:
+        terms = carp_objective(student, teacher, order, block_size=config.parameters.block_size)
+        return torch.autograd.grad(sum(terms), student)
+
+    times |= _turns({"its objective alone": objective}, device, 2 if quick else 10)
+    share = times["its objective alone"].median / times["ours"].median
+    return Comparison(
+        what=f"whole step of carp-rn50-100ep, {_STEPS['step of CARP'][1]} images",
+        times=times,
+        notes=(*words, f"the objective is {share:.1%} of the step"),
+    )
 
 
 def _published_knn(

@@ -50,7 +50,7 @@ class Massl(Method[MasslParameters]):
     )
 
     memory: MemoryBank
-    _permutation_K: Tensor
+    _drawn_K: Tensor | None
 
     @classmethod
     @override
@@ -100,8 +100,15 @@ class Massl(Method[MasslParameters]):
 
     @override
     def begin(self, step: Step) -> None:
-        self._permutation_K = self.memory.permutation(step.generator("permutation"))
+        self._generator, self._drawn_K = step.generator("permutation"), None
         self._teacher_temp = step.numbers["teacher_temp"]
+
+    @property
+    def _permutation_K(self) -> Tensor:
+        """The order of the memory in this step; drawn when it is first asked for, while a GPU is at the networks."""
+        if self._drawn_K is None:
+            self._drawn_K = self.memory.permutation(self._generator)
+        return self._drawn_K
 
     @override
     def loss(self, outputs: Outputs, step: Step) -> dict[str, Tensor]:

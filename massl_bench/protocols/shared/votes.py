@@ -88,7 +88,9 @@ def _ranks_on_device(
     import torch
 
     device, num_test = neighbours.indices_QK.device, len(neighbours.indices_QK)
-    class_N, right_Q1 = torch.from_numpy(labels[0]).to(device), torch.from_numpy(labels[1]).to(device)[:, None]
+    # Copies: a bank may be memory-mapped and read-only, which torch would warn of.
+    class_N, right_Q = (torch.from_numpy(np.array(each)).to(device) for each in labels)
+    right_Q1 = right_Q[:, None]
     rank_Qk = torch.empty(num_test, len(ks), dtype=torch.int64, device=device)
     voted_Qk, predicted_Qk = torch.empty_like(rank_Qk, dtype=torch.bool), torch.empty_like(rank_Qk)
     places_C = torch.arange(num_classes, device=device)
