@@ -116,10 +116,13 @@ MOST_ROUNDS = 1_000
 """What `--rounds` sets: no call is timed more often, whatever its benchmark asks for."""
 
 
-def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
-    """Runs the calls in turns, so that a busy moment of the machine meets them all; the first turn only warms up."""
+def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int, *, warm: bool = False) -> dict[str, Times]:
+    """Runs the calls in turns, so that a busy moment of the machine meets them all.
+
+    The first turn only warms up, but where all are `warm`: calls of minutes, run at a small size before.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(min(rounds, MOST_ROUNDS) + 1):
+    for turn in range(int(warm), min(rounds, MOST_ROUNDS) + 1):
         for name, call in calls.items():
             gc.collect()
             start = CLOCK()
