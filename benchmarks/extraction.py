@@ -79,6 +79,7 @@ def _of(model: str, split: FileSplit, folder: str, other: ProcessPoolExecutor) -
             apply_preprocessing(decode_rgb(encoded), preprocessing)
 
     target = Target(encoder=encoder, preprocessing=preprocessing, deliver=lambda _: None)
+
     def forward() -> None:
         with memory_kept("cpu"):  # as ours does: what is asked is what decoding adds
             for images in ready:
