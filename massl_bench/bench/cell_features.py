@@ -95,7 +95,8 @@ class CellFeatures:
     ) -> tuple[dict[str, PrecisionAgreement], int]:
         """Returns how far a cell's banks agree with fp32, and how many images went through the model for that."""
         with clock.measure("extract"):
-            return held_against_fp32(cell, banks, self._planner, lambda one: self._loaded(one, clock))
+            wanted = partial(self._wanted, clock=clock)
+            return held_against_fp32(cell, banks, self._planner, wanted, self._to_come)
 
     def views(self, cell: ImageCell | FeatureCell, clock: Clock) -> dict[str, EncodedViews]:
         """Returns the splits whose features are not kept, for a protocol that asks for them."""

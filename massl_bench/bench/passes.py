@@ -1,4 +1,4 @@
-"""Which banks are made in one pass over their images."""
+"""What is made in one pass over the same images."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from massl_bench.bench.planned import ImageCell
 from massl_bench.features import FeatureCache
 
 
-def made_along(cell: ImageCell, role: str, others: Iterable[ImageCell], cache: FeatureCache) -> list[ImageCell]:
-    """Returns the cells whose banks of a split are made along with that of a cell: one cell for each bank.
-
-    These are other features, by the same model, of the same images: another pooling, crop or scales.
+def of_same_images(cell: ImageCell, role: str, others: Iterable[ImageCell]) -> list[ImageCell]:
+    """Returns the cells that read other features of a split than a cell does, of the same images by the same model.
 
     Args:
-        cell: whose bank is about to be made.
+        cell: which it is about.
         role: the split.
-        others: cells that are to be measured, too.
-        cache: banks that it holds are not made.
+        others: among which they are looked for; of those that read the same features, the first is returned.
     """
     key = cell.key(role)
-    found, known = [], {key.digest}
+    found = {key.digest: cell}
     for other in others:
-        if other.model is cell.model and role in other.bank_roles:
-            of_other = other.key(role)
-            if of_other.images == key.images and of_other.digest not in known and of_other not in cache:
-                known.add(of_other.digest)
-                found.append(other)
-    return found
+        if other.model is cell.model and role in other.bank_roles and other.key(role).images == key.images:
+            found.setdefault(other.key(role).digest, other)
+    return list(found.values())[1:]
+
+
+def made_along(cell: ImageCell, role: str, others: Iterable[ImageCell], cache: FeatureCache) -> list[ImageCell]:
+    """Returns the cells whose banks of a split are made along with that of a cell: `of_same_images`, and not there."""
+    return [other for other in of_same_images(cell, role, others) if other.key(role) not in cache]

@@ -5,7 +5,8 @@ Shapes: n images of the sample, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,71 +17,99 @@ from pydantic import ValidationError
 from massl_bench.core.files import read_memo, sha256_of, write_memo
 from massl_bench.core.settings import PrecisionAgreement
 from massl_bench.core.values import FeatureBank
-from massl_bench.datasets import Dataset
 from massl_bench.datasets.splits import SubsetSplit
 from massl_bench.features.banks import Reporting
-from massl_bench.features.cache import BankKey, FeatureCache, read_meta
+from massl_bench.features.cache import FeatureCache, read_meta
+from massl_bench.features.making import Wanted
 from massl_bench.features.options import ExtractionOptions
 
 if TYPE_CHECKING:
-    from massl_bench.features.extraction import Extracted
-    from massl_bench.models.encoder import Encoder
+    from massl_bench.features.extraction import Extracted, Target
 
 _MEMOS = "precision"
 
 
-def agreement_with_fp32(  # noqa: PLR0913  # which features, and where their images are
+def agreement_with_fp32(  # which features, and where their images are
     cache: FeatureCache,
-    key: BankKey,
+    wanted: Wanted,
     bank: FeatureBank,
     *,
-    encoder: Callable[[], Encoder],
-    dataset: Dataset,
     options: ExtractionOptions,
     reporting: Reporting,
     num_images: int,
+    also: Callable[[], Iterable[Wanted]] = list,
 ) -> tuple[PrecisionAgreement, int]:
     """Returns how far a bank of the cache agrees with fp32, remembered or measured, and on how many images just now.
 
     Args:
         cache: where the bank is.
-        key: of the bank.
+        wanted: what it is, and what it is made of.
         bank: what is in it.
-        encoder: called only where images have to go through it; returns the encoder on its device.
-        dataset: where the images are.
         options: of the extraction.
         reporting: where the progress goes.
         num_images: of the sample, evenly spread over the split; all where there are fewer.
+        also: asked only where images have to go through the model: returns other banks of the same images. Of those
+            that the cache holds, the same sample is measured along with it, and remembered.
 
     Raises:
         CellError: An image or a feature is broken.
     """
-    name = sha256_of([1, key.digest, read_meta(cache.path(key)).sha256["features.npy"], num_images])
-    memo = read_memo(cache.root / _MEMOS, name)
-    if memo is not None:
-        try:
-            return PrecisionAgreement.model_validate(memo), 0
-        except ValidationError:
-            pass  # of another version of this package
+    held = _Held(cache, wanted, bank, num_images)
+    if held.agreement is not None:
+        return held.agreement, 0
     # Only here: a run whose features are all cached imports no torch.
-    from massl_bench.features.extraction import Target, extract
+    from massl_bench.features.extraction import extract
 
-    rows_n = np.linspace(0, len(bank) - 1, min(num_images, len(bank))).round().astype(np.int64)
-    split = dataset.split(key.split)
-    sample = SubsetSplit(split, _items(bank, rows_n, split.ids, key.limit or len(split)), labelled=True)
-    found: list[Extracted] = []
-    label = f"{encoder().card.name} on {dataset.name}/{key.split}, in fp32"
+    read = [(other, cache.read(other.key)[0]) for other in also()]
+    others = [
+        _Held(cache, other, its, num_images) for other, its in read if its is not None and its.skipped == bank.skipped
+    ]
+    key, split = wanted.key, wanted.dataset.split(wanted.key.split)
+    sample = SubsetSplit(split, _items(bank, held.rows_n, split.ids, key.limit or len(split)), labelled=True)
+    targets = [held.target(required=True)]
+    targets += [other.target(required=False) for other in others if other.agreement is None]
+    label = f"{wanted.encoder().card.name} on {wanted.dataset.name}/{key.split}, in fp32"
     with reporting.progress(label, len(sample)) as progress:
         extract(
-            [Target(encoder=encoder(), preprocessing=key.preprocessing, deliver=found.append)],
+            targets,
             sample,
             replace(options, precision="fp32", skip_corrupt=False),
             pieces=[range(len(sample))],
             progress=progress,
         )
-    agreement = agreement_of(bank.features[rows_n], found[0].features)
-    write_memo(cache.root / _MEMOS, name, agreement.model_dump(mode="json"))
-    return agreement, len(sample)
+    assert held.agreement is not None
+    return held.agreement, len(sample)
+
+
+class _Held:
+    """A bank that is held against fp32; `agreement` is None where that is not known yet."""
+
+    def __init__(self, cache: FeatureCache, wanted: Wanted, bank: FeatureBank, num_images: int) -> None:
+        self._wanted, self._bank, self._memos = wanted, bank, cache.root / _MEMOS
+        self._name = sha256_of(
+            [1, wanted.key.digest, read_meta(cache.path(wanted.key)).sha256["features.npy"], num_images]
+        )
+        self.rows_n = np.linspace(0, len(bank) - 1, min(num_images, len(bank))).round().astype(np.int64)
+        self.agreement: PrecisionAgreement | None = None
+        memo = read_memo(self._memos, self._name)
+        if memo is not None:
+            with suppress(ValidationError):  # of another version of this package
+                self.agreement = PrecisionAgreement.model_validate(memo)
+
+    def target(self, *, required: bool) -> Target:
+        """Returns what is made of the sample; where it is not required, whoever wants it alone is told why it fails."""
+        from massl_bench.features.extraction import Target
+
+        return Target(
+            encoder=self._wanted.encoder(),
+            preprocessing=self._wanted.key.preprocessing,
+            deliver=self._measure,
+            give_up=None if required else lambda: None,
+        )
+
+    def _measure(self, piece: Extracted) -> None:
+        self.agreement = agreement_of(self._bank.features[self.rows_n], piece.features)
+        write_memo(self._memos, self._name, self.agreement.model_dump(mode="json"))
 
 
 def agreement_of(lower_nD: NDArray[np.float32], full_nD: NDArray[np.float32]) -> PrecisionAgreement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from massl_bench.bench.planner import Planner
 from massl_bench.bench.request import RunRequest
 from massl_bench.bench.runner import Outcome, Runner
 from massl_bench.core.errors import MasslBenchError, MissingDataError
+from massl_bench.core.settings import PrecisionAgreement
 from massl_bench.datasets import DataOptions, Dataset, EncodedImage, splits
 from massl_bench.datasets.images.decoding import STORED, Decoding
-from massl_bench.features import Reporting
+from massl_bench.features import ExtractionOptions, Reporting
 from massl_bench.records.record import ResultRecord
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer
@@ -107,11 +109,30 @@ def test_a_dataset_that_is_downloaded_first(
 
     monkeypatch.setattr(planner, "open_dataset", fetched)
     request, said = request_of(image_folder, tmp_path / "c", TOGETHER), list[str]()
-    request = RunRequest(**(vars(request) | {"data": DataOptions(cache_dir=tmp_path / "c")}))
-    together = records(run(request, Reporting(say=said.append)))
+    online = replace(request, data=DataOptions(cache_dir=tmp_path / "c"))
+    together = records(run(online, Reporting(say=said.append)))
     assert len(together) == len(TOGETHER)
     assert len(decoded) == IMAGES
     assert [text for text in said if text.startswith("downloading")] == [f"downloading folder:{image_folder}"]
+
+
+def test_samples_in_fp32_are_decoded_once_too(
+    image_folder: Path, tmp_path: Path, decoded: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PrecisionAgreement, "shortfall", lambda *_: None)  # it is about what is measured
+
+    def in_bf16(cache: str, tasks: tuple[str, ...]) -> dict[str, ResultRecord]:
+        request = request_of(image_folder, tmp_path / cache, tasks, f"r-{cache}")
+        return records(run(replace(request, extraction=ExtractionOptions(precision="bf16"))))
+
+    together = in_bf16("c", TOGETHER)
+    assert len(decoded) == 2 * IMAGES  # for the banks, and for the samples, which are all of them
+    assert [record.num_extracted for record in together.values()] == [2 * IMAGES, 0, 0, 0]
+    alone = {task: in_bf16(task, (task,))[task] for task in TOGETHER}
+    for task, record in together.items():
+        assert record.precision_agreement == alone[task].precision_agreement
+        assert record.precision_agreement["train"].min_cosine < 1
+        assert (record.identity, record.metrics) == (alone[task].identity, alone[task].metrics)
 
 
 @pytest.mark.parametrize("first", ["retrieval", "retrieval-single"])
