@@ -16,7 +16,7 @@ from torchvision.transforms import functional as reference
 from massl_bench.datasets.splits import ArraySplit
 from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.data.blur import gaussian_blur
-from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages, crop_boxes
+from massl_bench.pretrain.data.crops import BatchRequest, MultiCropImages, _cut, _Decoded, _room_for, crop_boxes
 from massl_bench.pretrain.data.views import Photometric, draw_photometric, photometric_views, shift_hue
 from massl_bench.pretrain.seeds import seeded_generator
 
@@ -278,3 +278,31 @@ def test_all_views_together_equal_one_after_the_other(picture: NDArray[Any]) -> 
     for row in range(12):
         alone = photometric_views(pixels[row : row + 1], drawn.rows(slice(row, row + 1)), VIEWS)
         torch.testing.assert_close(together[row], alone[0], rtol=0, atol=2e-5)
+
+
+def test_the_order_of_pixels_in_memory_changes_no_bit_of_a_view(picture: NDArray[Any]) -> None:
+    planes = as_tensor(picture[:64, :64])[None].repeat(12, 1, 1, 1)
+    drawn = draw_photometric(VIEWS, VIEWS.global_2, 12, torch.Generator().manual_seed(4))
+    views = photometric_views(planes, drawn, VIEWS)
+    for pixels in (planes.contiguous(memory_format=torch.channels_last), planes.mT.contiguous().mT):
+        before = pixels.clone()
+        found = photometric_views(pixels, drawn, VIEWS)
+        assert torch.equal(found, views)
+        assert found.is_contiguous()
+        assert torch.equal(pixels, before)
+
+
+def test_views_are_cut_as_torch_resizes_to_planes(picture: NDArray[Any]) -> None:
+    """The bytes are those of a resize into [3, S, S]; a group's pixels stay one block of memory, as they are sent."""
+    split = ArraySplit("p", picture[None], np.zeros(1, np.int64), None)
+    for group in MultiCropImages(split, VIEWS, seed=3, rank=0)[BatchRequest(0, 0, [0])].groups:
+        assert group.pixels.permute(0, 2, 3, 1).is_contiguous()
+    boxes = [(3, 4, 50, 60), (0, 0, 120, 90)]
+    for size in (32, 48, 96):
+        room, planes = _room_for(2, 1, size), torch.empty(2, 3, size, size, dtype=torch.uint8)
+        _cut(_Decoded(picture, lambda: np.array(boxes)), [view[0] for view in room])
+        for view, (left, top, width, height) in zip(planes, boxes, strict=True):
+            crop = as_tensor(picture)[None, :, top : top + height, left : left + width]
+            view.copy_(torch.nn.functional.interpolate(crop, (size, size), mode="bicubic", antialias=True)[0])
+        assert torch.equal(room[:, 0], planes)
+        assert room.is_contiguous() == (size == 32)  # those are resized together, into planes

@@ -48,7 +48,7 @@ class CropGroup:
     """The crops of all views of one size, with what the device will do to each.
 
     Attributes:
-        pixels: uint8 [V·B, 3, S, S], view-major.
+        pixels: uint8 [V·B, 3, S, S], view-major; in memory the colours may be the innermost.
         photometric: for the same rows.
         num_views: V.
     """
@@ -84,7 +84,7 @@ class MultiCropImages(Dataset[Any]):
         crops, count = self._views.crops, len(request.indices)
         sizes = [crop.size for crop in crops]
         uniform_VBU = torch.rand(len(crops), count, UNIFORMS, generator=generator).double().numpy()
-        together = {size: torch.empty(sizes.count(size), count, 3, size, size, dtype=torch.uint8) for size in {*sizes}}
+        together = {size: _room_for(sizes.count(size), count, size) for size in {*sizes}}
         of_size = {size: iter(views_VN3SS) for size, views_VN3SS in together.items()}
         pixels = [next(of_size[size]) for size in sizes]
         small: dict[tuple[int, ...], list[tuple[int, NDArray[np.uint8]]]] = {}
@@ -110,6 +110,13 @@ class MultiCropImages(Dataset[Any]):
             photometric = [draw_photometric(self._views, crops[view], count, generator) for view in members]
             groups.append(CropGroup(together[size].flatten(0, 1), Photometric.cat(photometric), len(members)))
         return HostBatch(groups)
+
+
+def _room_for(num_views: int, count: int, size: int) -> Tensor:
+    """Returns uint8 [V, B, 3, S, S]: for large views with the colours of a pixel side by side, as they are resized."""
+    if size <= LARGEST_SIDE:
+        return torch.empty(num_views, count, 3, size, size, dtype=torch.uint8)
+    return torch.empty(num_views, count, size, size, 3, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
 
 
 @dataclass(frozen=True)

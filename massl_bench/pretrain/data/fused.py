@@ -53,7 +53,7 @@ def fused_views(pixels: Tensor, photometric: Photometric, views: ViewsConfig) ->
     """
     device = pixels.device
     numbers_NX = to_device(_numbers(photometric), device)
-    images_N3SS = _compiled(_coloured)(pixels, numbers_NX)
+    images_N3SS = _compiled(_coloured)(pixels.contiguous(), numbers_NX)
     blurred_N = photometric.blur_radius > 0
     if blurred_N.any():
         rows_M = to_device(blurred_N.nonzero()[:, 0], device)

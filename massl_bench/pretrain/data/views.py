@@ -212,7 +212,8 @@ def blend_weights(kinds: Tensor, factors: Tensor) -> Tensor:
 
 def _apply(pixels_N3SS: Tensor, plan: _Plan, views: ViewsConfig, out_N3SS: Tensor) -> None:
     """Fills `out_N3SS`."""
-    pixels_N3SS = _change(pixels_N3SS.clone(), plan.flip, lambda some_M3SS, _: some_M3SS.flip(3))
+    planes_N3SS = pixels_N3SS.clone(memory_format=torch.contiguous_format)
+    pixels_N3SS = _change(planes_N3SS, plan.flip, lambda some_M3SS, _: some_M3SS.flip(3))
     images_N3SS = _jitter(pixels_N3SS.float().div_(255), plan)
     images_N3SS = _change(
         images_N3SS, plan.grey, lambda some_M3SS, _: _grey(some_M3SS).expand(-1, 3, -1, -1).contiguous()
