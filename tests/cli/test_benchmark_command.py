@@ -30,9 +30,10 @@ def test_numbers_fit_each_other(run_cli: Callable[..., Any]) -> None:
 
 def test_in_words(run_cli: Callable[..., Any]) -> None:
     lines = run_cli(*COMMAND).out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["device cpu", "host", "pretraining"]
-    assert "the training process itself cuts them" in lines[1]
-    assert lines[2].endswith(" hours")
+    assert [line.split(":")[0] for line in lines] == ["compute", "device cpu", "host", "pretraining"]
+    assert lines[0] == "compute: fp32, objective float32, eager"
+    assert "the training process itself cuts them" in lines[2]
+    assert lines[3].endswith(" hours")
 
 
 def test_who_bounds_it() -> None:
@@ -41,11 +42,13 @@ def test_who_bounds_it() -> None:
     reach = Reach(config=config, step_s=0.1, views_s=2.4, whole_s=0.2, **sizes)  # type: ignore[arg-type]
     assert reach.images_per_s == 640
     assert reach.hours == pytest.approx(800 * 10_009 * 0.2 / 3600)
-    device, host, training = reach.lines()
+    compute, device, host, training = reach.lines()
+    assert compute == "compute: fp32, objective float32, eager"
     assert "1.28e+03 images/s" not in device
     assert "the first step took 60 s" in device
     assert "12 workers cut them" in host
     assert "640 images/s, bounded by the host" in training
+    assert "hours; settings={'run.workers': 24} keeps the device busy, on so many cores" in training
 
 
 def test_errors(run_cli: Callable[..., Any]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 
 import torch
 
 from massl_bench.core.devices import megabytes
+from massl_bench.core.wording import asked
 from massl_bench.pretrain.compute import settled
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.data.sample import SampleImages
@@ -54,13 +56,16 @@ class Reach:
     def lines(self) -> list[str]:
         """Returns it in words."""
         batch, workers = self.config.batch_size, self.config.run.workers
+        compute = self.config.compute
+        compiled = {False: "eager", True: "compiled"}.get(compute.compile, f"compiled, with {compute.compile}")
+        settled_as = f"compute: {compute.precision}, objective {compute.objective}, {compiled}"
         device = (
             f"device {self.device}: {self.step_s:.3g} s a step of {batch:,} images, {batch / self.step_s:,.0f} images/s"
         )
         if self.peak_bytes is not None:
             device += f", {megabytes(self.peak_bytes)} at the peak"
         if self.first_s is not None:
-            device += f"; the first step took {self.first_s:.3g} s"
+            device += f"; the first step took {self.first_s:.3g} s, once in a process"
         by = f"{workers} workers cut" if workers else "the training process itself cuts"
         host = f"host: {batch / self.views_s:,.0f} images/s of one core for views; {by} them"
         slower = "host" if self.whole_s > 1.05 * self.step_s else "device"
@@ -68,7 +73,10 @@ class Reach:
             f"pretraining: {self.images_per_s:,.0f} images/s, bounded by the {slower}; {self.config.epochs:,} epochs "
             f"of {self.images:,} images take about {self.hours:,.3g} hours"
         )
-        return [device, host, training]
+        enough = math.ceil(self.views_s / self.step_s)
+        if self.device != "cpu" and slower == "host" and enough > workers:
+            training += f"; {asked('settings', f'run.workers={enough}')} keeps the device busy, on so many cores"
+        return [settled_as, device, host, training]
 
 
 def measure_reach(config: PretrainConfig, *, device: str, images: int) -> Reach:
