@@ -135,6 +135,31 @@ def test_a_lower_precision_is_near(image_folder: Path, tmp_path: Path, precision
     assert (full != lower).any()
 
 
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_a_run_in_a_lower_precision_enters_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    if WITHOUT_FAISS:
+        monkeypatch.setattr(faiss_backend, "check_installation", lambda: None)
+    (outcome,) = mb.benchmark(
+        "massl-small-cifar10",
+        tasks="knn",
+        datasets="digits",
+        results_dir=tmp_path / "results",
+        cache_dir=tmp_path / "cache",
+        device=GPU,
+        offline=True,
+        progress=False,
+        options=mb.ExtractionOptions(precision=precision),
+    )
+    record = outcome.record
+    assert record is not None, outcome.error
+    assert record.departures == []
+    assert record.environment.search_backend == "torch"
+    assert {role: each.num_images for role, each in record.precision_agreement.items()} == {"train": 1000, "test": 450}
+    assert outcome.path == tmp_path / "results" / "massl-small-cifar10" / "knn" / f"digits@{precision}.json"
+
+
 @pytest.mark.parametrize("size", ["224", "96", "320", "224x320"])
 def test_golden_features(size: str, golden: Path) -> None:
     encoder = mb.load_encoder(str(golden / "official_format_checkpoint.pth"), device="cuda:0")
