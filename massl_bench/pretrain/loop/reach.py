@@ -57,7 +57,8 @@ class Reach:
         """Returns it in words."""
         batch, workers = self.config.batch_size, self.config.run.workers
         compute = self.config.compute
-        compiled = {False: "eager", True: "compiled"}.get(compute.compile, f"compiled, with {compute.compile}")
+        compiled = "compiled" if compute.compile else "eager"
+        compiled += ", with CUDA graphs" if compute.compile == "graphs" else ""
         settled_as = f"compute: {compute.precision}, objective {compute.objective}, {compiled}"
         device = (
             f"device {self.device}: {self.step_s:.3g} s a step of {batch:,} images, {batch / self.step_s:,.0f} images/s"
