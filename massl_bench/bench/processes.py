@@ -13,12 +13,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Self
 
 from massl_bench.bench.gathering import Gathered
 from massl_bench.bench.planner import Planner
+from massl_bench.bench.progress import working_lines
 from massl_bench.bench.request import RunRequest
 from massl_bench.bench.runner import Outcome, run_request
 from massl_bench.core.devices import available_cores, num_gpus, resolve_device
@@ -202,7 +204,8 @@ def _work(pipe: Connection, request: RunRequest, registry: Registry, argv: Seque
     relay = _Relay(pipe)
     with suppress(BrokenPipeError), options_are_read(options):
         try:
-            reporting = Reporting(say=relay.say, progress=relay.progress, started=relay.started)
+            working = partial(working_lines, tell=relay.say)
+            reporting = Reporting(say=relay.say, progress=relay.progress, working=working, started=relay.started)
             for outcome in run_request(request, registry, reporting):
                 pipe.send(("outcome", outcome))
         except RequestError as error:  # the data or the weights have gone since they were planned with

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from massl_bench.core.printable import printable
+from massl_bench.core.progress import Progress, Report
 from massl_bench.core.terminal import say
 from massl_bench.features import Reporting
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_FRAMES = 0.5
 _WIDE_TERMINAL = 90
 
 
 def reporting() -> Reporting:
     """Returns the reporting that suits stderr."""
-    return Reporting(say=say, progress=_bar if sys.stderr.isatty() else _lines)
+    on_terminal = sys.stderr.isatty()
+    return Reporting(
+        say=say, progress=_bar if on_terminal else _lines, working=_working_bar if on_terminal else working_lines
+    )
 
 
 @contextmanager
@@ -66,10 +72,74 @@ def _lines(label: str, total: int) -> Iterator[Callable[[int], None]]:
         if done < total and now - last >= _SECONDS_BETWEEN_LINES:
             last = now
             rate = done / (now - start)
-            minutes, seconds = divmod(round((total - done) / rate), 60)
-            say(f"{label}: {done:,}/{total:,} images, {rate:,.0f} images/s, {minutes}:{seconds:02} left")
+            say(f"{label}: {done:,}/{total:,} images, {rate:,.0f} images/s, {_clock((total - done) / rate)} left")
 
     yield advance
     if done == total:
         seconds = time.monotonic() - start
         say(f"{label}: {total:,} images in {seconds:.1f} s, {total / max(seconds, 1e-9):,.0f} images/s")
+
+
+class _Stage:
+    """What is counted at the moment, since when, and how it is said."""
+
+    def __init__(self) -> None:
+        self._unit, self._start = "", 0.0
+
+    def words(self, progress: Progress) -> str:
+        """Returns how far it is, with the time that it takes yet."""
+        now = time.monotonic()
+        if progress.unit != self._unit:
+            self._unit, self._start = progress.unit, now
+        spent, part = now - self._start, progress.part
+        left = ""
+        if 0 < part <= 1 and spent > 0:
+            left = f", {'about ' if progress.estimated else ''}{_clock(spent * (1 - part) / part)} left"
+        elif math.isnan(part):
+            left = ", time left not known yet"
+        return f"{progress}, {_clock(spent)} so far{left}"
+
+
+@contextmanager
+def working_lines(label: str, tell: Callable[[str], None] = say) -> Iterator[Report]:
+    """Yields what takes the progress of a computation, and says it in a line now and then."""
+    stage, last = _Stage(), time.monotonic()
+
+    def report(told: Callable[[], Progress]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            tell(f"{label}: {stage.words(told())}")
+            last = time.monotonic()
+
+    yield report
+
+
+@contextmanager
+def _working_bar(label: str) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress as Bars, TextColumn
+
+    console, stage, start = Console(stderr=True), _Stage(), time.monotonic()
+    columns = [TextColumn("{task.description}", markup=False)]
+    if console.width >= _WIDE_TERMINAL:
+        columns.append(BarColumn(bar_width=20))
+    last = start
+    with Bars(*columns, console=console, auto_refresh=False, transient=True) as bars:
+        task = bars.add_task("", total=1.0, visible=False)
+
+        def report(told: Callable[[], Progress]) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _SECONDS_BETWEEN_FRAMES:
+                progress = told()
+                text = printable(f"{label}: {stage.words(progress)}")
+                part = 0.0 if math.isnan(progress.part) else progress.part
+                bars.update(task, completed=part, description=text, visible=True, refresh=True)
+                last = time.monotonic()
+
+        yield report
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

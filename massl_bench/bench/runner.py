@@ -205,8 +205,13 @@ class Runner:
             data = self._data(cell, banks, num_classes, views)
         sizes = {role: len(bank) for role, bank in banks.items()} | {role: len(each) for role, each in views.items()}
         protocols.check_sizes(spec, cell.task.params, sizes)  # again: corrupt images may have been left out
-        with clock.measure("protocol"), self._room_for(banks.values()), memory_limited(self._memory_each):
-            metrics = self._heads.scores(cell, data)
+        with (
+            clock.measure("protocol"),
+            self._room_for(banks.values()),
+            memory_limited(self._memory_each),
+            self._reporting.working(f"{spec.name} on {cell.dataset_reference}") as report,
+        ):
+            metrics = self._heads.scores(cell, replace(data, report=report))
         for note in metrics.notes:
             self._reporting.say(f"{spec.name} on {cell.dataset_reference}: {note}")
         clock.move("protocol", "extract", sum(each.seconds for each in views.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,9 +10,13 @@ from dataclasses import replace
 from massl_bench.bench.launch import Launcher
 from massl_bench.bench.request import RunRequest
 from massl_bench.bench.runner import Outcome
+from massl_bench.core.progress import Progress, Report
 from massl_bench.features import Reporting
 from massl_bench.records.activity import Activity
 from massl_bench.specs.registry import Registry
+
+_SECONDS_BETWEEN = 2.0
+"""Looks at a computation, which may tell of itself a thousand times a second."""
 
 
 def launch(launcher: Launcher, request: RunRequest, registry: Registry, reporting: Reporting) -> Iterator[Outcome]:
@@ -35,7 +40,22 @@ def launch(launcher: Launcher, request: RunRequest, registry: Registry, reportin
 
             yield both
 
-    watched = replace(reporting, progress=progress, started=lambda *cell: activity.begin(cell))
+    @contextmanager
+    def working(label: str) -> Iterator[Report]:
+        with reporting.working(label) as report:
+
+            shown = time.monotonic()
+
+            def both(told: Callable[[], Progress]) -> None:
+                nonlocal shown
+                report(told)
+                if time.monotonic() - shown >= _SECONDS_BETWEEN:
+                    activity.advance(f"{label}: {told()}")
+                    shown = time.monotonic()
+
+            yield both
+
+    watched = replace(reporting, progress=progress, working=working, started=lambda *cell: activity.begin(cell))
     return _outcomes(activity, launcher.run(request, registry, watched))
 
 

@@ -6,11 +6,40 @@ Shapes: N rows, D dimensions.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Stacked:
+    """Arrays [n, D] of one type that are read as if they stood one under the other; none is copied as a whole."""
+
+    def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
+        self.parts = tuple(parts)
+        self._ends = np.cumsum([len(part) for part in self.parts])
+        self.shape = (int(self._ends[-1]), self.parts[0].shape[1])
+        self.nbytes = sum(part.nbytes for part in self.parts)
+
+    def __len__(self) -> int:
+        """Returns N."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """Returns a copy of rows [n, D]: consecutive ones, or chosen ones in any order."""
+        chosen = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        found = np.empty((len(chosen), self.shape[1]), dtype=self.parts[0].dtype)
+        part_n = np.searchsorted(self._ends, chosen, side="right")
+        for number in np.unique(part_n):
+            start = 0 if number == 0 else self._ends[number - 1]
+            found[part_n == number] = self.parts[number][chosen[part_n == number] - start]
+        return found
+
+
+def stacked(parts: Sequence[NDArray[Any]]) -> NDArray[Any] | Stacked:
+    """Returns arrays as one under the other; a single one as it is."""
+    return parts[0] if len(parts) == 1 else Stacked(parts)
 
 
 def pieces(rows_ND: NDArray[Any], count: int) -> Iterator[tuple[slice, NDArray[Any]]]:
@@ -21,14 +50,20 @@ def pieces(rows_ND: NDArray[Any], count: int) -> Iterator[tuple[slice, NDArray[A
         let_go(rows_ND)
 
 
-def let_go(array: NDArray[Any]) -> None:
+def let_go(array: NDArray[Any] | Stacked) -> None:
     """Tells the system that the pages of an array that is mapped from a file, read only, are not needed for now.
 
     They stay in the system's cache of the file, and are found there when they are read again.
     """
-    mapped = file_of(array)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+    for part in array.parts if isinstance(array, Stacked) else (array,):
+        mapped = file_of(part)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def in_file(array: NDArray[Any] | Stacked) -> bool:
+    """Tells whether an array lies in a file, and not in memory."""
+    return all(file_of(part) is not None for part in (array.parts if isinstance(array, Stacked) else (array,)))
 
 
 def file_of(array: NDArray[Any]) -> mmap.mmap | None:

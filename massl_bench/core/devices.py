@@ -57,11 +57,15 @@ def available_cores() -> int:
 
 
 def free_memory(device: str) -> int:
-    """Returns the bytes that a device can still give: for `cpu` what the system, or this container, has left."""
+    """Returns the bytes that a device can still give: for `cpu` what the system, or this container, has left.
+
+    Of a GPU, what torch has taken from it and does not use counts as free.
+    """
     if device != "cpu":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     free = [_mem_available(), *_left_in_control_groups()]
     return min(free)
 

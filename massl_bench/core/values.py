@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # numpy is a third of the start-up time of the commands that 
     import numpy as np
     from numpy.typing import NDArray
 
+from massl_bench.core.progress import Report, report_nothing
 from massl_bench.core.settings import Augmentation
 
 IGNORED = 255
@@ -328,3 +329,5 @@ class EvaluationData:
     """A class of a segmentation dataset whose pixels do not count in the test."""
     head_test: HeadTest | None = None
     """For a test split of another dataset than the training split's."""
+    report: Report = report_nothing
+    """Is told how far a long computation is; nothing depends on it."""

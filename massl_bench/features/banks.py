@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import TypeGuard
 
 from massl_bench.core.errors import CellError
+from massl_bench.core.progress import Report, report_nothing
 from massl_bench.core.settings import Preprocessing
 from massl_bench.core.values import FeatureBank
 from massl_bench.datasets import Dataset
@@ -40,6 +41,10 @@ def _show_nothing(_label: str, _total: int) -> AbstractContextManager[Callable[[
     return nullcontext(_count_nothing)
 
 
+def _watch_nothing(_label: str) -> AbstractContextManager[Report]:
+    return nullcontext(report_nothing)
+
+
 def _begin_nothing(_model: str, _task: str, _dataset: str) -> None:
     pass
 
@@ -50,6 +55,8 @@ class Reporting:
 
     say: Callable[[str], None] = _say_nothing
     progress: ProgressFactory = _show_nothing
+    working: Callable[[str], AbstractContextManager[Report]] = _watch_nothing
+    """A label to a context that yields what takes the progress of a computation on features."""
     started: Callable[[str, str, str], None] = _begin_nothing
     """Model, task and dataset of a cell that is begun."""
 

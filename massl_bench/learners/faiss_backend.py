@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -73,3 +73,15 @@ def large_blocks() -> Iterator[None]:
     finally:
         for name, size in before.items():
             setattr(variables, name, size)
+
+
+@contextmanager
+def on_gpu(device: str) -> Iterator[Callable[[Any], Any]]:
+    """Yields what copies an index to a GPU, `cuda:i`, where it can be used inside."""
+    import torch  # before faiss: the other order has been seen to crash
+
+    faiss, index = import_faiss(), int(device.partition(":")[2] or 0)
+    # Outside this context a GPU other than the first returns wrong neighbours.
+    with torch.cuda.device(index):
+        resources = faiss.StandardGpuResources()
+        yield lambda found: faiss.index_cpu_to_gpu(resources, index, found)

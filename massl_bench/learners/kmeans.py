@@ -8,7 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from massl_bench.core.errors import RequestError
-from massl_bench.learners.faiss_backend import import_faiss, large_blocks
+from massl_bench.core.progress import Progress, Report, report_nothing
+from massl_bench.core.values import SearchBackend
+from massl_bench.learners.faiss_backend import DEFAULT_BACKEND, import_faiss, large_blocks, on_gpu
+
+_SEED_STEP = 15_486_557
+"""What FAISS adds to its seed for each further run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +29,22 @@ class ClusteringSettings:
     """FAISS trains on a random part of the rows where there are more than this for each centroid; None: on all."""
 
 
-def spherical_kmeans(rows_ND: NDArray[np.float32], settings: ClusteringSettings) -> NDArray[np.float32]:
-    """Returns the centroids float32 [num_clusters, D], at unit norm, of FAISS's spherical k-means on the CPU.
+def spherical_kmeans(
+    rows_ND: NDArray[np.float32],
+    settings: ClusteringSettings,
+    *,
+    backend: SearchBackend = DEFAULT_BACKEND,
+    report: Report = report_nothing,
+) -> NDArray[np.float32]:
+    """Returns the centroids float32 [num_clusters, D], at unit norm, of FAISS's spherical k-means.
 
     The rows are used as they are: not brought to unit norm, so that longer ones weigh more (as CARP's scripts do).
+
+    Args:
+        rows_ND: contiguous.
+        settings: of FAISS.
+        backend: `faiss-gpu` assigns the rows there, whose rounding can lead to another clustering; others, on the CPU.
+        report: is told how many runs are done.
 
     Raises:
         RequestError: Fewer rows than clusters, or FAISS's installation is broken.
@@ -36,23 +53,53 @@ def spherical_kmeans(rows_ND: NDArray[np.float32], settings: ClusteringSettings)
         raise RequestError(
             f"k-means: {settings.num_clusters} clusters asked of {len(rows_ND)} rows; allowed: 1 to {len(rows_ND)}"
         )
+    best_KD, most = np.empty(0, dtype=np.float32), -np.inf
+    runs = _runs(len(rows_ND), settings)
+    for number, (seed, restarts) in enumerate(runs):
+        report(lambda done=number: Progress(done=done, total=len(runs), unit="clusterings made"))  # type: ignore[misc]
+        centroids_KD, objective = _clustering(rows_ND, settings, seed, restarts, backend)
+        if objective > most:
+            best_KD, most = centroids_KD, objective
+    return best_KD
+
+
+def _runs(num_rows: int, settings: ClusteringSettings) -> list[tuple[int, int]]:
+    """Returns (seed, restarts) of calls of FAISS that make what one call with all restarts makes, to the bit.
+
+    One call each, so that somebody can be told of them; a single one where the rows are drawn by the seed, or where the
+    last seed is more than FAISS takes.
+    """
     limit = settings.max_points_per_centroid
-    if limit is None:
-        limit = -(-len(rows_ND) // settings.num_clusters)
-    clustering = import_faiss().Kmeans(
+    last = settings.seed + (settings.restarts - 1) * _SEED_STEP
+    if last >= 2**31 or (limit is not None and limit * settings.num_clusters < num_rows):
+        return [(settings.seed, settings.restarts)]
+    return [(settings.seed + number * _SEED_STEP, 1) for number in range(settings.restarts)]
+
+
+def _clustering(
+    rows_ND: NDArray[np.float32], settings: ClusteringSettings, seed: int, restarts: int, backend: SearchBackend
+) -> tuple[NDArray[np.float32], float]:
+    """Returns (the centroids [num_clusters, D], the sum of the rows' inner products with theirs)."""
+    faiss, limit = import_faiss(), settings.max_points_per_centroid
+    clustering = faiss.Kmeans(
         rows_ND.shape[1],
         settings.num_clusters,
         niter=settings.iterations,
-        nredo=settings.restarts,
-        seed=settings.seed,
+        nredo=restarts,
+        seed=seed,
         spherical=True,
         update_index=False,
-        max_points_per_centroid=limit,
+        max_points_per_centroid=-(-len(rows_ND) // settings.num_clusters) if limit is None else limit,
         min_points_per_centroid=1,  # below FAISS's 39 it only warns, on stderr
     )
-    clustering.train(np.ascontiguousarray(rows_ND, dtype=np.float32))
-    centroids_KD: NDArray[np.float32] = clustering.centroids
-    return centroids_KD
+    if backend.name == "faiss-gpu":
+        with on_gpu(backend.device) as to_gpu:
+            clustering.index = to_gpu(clustering.index)
+            clustering.train(rows_ND)
+    else:
+        clustering.train(rows_ND)
+    centroids_KD: NDArray[np.float32] = clustering.centroids.copy()
+    return centroids_KD, float(clustering.obj[-1])
 
 
 def most_similar(rows_ND: NDArray[np.float32], centroids_KD: NDArray[np.float32]) -> NDArray[np.int64]:

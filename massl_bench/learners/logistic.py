@@ -9,8 +9,9 @@ Shapes: N items, D features, R principal axes (at most D), K classes, P problems
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,20 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from massl_bench.core.arrays import Stacked
+from massl_bench.core.devices import free_memory
+from massl_bench.core.progress import Progress, Report, report_nothing
+from massl_bench.learners.fit_memory import HISTORY, FitSize, group_of, rows_at_once
 from massl_bench.learners.principal_axes import ROWS, Axes, Coordinates, Rows, principal_axes
-
-_LOGITS = 1 << 20
-"""Logits of all problems that are held at a time: they stay in the processor's cache."""
-
-_DEVICE_LOGITS = 1 << 27
-"""The same on a GPU, 512 MB: its products want rows by the thousand, and each of them is a launch."""
-
-_HISTORY = 10
-"""M, as in scikit-learn's (SciPy's) L-BFGS."""
-
-_STATE_BYTES = 1 << 30
-"""The problems are solved in groups whose histories stay below this size (1,000 classes × 2,048 dimensions are 16 MB
-for each strength and vector)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,30 +39,51 @@ class Classifiers:
 
     def scores(self, features_ND: NDArray[np.float32], problem: int = 0) -> NDArray[np.float32]:
         """Returns the logits of one of the classifiers, float32 [N, K]."""
-        pieces = Rows(features_ND, device=str(self.bias_PK.device)).pieces()
-        return self._scores((self.axes.project(rows_nD) for rows_nD in pieces), problem).cpu().numpy()
+        scores_NK = np.empty((len(features_ND), self.bias_PK.shape[1]), dtype=np.float32)
+        done = 0
+        for rows_nD in Rows(features_ND, device=str(self.bias_PK.device)).pieces():
+            scores_NK[done : done + len(rows_nD)] = self._logits(self.axes.project(rows_nD), problem).cpu().numpy()
+            done += len(rows_nD)
+        return scores_NK
+
+    def right_and_loss(
+        self, features_ND: NDArray[np.float32] | Stacked, rows_n: NDArray[np.int64], classes_n: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Returns how many of the given rows each classifier gets right, and its mean loss on them, [P] each.
+
+        Of classes with the same logit the first counts, as in `metrics.rank_of_label`.
+        """
+        device = self.bias_PK.device
+        rows, truth_n = Rows(features_ND, rows_n, str(device)), torch.from_numpy(np.array(classes_n)).to(device)
+        problems = range(len(self.bias_PK))
+        right_P = torch.zeros(len(problems), dtype=torch.int64, device=device)
+        loss_Pn = torch.empty((len(problems), len(rows)), device=device)
+        for start in range(0, len(rows), ROWS):
+            chosen = slice(start, min(start + ROWS, len(rows)))
+            piece_nR = self.axes.project(rows.read(chosen.start, chosen.stop))
+            for problem in problems:
+                logits_nK = self._logits(piece_nR, problem)
+                right_P[problem] += (logits_nK.argmax(1) == truth_n[chosen]).sum()
+                loss_Pn[problem, chosen] = functional.cross_entropy(logits_nK, truth_n[chosen], reduction="none")
+        return right_P.cpu().numpy(), np.array([float(loss_n.double().mean()) for loss_n in loss_Pn])
 
     def on_rows(
-        self, features_ND: NDArray[np.float32], rows_n: NDArray[np.int64], targets: NDArray[Any]
+        self, features_ND: NDArray[np.float32] | Stacked, rows_n: NDArray[np.int64], targets_nK: NDArray[np.int8]
     ) -> Iterator[tuple[NDArray[np.float32], float]]:
         """Yields (logits float32 [n, K], mean loss) of one classifier after the other on the given rows.
 
-        `targets` as for `fit`, of these rows.
+        `targets_nK` of these rows, as for `fit` where an item has several labels.
         """
         coordinates = Coordinates(self.axes, Rows(features_ND, rows_n, str(self.bias_PK.device)))
-        truth = torch.from_numpy(np.array(targets)).to(self.bias_PK.device)
+        truth = torch.from_numpy(np.array(targets_nK)).to(self.bias_PK.device)
         for problem in range(len(self.bias_PK)):
-            logits_nK = self._scores((piece_nR for _, piece_nR in coordinates.pieces(ROWS)), problem)
-            if truth.ndim == 1:
-                loss_n = functional.cross_entropy(logits_nK, truth, reduction="none")
-            else:
-                # −log of the probability of what is true: softplus of the logit away from it.
-                loss_n = (functional.softplus(-truth * logits_nK) * (truth != 0)).sum(1)
+            logits_nK = torch.cat([self._logits(piece_nR, problem) for _, piece_nR in coordinates.pieces(ROWS)])
+            # −log of the probability of what is true: softplus of the logit away from it.
+            loss_n = (functional.softplus(-truth * logits_nK) * (truth != 0)).sum(1)
             yield logits_nK.cpu().numpy(), float(loss_n.double().mean())
 
-    def _scores(self, pieces: Iterable[Tensor], problem: int) -> Tensor:
-        weights_RK, bias_K = self.weights_PRK[problem], self.bias_PK[problem]
-        return torch.cat([torch.addmm(bias_K, piece_nR, weights_RK) for piece_nR in pieces])
+    def _logits(self, piece_nR: Tensor, problem: int) -> Tensor:
+        return torch.addmm(self.bias_PK[problem], piece_nR, self.weights_PRK[problem])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +96,51 @@ class Stopping:
     max_iterations: int
 
 
+@dataclass(kw_only=True)
+class Watched:
+    """Tells, of several fits together, how many strengths are solved and about which share of the work that is.
+
+    The work is counted in passes of one problem over the rows. How many a problem takes is not known beforehand: the
+    logarithm of its gradient's norm falls about evenly, and one that has not begun counts as the longest so far.
+    """
+
+    total: int
+    """Strengths of all fits."""
+    report: Report = report_nothing
+    _solved: int = field(default=0, init=False)
+    _passes: int = field(default=0, init=False)
+    _longest: float = field(default=0.0, init=False)
+
+    def tell(self, active: _Problems, norm_P: Tensor, stopping: Stopping) -> None:
+        """Tells how far the problems are that are being solved."""
+        self._passes += len(norm_P)
+        self.report(lambda: self._progress(active, norm_P, stopping))
+
+    def solved(self, iterations_p: Tensor) -> None:
+        """Counts problems that have ended after so many iterations, on the CPU."""
+        self._solved += len(iterations_p)
+        self._longest = max(self._longest, float(iterations_p.max()))
+
+    def _progress(self, active: _Problems, norm_P: Tensor, stopping: Stopping) -> Progress:
+        to_go_P = (norm_P / stopping.tolerance).log() / (active.first_norm / stopping.tolerance).log()
+        done_P = (1 - to_go_P).clamp(0, 1).cpu().double()
+        iterations_P = active.iterations.cpu().double()
+        whole_P = (iterations_P / done_P.clamp(min=1e-9)).clamp(max=stopping.max_iterations)
+        whole_P = torch.where(done_P < 0.05, math.nan, whole_P)  # too early to tell
+        left = float((whole_P - iterations_P).clamp(min=0).sum())
+        waiting = self.total - self._solved - len(norm_P)
+        left += waiting * max(self._longest, float(whole_P.max())) if waiting else 0
+        return Progress(
+            done=self._solved,
+            total=self.total,
+            unit="strengths solved",
+            share=self._passes / (self._passes + left),
+            estimated=True,
+        )
+
+
 def fit(
-    features_ND: NDArray[np.float32],
+    features_ND: NDArray[np.float32] | Stacked,
     targets: NDArray[np.int64] | NDArray[np.int8],
     num_classes: int,
     strengths: NDArray[np.float64],
@@ -92,6 +148,7 @@ def fit(
     *,
     rows_n: NDArray[np.int64] | None = None,
     device: str = "cpu",
+    watched: Watched | None = None,
 ) -> Classifiers:
     """Fits one classifier for each strength C: minimises C · (summed loss) + ½ ‖W‖², with a free intercept.
 
@@ -103,20 +160,25 @@ def fit(
         stopping: tolerance and limit.
         rows_n: the rows to fit; all where None.
         device: where to compute.
+        watched: is told how far it is.
 
     Raises:
         CellError: Every feature dimension is constant.
     """
-    rows = Rows(features_ND, rows_n, device)
+    size = FitSize(
+        dim=features_ND.shape[1], num_classes=num_classes, num_strengths=len(strengths), several_labels=targets.ndim > 1
+    )
+    rows = _on_device(Rows(features_ND, rows_n, device), size)
     axes = principal_axes(rows)
-    coordinates = Coordinates(axes, rows)
+    coordinates = Coordinates(axes, rows, others=size.on_device)
+    del rows
     chosen = torch.from_numpy(np.array(targets if rows_n is None else targets[rows_n])).to(device)
-    weight_bytes = 4 * (coordinates.rank + 1) * num_classes
-    group = max(1, _STATE_BYTES // (weight_bytes * (2 * _HISTORY + 8)))
+    group = group_of(coordinates.rank, num_classes)
     penalties_P = torch.from_numpy(1 / (strengths * len(coordinates))).float().to(device)
     loss = _Loss(coordinates, chosen, num_classes)
+    watched = watched or Watched(total=len(strengths))
     solved = [
-        _minimise(loss, axes.variance_R, penalties_P[start : start + group], stopping)
+        _minimise(loss, axes.variance_R, penalties_P[start : start + group], stopping, watched)
         for start in range(0, len(penalties_P), group)
     ]
     theta_PRK = torch.cat([each[0] for each in solved])
@@ -129,6 +191,17 @@ def fit(
     )
 
 
+def _on_device(rows: Rows, size: FitSize) -> Rows:
+    """Returns rows that a GPU holds, where it has room for them beside their coordinates: they are read four times."""
+    num_bytes = 4 * len(rows) * size.dim
+    if rows.device == "cpu" or 2 * num_bytes + size.on_device > free_memory(rows.device):
+        return rows
+    there_nD = torch.empty((len(rows), size.dim), device=rows.device)
+    for start in range(0, len(rows), ROWS):
+        there_nD[start : start + ROWS] = rows.read(start, min(start + ROWS, len(rows)))
+    return replace(rows, there_nD=there_nD)
+
+
 class _Loss:
     """Mean loss and gradient of P linear classifiers on the same items."""
 
@@ -139,25 +212,34 @@ class _Loss:
         self.kind: Literal["softmax", "sigmoid"] = "softmax" if targets.ndim == 1 else "sigmoid"
         # The curvature at zero, where every class is equally likely: p(1 − p), without the part that all classes share.
         self.curvature = 1 / num_classes if self.kind == "softmax" else 0.25
+        self.on_gpu = targets.device.type != "cpu"
+        # On the CPU sums over classes run over whole vectors of problems; a GPU has one kernel for a softmax of rows.
+        self.problems_first = self.on_gpu and self.kind == "softmax"
 
     def __call__(self, theta_PRK: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (loss float64 [P], gradient [P, R + 1, K]) without the penalty; the last row is the intercept's."""
         count = len(self._coordinates)
         problems, rank, classes = theta_PRK.shape[0], theta_PRK.shape[1] - 1, theta_PRK.shape[2]
-        # Classes before problems: the sums over classes then run over whole vectors of problems.
-        theta_RKP = theta_PRK.permute(1, 2, 0).reshape(rank + 1, classes * problems)
-        weights, bias = theta_RKP[:-1], theta_RKP[-1]
-        loss_P = torch.zeros(problems, dtype=torch.float64, device=theta_PRK.device)
-        gradient = torch.zeros_like(theta_RKP)
-        at_once, most = (_LOGITS, ROWS) if theta_PRK.device.type == "cpu" else (_DEVICE_LOGITS, count)
-        rows = max(64, min(most, at_once // (classes * problems)))
+        there, back = ((1, 0, 2), (1, 0, 2)) if self.problems_first else ((1, 2, 0), (2, 0, 1))
+        theta = theta_PRK.permute(there)
+        shape, theta = theta.shape, theta.reshape(rank + 1, classes * problems)
+        loss_P = torch.zeros(problems, dtype=torch.float64, device=theta.device)
+        gradient = torch.zeros_like(theta)
+        rows = rows_at_once(classes * problems, count, on_gpu=self.on_gpu, most=ROWS)
         for chosen, chunk_nR in self._coordinates.pieces(rows):
-            logits_nKP = torch.addmm(bias, chunk_nR, weights).view(-1, classes, problems)
-            residual_nKP = self._residual(logits_nKP, self._targets[chosen], loss_P)
-            residual = residual_nKP.view(-1, classes * problems)
-            gradient[:-1].addmm_(chunk_nR.T, residual)
-            gradient[-1] += residual.sum(0)
-        return loss_P / count, (gradient / count).view(rank + 1, classes, problems).permute(2, 0, 1).contiguous()
+            self._add(chunk_nR, self._targets[chosen], (theta, shape), (loss_P, gradient))
+        return loss_P / count, (gradient / count).view(shape).permute(back).contiguous()
+
+    def _add(
+        self, chunk_nR: Tensor, targets: Tensor, point: tuple[Tensor, torch.Size], sums: tuple[Tensor, Tensor]
+    ) -> None:
+        """Adds loss and gradient of a piece; what it holds is free for the next one."""
+        (theta, shape), (loss_P, gradient) = point, sums
+        logits = torch.addmm(theta[-1], chunk_nR, theta[:-1]).view(-1, *shape[1:])
+        residual = (self._residual_of_rows if self.problems_first else self._residual)(logits, targets, loss_P)
+        residual = residual.view(len(chunk_nR), -1)
+        gradient[:-1].addmm_(chunk_nR.T, residual)
+        gradient[-1] += residual.sum(0)
 
     def _residual(self, logits_nKP: Tensor, targets: Tensor, loss_P: Tensor) -> Tensor:
         """Adds the summed loss to `loss_P`; returns its derivative by the logits (in their place)."""
@@ -176,6 +258,13 @@ class _Loss:
         loss_P += (losses_nKP * counted_nK1).sum((0, 1), dtype=torch.float64)
         return (logits_nKP.sigmoid_() - present_nK1) * counted_nK1
 
+    def _residual_of_rows(self, logits_nPK: Tensor, targets: Tensor, loss_P: Tensor) -> Tensor:
+        """The same of a softmax in two passes over the logits, where the others take eight."""
+        index_nP1 = targets[:, None, None].expand(-1, logits_nPK.shape[1], 1)
+        log_nPK = torch.log_softmax(logits_nPK, 2)
+        loss_P -= log_nPK.gather(2, index_nP1).sum((0, 2), dtype=torch.float64)
+        return log_nPK.exp_().scatter_add_(2, index_nP1, log_nPK.new_full((1, 1, 1), -1.0).expand_as(index_nP1))
+
 
 class _Problems:
     """The state of the problems that are not yet solved; each goes through its own line search at its own pace."""
@@ -188,14 +277,21 @@ class _Problems:
         # Inverse of the Hessian at zero; the last row is the intercept's.
         self.inverse = 1 / torch.cat([curvature_PR1, torch.full_like(self.penalty, loss.curvature)], 1)
         self.theta = torch.zeros((count, rank + 1, loss.num_classes), device=penalties_P.device)
-        self.value, self.gradient = self.evaluate(loss, self.theta)
-        self.steps = self.theta.new_zeros((count, _HISTORY, *self.theta.shape[1:]))
+        # All start at the same point. On the CPU the products of one problem could round otherwise than those of all.
+        value, gradient = loss(self.theta[:1] if loss.on_gpu else self.theta)
+        self.value, self.gradient = value.expand(count).clone(), gradient.expand_as(self.theta).clone()
+        self.first_norm = self.norm()
+        self.steps = self.theta.new_zeros((count, HISTORY, *self.theta.shape[1:]))
         self.changes = torch.zeros_like(self.steps)
-        self.inverse_curvature = self.theta.new_zeros((count, _HISTORY))  # 0: no pair in this place
+        self.inverse_curvature = self.theta.new_zeros((count, HISTORY))  # 0: no pair in this place
         self.newest = torch.zeros_like(self.index)
         self.iterations = torch.zeros_like(self.index)
         self.direction = -self.inverse * self.gradient
         self.length = torch.ones_like(penalties_P)
+
+    def norm(self) -> Tensor:
+        """Returns the norm of every problem's gradient that `Stopping` means, [P]."""
+        return _dot(self.gradient, self.inverse * self.gradient).sqrt()
 
     def evaluate(self, loss: _Loss, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Returns value and gradient with the penalty, which leaves the intercept free."""
@@ -214,16 +310,16 @@ class _Problems:
         """Stores the pairs of the accepted problems that have curvature above rounding."""
         product = _dot(step, change)
         useful = accepted & (product > 1e-8 * (_dot(step, step) * _dot(change, change)).sqrt())
-        self.newest = torch.where(useful, (self.newest + 1) % _HISTORY, self.newest)
-        problem, place = useful.nonzero()[:, 0], self.newest[useful]
-        self.steps[problem, place] = step[useful]
-        self.changes[problem, place] = change[useful]
-        self.inverse_curvature[problem, place] = 1 / product[useful]
+        self.newest = torch.where(useful, (self.newest + 1) % HISTORY, self.newest)
+        places = torch.arange(len(useful), device=useful.device), self.newest
+        # Without a list of the useful ones: a GPU would have to be waited for.
+        for kept, value in ((self.steps, step), (self.changes, change), (self.inverse_curvature, 1 / product)):
+            kept[places] = torch.where(useful.view(-1, *[1] * (value.ndim - 1)), value, kept[places])
 
     def descent(self) -> Tensor:
         """Returns the L-BFGS direction of every problem (Nocedal and Wright, algorithm 7.4)."""
         everyone = torch.arange(len(self.index), device=self.index.device)
-        places = [(self.newest - age) % _HISTORY for age in range(_HISTORY)]
+        places = [(self.newest - age) % HISTORY for age in range(HISTORY)]
         shares = []
         q = self.gradient.clone()
         for place in places:
@@ -245,25 +341,29 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _minimise(
-    loss: _Loss, variance_R: Tensor, penalties_P: Tensor, stopping: Stopping
+    loss: _Loss, variance_R: Tensor, penalties_P: Tensor, stopping: Stopping, watched: Watched
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns (theta [P, R + 1, K], iterations [P], converged [P])."""
     active = _Problems(loss, variance_R, penalties_P)
     theta, iterations = active.theta.clone(), torch.zeros(len(penalties_P), dtype=torch.int64)
     converged = torch.zeros(len(penalties_P), dtype=torch.bool)
     while True:
-        solved = _dot(active.gradient, active.inverse * active.gradient).sqrt() <= stopping.tolerance
+        norm_P = active.norm()
+        solved = norm_P <= stopping.tolerance
         # A step that rounding keeps from going down any further: the value is as low as float32 sees.
         ended = solved | (active.length < 1e-8) | (active.iterations >= stopping.max_iterations)
         if ended.any():
             index = active.index[ended]
             theta[index] = active.theta[ended]
             iterations[index.cpu()] = active.iterations[ended].cpu()
+            watched.solved(iterations[index.cpu()])
             converged[index.cpu()] = (solved | (active.length < 1e-8))[ended].cpu()
             if ended.all():
                 return theta, iterations, converged
             active.keep(~ended)
+            norm_P = norm_P[~ended]
         _step(active, loss)
+        watched.tell(active, norm_P, stopping)
 
 
 def _step(active: _Problems, loss: _Loss) -> None:

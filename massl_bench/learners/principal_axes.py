@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from massl_bench.core.arrays import file_of, let_go
-from massl_bench.core.devices import memory_share
+from massl_bench.core.arrays import Stacked, in_file, let_go
+from massl_bench.core.devices import free_memory, memory_share
 from massl_bench.core.errors import CellError
 
 ROWS = 2048
@@ -48,11 +48,13 @@ class Axes:
 class Rows:
     """All rows of an array of features, or some, read a few at a time."""
 
-    features_ND: NDArray[np.float32]
+    features_ND: NDArray[np.float32] | Stacked
     rows_n: NDArray[np.int64] | None = None
     """Which of them; None for all."""
     device: str = "cpu"
     """Where they are read to."""
+    there_nD: Tensor | None = None
+    """All of them, where they are on the device already."""
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -60,6 +62,8 @@ class Rows:
 
     def read(self, start: int, stop: int) -> Tensor:
         """Returns rows [n, D] on the device."""
+        if self.there_nD is not None:
+            return self.there_nD[start:stop]
         chosen = slice(start, stop) if self.rows_n is None else self.rows_n[start:stop]
         # A copy: a bank may be memory-mapped and read-only, which torch would warn of.
         rows = torch.from_numpy(np.array(self.features_ND[chosen], dtype=np.float32)).to(self.device)
@@ -76,22 +80,24 @@ class Coordinates:
     """Rows in principal axes, as many as memory should hold; those of the rest are computed whenever they are read.
 
     Features that lie in memory leave room for two thirds of themselves, so that all stays below twice their size; what
-    lies in a file, for what one computation may hold (`memory_share`). Rows are always computed in the same blocks:
-    what is held has no influence on a number.
+    lies in a file, for what one computation may hold (`memory_share`); a GPU holds as many as it has room for beside
+    `others` bytes. Rows are always computed in the same blocks: what is held has no influence on a number.
     """
 
-    def __init__(self, axes: Axes, rows: Rows) -> None:
+    def __init__(self, axes: Axes, rows: Rows, others: int = 0) -> None:
         self._axes, self._rows = axes, rows
         rank = axes.rotation_DR.shape[1]
         held = len(rows)
-        if rows.device == "cpu" and rows.features_ND.nbytes > _LARGE_BYTES:
-            in_memory = file_of(rows.features_ND) is None
-            held = 2 * len(rows.features_ND) // 3 if in_memory else memory_share() // (4 * rank)
+        if rows.device != "cpu":
+            held = max(0, free_memory(rows.device) - others) // (4 * rank)
+        elif rows.features_ND.nbytes > _LARGE_BYTES:
+            held = memory_share() // (4 * rank) if in_file(rows.features_ND) else 2 * len(rows.features_ND) // 3
         if held < len(rows):
             held -= held % ROWS
         self._held_MR = torch.empty((min(held, len(rows)), rank), device=rows.device)
         for start in range(0, len(self._held_MR), ROWS):
             self._held_MR[start : start + ROWS] = self._computed(start)
+        self._rows = replace(rows, there_nD=None)
         self._block = -1, torch.empty(0)
 
     @property

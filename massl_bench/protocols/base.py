@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, get_args
 import numpy as np
 
 from massl_bench.core.kinds import DatasetKind
+from massl_bench.core.memory import Extent, Memory
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import EvaluationData, Score
 
@@ -66,6 +67,8 @@ class Protocol(Generic[Parameters]):
     """What people see is a metric times this: 100 for fractions, which are shown in percent."""
     needs_torch: bool = False
     """Whether it computes with torch."""
+    memory: Callable[[Parameters, Extent], Memory] | None = None
+    """Returns what it holds beside its features; None for a protocol that nobody has counted it of."""
 
     def __post_init__(self) -> None:
         """Raises `ValueError`, naming the field, for a description that contradicts itself."""
@@ -92,7 +95,7 @@ class Protocol(Generic[Parameters]):
             problems.append((name, f"{unknown[0]!r} is no kind of dataset: {known}" if unknown else None))
         problems.append(("params", _wrong_params(self.params)))
         calls = {"metric_names": 1, "check_sizes": 2, "run": 3}
-        optional = {"metrics_of_truth": 2, "fitted": 2, "unfit_for_suites": 1, "fit": 3, "test": 4}
+        optional = {"metrics_of_truth": 2, "fitted": 2, "unfit_for_suites": 1, "fit": 3, "test": 4, "memory": 2}
         for name, count in (calls | optional).items():
             given = getattr(self, name)
             problems.append((name, None if given is None and name in optional else _wrong_call(given, count)))

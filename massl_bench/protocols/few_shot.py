@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from massl_bench.core.errors import CellError
+from massl_bench.core.progress import Progress
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score
 from massl_bench.protocols.base import Protocol
@@ -78,9 +79,11 @@ def fit(data: EvaluationData, params: Params, rng: np.random.Generator) -> Heads
         counts_C = np.bincount(labels, minlength=num_classes)
         check_class_counts(counts_C, params.shots, train.class_names, _METRIC)
     stopping = logistic.Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
-    of_draw = {}
+    of_draw: dict[tuple[int, int], Classifiers] = {}
+    count = len(params.shots) * params.num_draws
     for k in params.shots:
         for draw in range(params.num_draws):
+            data.report(lambda: Progress(done=len(of_draw), total=count, unit="draws fitted"))
             rows = draw_up_to(labels, k, rng) if given is None else given[k, draw]
             drawn = np.bincount(labels[rows], minlength=num_classes)
             if (drawn == 0).any():
@@ -96,10 +99,13 @@ def fit(data: EvaluationData, params: Params, rng: np.random.Generator) -> Heads
 def test(heads: Heads, data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
     """Returns the scores of the classifiers on the test split; raises as `run` does."""
     answers, bank = Answers.of(data, heads.num_classes), data.banks["test"]
-    scores = {}
+    scores: dict[str, Score] = {}
+    tested, count = 0, len(params.shots) * params.num_draws
     for k in params.shots:
         right_SN = np.empty((params.num_draws, len(bank)), dtype=bool)
         for draw in range(params.num_draws):
+            data.report(lambda: Progress(done=tested, total=count, unit="draws tested"))
+            tested += 1
             rank_N, _ = answers.ranks(heads.of_draw[k, draw].scores, bank.features)
             right_SN[draw] = rank_N == 0
         found = answers.sampled(right_SN, {"draws": heads.draws})

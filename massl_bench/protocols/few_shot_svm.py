@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from pydantic import Field
 
 from massl_bench.core.arrays import pieces
 from massl_bench.core.errors import CellError
+from massl_bench.core.interruptible import interruptible
+from massl_bench.core.progress import Progress, Report
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Scores
 from massl_bench.metrics.multilabel import mean_average_precision, scored
@@ -87,10 +91,17 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     truth = multi_labels("test", test)
     notes = scored_classes(truth, test.class_names, difficult_is_negative=True)
     check_not_constant("training images", train.features)
-    features_ND, test_ND = (_unit(bank.features, params.norm_epsilon) for bank in (train, test))
     given = given_draws(data, params.shots, params.num_draws, _METRIC)
     if given is None:
         check_class_counts((labels == 1).sum(axis=0), params.shots, train.class_names, _METRIC)
+    machines = _Machines(
+        test_ND=_unit(test.features, params.norm_epsilon),
+        params=params,
+        rng=rng,
+        report=data.report,
+        total=labels.shape[1] * (len(params.shots) * params.num_draws + params.full),
+        total_rows=labels.shape[1] * _rows_of_all(params, labels, given),
+    )
     scores = {}
     for k in params.shots:
         values, redrawn, left_out = [], 0, 0
@@ -100,7 +111,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
                 redrawn += again
             else:
                 rows = given[k, draw]
-            decisions_NC = _decisions(features_ND[rows], labels[rows], test_ND, params, rng, f"k{k}_run{draw}")
+            decisions_NC = machines.decisions(train.features[rows], labels[rows], f"k{k}_run{draw}")
             value, _, left_out = mean_average_precision(decisions_NC, truth, difficult_is_negative=True)
             values.append(value)
         details: dict[str, float | int | str] = {"draws": "sampled" if given is None else "handed in"}
@@ -108,7 +119,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
         details |= {"classes_left_out": left_out} if left_out else {}
         scores[f"map@k{k}"] = sampled_score(values, details)
     if params.full:
-        decisions_NC = _decisions(features_ND, labels, test_ND, params, rng, "the training split")
+        decisions_NC = machines.decisions(train.features, labels, "the training split")
         scores["map@full"], _ = scored(
             decisions_NC, truth, difficult_is_negative=True, resamples=params.bootstrap_resamples, rng=rng
         )
@@ -116,10 +127,24 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
 
 
 def _unit(features_ND: NDArray[np.float32], epsilon: float) -> NDArray[np.float32]:
-    norm_N1 = np.linalg.norm(features_ND, axis=1, keepdims=True)
-    # float32: a row of zeros must stay zeros also with an epsilon of 0.
-    unit_ND: NDArray[np.float32] = features_ND / np.maximum(norm_N1 + np.float32(epsilon), np.finfo(np.float32).tiny)
+    unit_ND = np.empty(features_ND.shape, dtype=np.float32)
+    for chosen, rows_nD in pieces(features_ND, _ROWS_TOGETHER):
+        norm_n1 = np.linalg.norm(rows_nD, axis=1, keepdims=True)
+        # float32: a row of zeros must stay zeros also with an epsilon of 0.
+        np.divide(rows_nD, np.maximum(norm_n1 + np.float32(epsilon), np.finfo(np.float32).tiny), out=unit_ND[chosen])
     return unit_ND
+
+
+def _rows_of_all(
+    params: Params, labels_NC: NDArray[np.int8], given: Mapping[tuple[int, int], NDArray[np.int64]] | None
+) -> int:
+    """Returns the rows of all draws, and of the training split where it is fitted whole."""
+    drawn = [
+        k * labels_NC.shape[1] if given is None else len(given[k, draw])
+        for k in params.shots
+        for draw in range(params.num_draws)
+    ]
+    return sum(drawn) + params.full * len(labels_NC)
 
 
 def _draw(present_NC: NDArray[np.bool_], k: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], int]:
@@ -138,36 +163,53 @@ def _draw(present_NC: NDArray[np.bool_], k: int, rng: np.random.Generator) -> tu
     )
 
 
-def _decisions(
-    features_ND: NDArray[np.float32],
-    labels_NC: NDArray[np.int8],
-    test_ND: NDArray[np.float32],
-    params: Params,
-    rng: np.random.Generator,
-    where: str,
-) -> NDArray[np.float64]:
-    """Returns the decision values of the test items, float64 [N, C].
+@dataclass(kw_only=True)
+class _Machines:
+    """Fits SVMs, and tells how many there are."""
 
-    The dual of an SVM sees products of its images alone. Where they are fewer than the dimensions, they are written in
-    an orthonormal basis of what they span, which leaves every product as it is: the solver takes the same steps, each
-    of them shorter.
-    """
-    wide = features_ND.shape[1] > len(features_ND)
-    basis_DR, coordinates_RN = np.linalg.qr(features_ND.T.astype(np.float64)) if wide else (None, features_ND.T)
-    weights_CR = np.empty((labels_NC.shape[1], len(coordinates_RN)))
-    intercepts_C = np.empty(len(weights_CR))
-    for index, labels_N in enumerate(labels_NC.T):
-        sign_N = np.where(labels_N == 1, 1, -1)
-        if (sign_N == sign_N[0]).all():
-            word = "negative" if sign_N[0] == 1 else "positive"
-            raise CellError(f"{where} holds no {word} image of class {index}; both are needed")
-        svm = _fitted(coordinates_RN.T, sign_N, params, int(rng.integers(1 << 31)))
-        weights_CR[index], intercepts_C[index] = svm.coef_[0], svm.intercept_[0]
-    weights_DC = weights_CR.T if basis_DR is None else basis_DR @ weights_CR.T
-    decisions_NC = np.empty((len(test_ND), len(weights_CR)))
-    for chosen, test_nD in pieces(test_ND, _ROWS_TOGETHER):
-        decisions_NC[chosen] = test_nD.astype(np.float64) @ weights_DC + intercepts_C
-    return decisions_NC
+    test_ND: NDArray[np.float32]
+    params: Params
+    rng: np.random.Generator
+    report: Report
+    total: int
+    """SVMs of all draws and classes."""
+    total_rows: int
+    """What they are fitted on."""
+    _fitted: int = 0
+    _rows: int = 0
+
+    def decisions(
+        self, features_ND: NDArray[np.float32], labels_NC: NDArray[np.int8], where: str
+    ) -> NDArray[np.float64]:
+        """Returns the decision values of the test items, float64 [N, C], of SVMs on features of any length.
+
+        The dual of an SVM sees products of its images alone. Where they are fewer than the dimensions, they are
+        written in an orthonormal basis of what they span, which leaves every product as it is: the solver takes the
+        same steps, each of them shorter.
+        """
+        unit_ND = _unit(features_ND, self.params.norm_epsilon)
+        wide = unit_ND.shape[1] > len(unit_ND)
+        basis_DR, coordinates_RN = np.linalg.qr(unit_ND.T.astype(np.float64)) if wide else (None, unit_ND.T)
+        weights_CR = np.empty((labels_NC.shape[1], len(coordinates_RN)))
+        intercepts_C = np.empty(len(weights_CR))
+        for index, labels_N in enumerate(labels_NC.T):
+            sign_N = np.where(labels_N == 1, 1, -1)
+            if (sign_N == sign_N[0]).all():
+                word = "negative" if sign_N[0] == 1 else "positive"
+                raise CellError(f"{where} holds no {word} image of class {index}; both are needed")
+            self.report(self._progress)
+            seed = int(self.rng.integers(1 << 31))
+            svm = interruptible(partial(_fitted, coordinates_RN.T, sign_N, self.params, seed))
+            weights_CR[index], intercepts_C[index] = svm.coef_[0], svm.intercept_[0]
+            self._fitted, self._rows = self._fitted + 1, self._rows + len(labels_N)
+        weights_DC = weights_CR.T if basis_DR is None else basis_DR @ weights_CR.T
+        decisions_NC = np.empty((len(self.test_ND), len(weights_CR)))
+        for chosen, test_nD in pieces(self.test_ND, _ROWS_TOGETHER):
+            decisions_NC[chosen] = test_nD.astype(np.float64) @ weights_DC + intercepts_C
+        return decisions_NC
+
+    def _progress(self) -> Progress:
+        return Progress(done=self._fitted, total=self.total, unit="SVMs fitted", share=self._rows / self.total_rows)
 
 
 def _fitted(features_ND: NDArray[Any], sign_N: NDArray[np.int64], params: Params, seed: int) -> LinearSVC:

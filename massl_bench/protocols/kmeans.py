@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from massl_bench.core.arrays import pieces
 from massl_bench.core.errors import RequestError
+from massl_bench.core.memory import Extent, Memory
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.values import EvaluationData, Score
 from massl_bench.core.wording import asked
@@ -28,6 +30,9 @@ from massl_bench.protocols.shared.labels import check_not_empty, class_count, si
 _ROLES = ("train", "test")
 
 _CHUNK = 8192
+
+_SEARCH_BYTES = 64 << 20
+"""Of the blocks that FAISS multiplies, and of the pieces that are standardised."""
 
 
 class Params(StrictModel):
@@ -77,20 +82,47 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         seed=params.faiss_seed,
         max_points_per_centroid=None if limit == "all" else limit,
     )
-    centroids_KD = spherical_kmeans((train.features - mean_D) * inverse_std_D, settings)
-    clusters_N = most_similar((test.features - mean_D) * inverse_std_D, centroids_KD)
+    rows_ND = _standardised(train.features, mean_D, inverse_std_D)
+    centroids_KD = spherical_kmeans(rows_ND, settings, backend=data.backend, report=data.report)
+    del rows_ND
+    clusters_N = most_similar(_standardised(test.features, mean_D, inverse_std_D), centroids_KD)
     return clustering_scores(clusters_N, labels, resamples=params.bootstrap_resamples, rng=rng)
+
+
+def memory(params: Params, extent: Extent) -> Memory:
+    """Returns what the standardised features of both splits take, FAISS's drawn part of them, and the assignment."""
+    train, test = (extent.num_items[role] for role in _ROLES)
+    limit = params.max_points_per_centroid
+    drawn = min(train, train if limit == "all" else limit * extent.num_classes)
+    copied = drawn if drawn < train else 0
+    centroids = 5 * 4 * extent.num_classes * extent.dim
+    return Memory(host=4 * extent.dim * max(train + copied, test) + 12 * train + centroids + _SEARCH_BYTES)
 
 
 def standardisation(features_ND: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Returns mean and inverse standard deviation per dimension, the latter 0 where the dimension is constant."""
-    mean_D = features_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
-    squares_D = np.zeros(len(mean_D))
-    for start in range(0, len(features_ND), _CHUNK):
-        squares_D += ((features_ND[start : start + _CHUNK] - mean_D).astype(np.float64) ** 2).sum(axis=0)
-    varies_D = features_ND.max(axis=0) > features_ND.min(axis=0)
-    std_D = np.sqrt(squares_D / len(features_ND))
+    count, dims = features_ND.shape
+    low_D, high_D = np.full(dims, np.inf, dtype=np.float32), np.full(dims, -np.inf, dtype=np.float32)
+    total_1D, squares_D = np.zeros((1, dims)), np.zeros(dims)
+    for _, rows_nD in pieces(features_ND, _CHUNK):
+        total_1D = np.concatenate([total_1D, rows_nD.astype(np.float64)]).sum(axis=0, keepdims=True)  # row by row
+        low_D, high_D = np.minimum(low_D, rows_nD.min(axis=0)), np.maximum(high_D, rows_nD.max(axis=0))
+    mean_D = (total_1D[0] / count).astype(np.float32)
+    for _, rows_nD in pieces(features_ND, _CHUNK):
+        squares_D += ((rows_nD - mean_D).astype(np.float64) ** 2).sum(axis=0)
+    std_D = np.sqrt(squares_D / count)
+    varies_D = high_D > low_D
     return mean_D, np.where(varies_D, 1 / np.where(varies_D, std_D, 1), 0).astype(np.float32)
+
+
+def _standardised(
+    features_ND: NDArray[np.float32], mean_D: NDArray[np.float32], inverse_std_D: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    found_ND = np.empty(features_ND.shape, dtype=np.float32)
+    for chosen, rows_nD in pieces(features_ND, _CHUNK):
+        np.subtract(rows_nD, mean_D, out=found_ND[chosen])
+        found_ND[chosen] *= inverse_std_D
+    return found_ND
 
 
 PROTOCOL = Protocol(
@@ -99,4 +131,5 @@ PROTOCOL = Protocol(
     metric_names=metric_names,
     check_sizes=check_sizes,
     run=run,
+    memory=memory,
 )

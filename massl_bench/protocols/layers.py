@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from massl_bench.core.arrays import stacked
 from massl_bench.core.errors import RequestError
 from massl_bench.core.values import EvaluationData, FeatureBank, Score, Scores
 from massl_bench.core.wording import parameters
@@ -75,6 +76,8 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
             classes.
         CellError: A class has no training item; every training item has the same features in a block.
     """
+    from massl_bench.learners.logistic import Watched
+
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     banks = {role: bank for role, bank in data.banks.items() if role in _READ}
     labels = {role: single_labels(role, bank) for role, bank in banks.items()}
@@ -86,14 +89,24 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
             remedy="extract(encoder, dataset, task='layers') gives them, as does a run on images",
         )
     held = held_out(labels["train"], labels.get("val"), train.validation_from, params, rng)
+    watched = Watched(total=len(train.parts) * (len(held.folds) * params.num_c + 1), report=data.report)
     curves: dict[str, Score] = {}
     for place, part in enumerate(train.parts):
         features = {role: _columns(bank, place) for role, bank in banks.items()}
         check_not_constant(f"training images (block {part.name})", features["train"])
+        training = Training(
+            features_ND=stacked([features[role] for role in ("train", "val") if role in features]),
+            targets=held.targets,
+            num_classes=class_count(data),
+            params=params,
+            device=data.backend.device,
+            watched=watched,
+        )
         found = {
             "knn_top1": _knn(features, labels, data, params, rng),
-            "linear_top1": _linear(features, labels, held, data, params, rng),
+            "linear_top1": _linear(training, held, features["test"], labels["test"], rng),
         }
+        del features, training
         # What each item got is kept of the last block: models are compared by that.
         curves |= {f"{name}@{part.name}": replace(each, items=None, predicted=None) for name, each in found.items()}
     return Scores({**found, **curves})
@@ -121,26 +134,15 @@ def _knn(
 
 
 def _linear(
-    features: Mapping[str, NDArray[np.float32]],
-    labels: Mapping[str, NDArray[np.int64]],
+    training: Training,
     held: HeldOut,
-    data: EvaluationData,
-    params: Params,
+    test_QD: NDArray[np.float32],
+    labels_Q: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> Score:
-    from massl_bench.learners.logistic import Stopping, fit
-
-    fitted_ND = features["train"]
-    if "val" in features:
-        fitted_ND = np.concatenate([fitted_ND, features["val"]])
-    num_classes, device = class_count(data), data.backend.device
-    training = Training(features_ND=fitted_ND, targets=held.targets, num_classes=num_classes, device=device)
-    selection = select_strength(training, held.folds, params)
-    stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
-    final = fit(fitted_ND, held.targets, num_classes, np.array([selection.strength]), stopping, device=device)
-    top1 = classification_scores(final.scores(features["test"]), labels["test"], params.bootstrap_resamples, rng)[
-        "top1"
-    ]
+    selection = select_strength(training, held.folds)
+    final = training.fit(np.array([selection.strength]))
+    top1 = classification_scores(final.scores(test_QD), labels_Q, training.params.bootstrap_resamples, rng)["top1"]
     return replace(
         top1,
         details={

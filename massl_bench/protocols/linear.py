@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from massl_bench.core.arrays import stacked
 from massl_bench.core.errors import CellError
 from massl_bench.core.values import EvaluationData, FeatureBank, Scores
 from massl_bench.core.wording import asked
@@ -78,7 +79,7 @@ class Head:
 
 def fit(data: EvaluationData, params: Params, rng: np.random.Generator) -> Head:
     """Returns the classifier of the training split, its strength chosen on what is held out; raises as `run` does."""
-    from massl_bench.learners import logistic
+    from massl_bench.learners.logistic import Watched
 
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     train = data.banks["train"]
@@ -87,14 +88,17 @@ def fit(data: EvaluationData, params: Params, rng: np.random.Generator) -> Head:
     _check_test(data, num_classes, multi)  # before the work
     labels = {role: _labels(role, bank, multi) for role, bank in data.banks.items() if role in ("train", "val")}
     _check_classes(labels["train"], num_classes, train.class_names)
-    stopping = logistic.Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
     held = held_out(labels["train"], labels.get("val"), train.validation_from, params, rng)
-    val, device = data.banks.get("val"), data.backend.device
-    features = train.features if val is None else np.concatenate([train.features, val.features])
-    training = Training(features_ND=features, targets=held.targets, num_classes=num_classes, device=device)
-    selection = select_strength(training, held.folds, params)
-    strengths = np.array([selection.strength])
-    final = logistic.fit(features, held.targets, num_classes, strengths, stopping, device=device)
+    training = Training(
+        features_ND=stacked([data.banks[role].features for role in ("train", "val") if role in data.banks]),
+        targets=held.targets,
+        num_classes=num_classes,
+        params=params,
+        device=data.backend.device,
+        watched=Watched(total=len(held.folds) * params.num_c + 1, report=data.report),
+    )
+    selection = select_strength(training, held.folds)
+    final = training.fit(np.array([selection.strength]))
     return Head(classifier=final, selection=selection, split=held.split, num_classes=num_classes)
 
 

@@ -66,7 +66,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
         CellError: A class has no training item; fewer images than folds can be held out; every feature dimension is
             constant.
     """
-    from massl_bench.learners.logistic import Stopping, fit
+    from massl_bench.learners.logistic import Watched
 
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     train, test = data.banks["train"], data.banks["test"]
@@ -74,12 +74,16 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     num_classes = class_count(data)
     check_every_class(labels, num_classes, train.class_names)
     fold_N = stratified_folds(labels, params.num_folds, rng)
-    training = Training(features_ND=train.features, targets=labels, num_classes=num_classes, device=data.backend.device)
-    selection = select_strength(training, folds_of(fold_N), params)
-    stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
-    final = fit(
-        train.features, labels, num_classes, np.array([selection.strength]), stopping, device=data.backend.device
+    training = Training(
+        features_ND=train.features,
+        targets=labels,
+        num_classes=num_classes,
+        params=params,
+        device=data.backend.device,
+        watched=Watched(total=params.num_folds * params.num_c + 1, report=data.report),
     )
+    selection = select_strength(training, folds_of(fold_N))
+    final = training.fit(np.array([selection.strength]))
     details: dict[str, float | int | str] = {
         "C": selection.strength,
         "selection_split": f"{params.num_folds}-fold cross-validation",

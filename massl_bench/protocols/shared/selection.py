@@ -13,17 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from massl_bench.core.arrays import Stacked
 from massl_bench.core.errors import CellError, RequestError
 from massl_bench.core.strict import StrictModel
 from massl_bench.core.wording import asked
-from massl_bench.metrics.classification import rank_of_label
 from massl_bench.metrics.multilabel import mean_average_precision
+
+if TYPE_CHECKING:  # torch: not for reading specs
+    from massl_bench.learners.logistic import Classifiers, Watched
 
 NEVER = -1
 """The fold of an item that is never held out."""
@@ -68,14 +71,32 @@ class HoldOutParams(GridParams):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Training:
-    """What is fitted."""
+    """What is fitted, and when a fit counts as solved."""
 
-    features_ND: NDArray[np.float32]
+    features_ND: NDArray[np.float32] | Stacked
     targets: NDArray[Any]
     """int64 [N], or int8 [N, C] with 1 present, 0 difficult, −1 absent."""
     num_classes: int
+    params: GridParams
     device: str
     """Where to compute."""
+    watched: Watched | None = None
+    """Is told how far the fits are."""
+
+    def fit(self, strengths: NDArray[np.float64], rows_n: NDArray[np.int64] | None = None) -> Classifiers:
+        """Returns a classifier for each strength, of the given rows or of all."""
+        from massl_bench.learners import logistic  # torch: not for reading specs
+
+        return logistic.fit(
+            self.features_ND,
+            self.targets,
+            self.num_classes,
+            strengths,
+            logistic.Stopping(tolerance=self.params.tolerance, max_iterations=self.params.max_iterations),
+            rows_n=rows_n,
+            device=self.device,
+            watched=self.watched,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +112,14 @@ class Selection:
     """That several strengths were equally good, where they were."""
 
 
-def select_strength(training: Training, folds: Sequence[Fold], params: GridParams) -> Selection:
+def select_strength(training: Training, folds: Sequence[Fold]) -> Selection:
     """Returns the strength that is best on the held-out rows of all folds together.
 
     Raises:
         CellError: No held-out item shows any class, or all show all of them; every feature dimension is constant.
     """
-    value_P, loss_P = held_out_values(training, folds, params)
+    params = training.params
+    value_P, loss_P = held_out_values(training, folds)
     count = sum(len(held_out) for _, held_out in folds)
     if np.isnan(value_P).all():
         raise CellError(
@@ -122,28 +144,26 @@ def select_strength(training: Training, folds: Sequence[Fold], params: GridParam
 
 
 def held_out_values(
-    training: Training, folds: Sequence[Fold], params: GridParams
+    training: Training, folds: Sequence[Fold]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns each strength's accuracy (several labels: mAP) and mean loss on the rows held out, float64 [P] each.
 
     The mAP of several folds is that of the scores of all of them, put together.
     """
-    from massl_bench.learners.logistic import Stopping, fit  # torch: not for reading specs
-
-    stopping = Stopping(tolerance=params.tolerance, max_iterations=params.max_iterations)
-    features, targets = training.features_ND, training.targets
-    right_P, loss_P = np.zeros(params.num_c), np.zeros(params.num_c)
-    kept: list[list[NDArray[np.float32]]] = [[] for _ in range(params.num_c)]
+    strengths, features, targets = training.params.strengths, training.features_ND, training.targets
+    right_P, loss_P = np.zeros(len(strengths)), np.zeros(len(strengths))
+    kept: list[list[NDArray[np.float32]]] = [[] for _ in strengths]
     for fitted, held_out in folds:
-        grid = fit(
-            features, targets, training.num_classes, params.strengths, stopping, rows_n=fitted, device=training.device
-        )
+        grid = training.fit(strengths, fitted)
         truth = targets[held_out]
+        if truth.ndim == 1:
+            fold_right_P, fold_loss_P = grid.right_and_loss(features, held_out, truth)
+            right_P += fold_right_P
+            loss_P += fold_loss_P * len(held_out)
+            continue
         for place, (scores_nC, loss) in enumerate(grid.on_rows(features, held_out, truth)):
             loss_P[place] += loss * len(held_out)
-            if truth.ndim == 1:
-                right_P[place] += (rank_of_label(scores_nC, truth) == 0).sum()
-            elif len(folds) > 1:
+            if len(folds) > 1:
                 kept[place].append(scores_nC)
             else:  # one after the other: the scores of all strengths may not fit into memory
                 right_P[place] = mean_average_precision(scores_nC, truth, difficult_is_negative=False)[0]
