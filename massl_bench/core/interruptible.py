@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 Found = TypeVar("Found")
+
+_Calls = SimpleQueue[tuple[Callable[[], Any], SimpleQueue[tuple[Any, BaseException | None]]]]
+
+_waiting: list[tuple[int, _Calls]] = []
+"""The thread that waits for a call, by its process: always the same one, as each would keep memory of its own."""
 
 
 def interruptible(call: Callable[[], Found]) -> Found:
@@ -17,18 +24,33 @@ def interruptible(call: Callable[[], Found]) -> Found:
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
-    found: list[Found] = []
-    raised: list[BaseException] = []
+    calls = _thread()
+    answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+    calls.put((call, answers))
+    found, error = answers.get()
+    _waiting.append((os.getpid(), calls))
+    if error is not None:
+        raise error
+    answer: Found = found
+    return answer
 
-    def run() -> None:
+
+def _thread() -> _Calls:
+    """Returns the calls of a thread that has none to make."""
+    while _waiting:
+        process, calls = _waiting.pop()
+        if process == os.getpid():  # a fork has no threads
+            return calls
+    calls = SimpleQueue()
+    threading.Thread(target=_work, args=(calls,), daemon=True).start()
+    return calls
+
+
+def _work(calls: _Calls) -> None:
+    while True:
+        call, answers = calls.get()
         try:
-            found.append(call())
-        except BaseException as error:  # handed to who waits
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    if raised:
-        raise raised[0]
-    return found[0]
+            answers.put((call(), None))
+        except BaseException as error:  # raised again where it is waited for
+            answers.put((None, error))
+        del call, answers

@@ -7,6 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ROWS = 2048
+"""Rows of features that are processed at a time."""
+
+_LARGE_BYTES = 1 << 26
+"""Features from this size on are not copied as a whole."""
+
 HISTORY = 10
 """M, the pairs of L-BFGS, as in scikit-learn's (SciPy's)."""
 
@@ -20,22 +26,40 @@ _STATE_BYTES = 1 << 30
 """The problems are solved in groups whose histories stay below this size (1,000 classes × 2,048 dimensions are 16 MB
 for each strength and vector)."""
 
+_OTHER_VECTORS = 12
+"""Point, trial, gradients, direction and what is between them, beside the history of a problem."""
+
+_AXES_MATRICES = 5
+"""D × D in float64: the covariance, its eigenvectors and what LAPACK works in."""
+
+_PIECES = 4
+"""Blocks of rows at a time."""
+
+_DEVICE_WORKSPACE = 256 << 20
+"""What the libraries of a GPU take for themselves."""
+
+
+def num_kept(num_rows: int, num_all: int, dim: int, *, in_file: bool) -> int:
+    """Returns of how many rows the coordinates are kept on the CPU, where there is room for all of them.
+
+    Features that lie in memory leave room for two thirds of themselves, so that all stays below twice their size.
+    """
+    return num_rows if in_file or is_small(num_all, dim) else min(num_rows, 2 * num_all // 3)
+
+
+def is_small(num_all: int, dim: int) -> bool:
+    """Tells whether features are so few that nobody asks for room for their coordinates."""
+    return 4 * num_all * dim <= _LARGE_BYTES
+
 
 def group_of(rank: int, num_classes: int) -> int:
     """Returns how many problems are solved together."""
     return max(1, _STATE_BYTES // (4 * (rank + 1) * num_classes * (2 * HISTORY + 8)))
 
 
-def rows_at_once(columns: int, count: int, *, on_gpu: bool, most: int) -> int:
-    """Returns how many rows a product takes: of `count`, and on the CPU no more than `most`.
-
-    Args:
-        columns: logits of a row, of all problems.
-        count: N.
-        on_gpu: where it computes.
-        most: rows of a block that is read at a time on the CPU.
-    """
-    at_once, limit = (_DEVICE_LOGITS, count) if on_gpu else (_LOGITS, most)
+def rows_at_once(columns: int, count: int, *, on_gpu: bool) -> int:
+    """Returns how many of `count` rows a product takes that gives so many logits of each."""
+    at_once, limit = (_DEVICE_LOGITS, count) if on_gpu else (_LOGITS, ROWS)
     return max(64, min(limit, at_once // columns))
 
 
@@ -53,14 +77,23 @@ class FitSize:
     """Whether an item has several labels: one-vs-rest."""
 
     @property
-    def state(self) -> int:
-        """Bytes of what is solved together, and of all that was solved."""
-        vector = 4 * (self.dim + 1) * self.num_classes
-        together = min(self.num_strengths, group_of(self.dim, self.num_classes))
-        return vector * (together * (2 * HISTORY + 14) + 2 * self.num_strengths)
+    def classifier(self) -> int:
+        """Bytes of one classifier, or of one vector of L-BFGS."""
+        return 4 * (self.dim + 1) * self.num_classes
 
     @property
-    def on_device(self) -> int:
-        """Bytes that a fit holds on a GPU beside features and coordinates."""
-        logits = 4 * _DEVICE_LOGITS * (6 if self.several_labels else 2)
-        return self.state + logits + 5 * 8 * self.dim**2 + (256 << 20)
+    def state(self) -> int:
+        """Bytes of the problems that are solved together, of all that were solved, and of finding the axes."""
+        together = min(self.num_strengths, group_of(self.dim, self.num_classes))
+        vectors = together * (2 * HISTORY + _OTHER_VECTORS) + self.num_strengths
+        return self.classifier * vectors + _AXES_MATRICES * 8 * self.dim**2
+
+    @property
+    def on_cpu(self) -> int:
+        """Bytes that a fit holds there beside features and coordinates."""
+        return self.state + 4 * _LOGITS * (6 if self.several_labels else 2) + _PIECES * 4 * ROWS * self.dim
+
+    @property
+    def on_gpu(self) -> int:
+        """Bytes that a fit holds there beside features and coordinates."""
+        return self.state + 4 * _DEVICE_LOGITS * (6 if self.several_labels else 2) + _DEVICE_WORKSPACE

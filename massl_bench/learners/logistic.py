@@ -23,8 +23,8 @@ from torch.nn import functional
 from massl_bench.core.arrays import Stacked
 from massl_bench.core.devices import free_memory
 from massl_bench.core.progress import Progress, Report, report_nothing
-from massl_bench.learners.fit_memory import HISTORY, FitSize, group_of, rows_at_once
-from massl_bench.learners.principal_axes import ROWS, Axes, Coordinates, Rows, principal_axes
+from massl_bench.learners.fit_memory import HISTORY, ROWS, FitSize, group_of, rows_at_once
+from massl_bench.learners.principal_axes import Axes, Coordinates, Rows, principal_axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ def fit(
     )
     rows = _on_device(Rows(features_ND, rows_n, device), size)
     axes = principal_axes(rows)
-    coordinates = Coordinates(axes, rows, others=size.on_device)
+    coordinates = Coordinates(axes, rows, others=size.on_gpu)
     del rows
     chosen = torch.from_numpy(np.array(targets if rows_n is None else targets[rows_n])).to(device)
     group = group_of(coordinates.rank, num_classes)
@@ -194,7 +194,7 @@ def fit(
 def _on_device(rows: Rows, size: FitSize) -> Rows:
     """Returns rows that a GPU holds, where it has room for them beside their coordinates: they are read four times."""
     num_bytes = 4 * len(rows) * size.dim
-    if rows.device == "cpu" or 2 * num_bytes + size.on_device > free_memory(rows.device):
+    if rows.device == "cpu" or 2 * num_bytes + size.on_gpu > free_memory(rows.device):
         return rows
     there_nD = torch.empty((len(rows), size.dim), device=rows.device)
     for start in range(0, len(rows), ROWS):
@@ -225,7 +225,7 @@ class _Loss:
         shape, theta = theta.shape, theta.reshape(rank + 1, classes * problems)
         loss_P = torch.zeros(problems, dtype=torch.float64, device=theta.device)
         gradient = torch.zeros_like(theta)
-        rows = rows_at_once(classes * problems, count, on_gpu=self.on_gpu, most=ROWS)
+        rows = rows_at_once(classes * problems, count, on_gpu=self.on_gpu)
         for chosen, chunk_nR in self._coordinates.pieces(rows):
             self._add(chunk_nR, self._targets[chosen], (theta, shape), (loss_P, gradient))
         return loss_P / count, (gradient / count).view(shape).permute(back).contiguous()
@@ -302,9 +302,16 @@ class _Problems:
         return value, gradient
 
     def keep(self, chosen: Tensor) -> None:
-        """Goes on with the chosen problems only."""
-        for name, value in vars(self).items():
-            setattr(self, name, value[chosen])
+        """Goes on with the chosen problems only; their history moves up in its place, as it is most of the memory."""
+        history = {"steps", "changes"}
+        for name in vars(self).keys() - history:
+            setattr(self, name, getattr(self, name)[chosen])
+        for name in history:
+            value = getattr(self, name)
+            for place, problem in enumerate(chosen.nonzero()[:, 0].tolist()):
+                if place != problem:
+                    value[place] = value[problem]
+            setattr(self, name, value[: len(self.index)])
 
     def remember(self, accepted: Tensor, step: Tensor, change: Tensor) -> None:
         """Stores the pairs of the accepted problems that have curvature above rounding."""

@@ -13,12 +13,7 @@ from torch import Tensor
 from massl_bench.core.arrays import Stacked, in_file, let_go
 from massl_bench.core.devices import free_memory, memory_share
 from massl_bench.core.errors import CellError
-
-ROWS = 2048
-"""Rows of features that are processed at a time."""
-
-_LARGE_BYTES = 1 << 26
-"""Features from this size on are not copied as a whole."""
+from massl_bench.learners.fit_memory import ROWS, is_small, num_kept
 
 _SMALLEST_EIGENVALUE = 1e-10
 """Axes of less variance, relative to the largest, hold nothing but the rounding of float32."""
@@ -79,19 +74,19 @@ class Rows:
 class Coordinates:
     """Rows in principal axes, as many as memory should hold; those of the rest are computed whenever they are read.
 
-    Features that lie in memory leave room for two thirds of themselves, so that all stays below twice their size; what
-    lies in a file, for what one computation may hold (`memory_share`); a GPU holds as many as it has room for beside
-    `others` bytes. Rows are always computed in the same blocks: what is held has no influence on a number.
+    Memory has room for what one computation may hold (`memory_share`), a GPU for what it has beside `others` bytes. Rows
+    are always computed in the same blocks: what is held has no influence on a number.
     """
 
     def __init__(self, axes: Axes, rows: Rows, others: int = 0) -> None:
         self._axes, self._rows = axes, rows
         rank = axes.rotation_DR.shape[1]
-        held = len(rows)
+        held, (num_all, dim) = len(rows), rows.features_ND.shape
         if rows.device != "cpu":
             held = max(0, free_memory(rows.device) - others) // (4 * rank)
-        elif rows.features_ND.nbytes > _LARGE_BYTES:
-            held = memory_share() // (4 * rank) if in_file(rows.features_ND) else 2 * len(rows.features_ND) // 3
+        elif not is_small(num_all, dim):
+            kept = num_kept(len(rows), num_all, dim, in_file=in_file(rows.features_ND))
+            held = min(kept, memory_share() // (4 * rank))
         if held < len(rows):
             held -= held % ROWS
         self._held_MR = torch.empty((min(held, len(rows)), rank), device=rows.device)

@@ -110,6 +110,11 @@ def _resampled(
     return draws_2R
 
 
+def memory_of_resamples(count: int, resamples: int) -> int:
+    """Returns about how many bytes `scored` holds at most beside its arguments, for so many items."""
+    return 6 * 8 * min(count * resamples, max(_WEIGHTS_PER_CHUNK, count))
+
+
 def scored(
     scores_NC: NDArray[np.floating],
     labels_NC: NDArray[np.int8],

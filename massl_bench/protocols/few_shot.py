@@ -16,12 +16,14 @@ import numpy as np
 from pydantic import Field
 
 from massl_bench.core.errors import CellError
+from massl_bench.core.memory import Extent, Memory
 from massl_bench.core.progress import Progress
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Score
 from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.answers import Answers
 from massl_bench.protocols.shared.draws import check_class_counts, check_shots, draw_up_to, given_draws
+from massl_bench.protocols.shared.fitting import memory_of_fits
 from massl_bench.protocols.shared.labels import check_not_empty, class_count, class_name, single_labels
 
 if TYPE_CHECKING:  # torch: not for reading specs
@@ -124,6 +126,16 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
     return test(fit(data, params, rng), data, params, rng)
 
 
+def memory(params: Params, extent: Extent) -> Memory:
+    """Returns what the largest draw holds while it is fitted, the classifiers of all draws, and their test."""
+    drawn = min(params.shots[-1] * extent.num_classes, extent.num_items["train"])
+    rank = min(drawn, extent.dim)
+    classifier = 4 * (rank * extent.dim + (rank + 1) * extent.num_classes)
+    kept = len(params.shots) * params.num_draws * classifier + 4 * drawn * extent.dim
+    right = params.num_draws * extent.num_items["test"]
+    return memory_of_fits(extent, num_rows=drawn, num_strengths=1, kept=kept + right)
+
+
 PROTOCOL = Protocol(
     roles=_ROLES,
     params=Params,
@@ -134,4 +146,5 @@ PROTOCOL = Protocol(
     fit=fit,
     test=test,
     needs_torch=True,
+    memory=memory,
 )

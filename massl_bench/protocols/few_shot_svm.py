@@ -24,10 +24,11 @@ from pydantic import Field
 from massl_bench.core.arrays import pieces
 from massl_bench.core.errors import CellError
 from massl_bench.core.interruptible import interruptible
+from massl_bench.core.memory import Extent, Memory
 from massl_bench.core.progress import Progress, Report
 from massl_bench.core.strict import IncreasingNumbers, StrictModel
 from massl_bench.core.values import EvaluationData, Scores
-from massl_bench.metrics.multilabel import mean_average_precision, scored
+from massl_bench.metrics.multilabel import mean_average_precision, memory_of_resamples, scored
 from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.checks import check_not_constant
 from massl_bench.protocols.shared.draws import check_class_counts, check_shots, given_draws, sampled_score
@@ -43,6 +44,12 @@ _METRIC = "map@k"
 _ATTEMPTS = 1000
 """Draws for one (k, run) before giving up: on VOC07 the first is nearly always good."""
 
+
+_BYTES_OF_A_LISTED_FEATURE = 16
+"""In the lists of liblinear, with its number."""
+
+_BYTES_OF_A_FEATURE = 4 + 8 + _BYTES_OF_A_LISTED_FEATURE
+"""In float32, in float64 for scikit-learn, and in these lists."""
 
 _ROWS_TOGETHER = 4096
 """Test items whose decision values are worked out at a time, in float64."""
@@ -124,6 +131,19 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
             decisions_NC, truth, difficult_is_negative=True, resamples=params.bootstrap_resamples, rng=rng
         )
     return Scores(scores, notes=notes)
+
+
+def memory(params: Params, extent: Extent) -> Memory:
+    """Returns what the largest fit holds: features at unit norm, in float64 and as liblinear lists them; and the test."""
+    train, test, classes = extent.num_items["train"], extent.num_items["test"], extent.num_classes
+    fitted = train if params.full else min(train, params.shots[-1] * classes)
+    fitting = _BYTES_OF_A_FEATURE * fitted * extent.dim
+    deciding = 3 * 8 * min(test, _ROWS_TOGETHER) * extent.dim
+    scoring = memory_of_resamples(test, params.bootstrap_resamples) if params.full else 0
+    always = 4 * test * extent.dim + 2 * 8 * test * classes + train * classes
+    # The system does not get all of a thread's memory back: liblinear's lists count beside what comes after them.
+    kept = _BYTES_OF_A_LISTED_FEATURE * fitted * extent.dim
+    return Memory(host=always + max(fitting, kept + deciding, kept + scoring))
 
 
 def _unit(features_ND: NDArray[np.float32], epsilon: float) -> NDArray[np.float32]:
@@ -238,4 +258,5 @@ PROTOCOL = Protocol(
     metric_names=metric_names,
     check_sizes=check_sizes,
     run=run,
+    memory=memory,
 )

@@ -31,8 +31,11 @@ _ROLES = ("train", "test")
 
 _CHUNK = 8192
 
-_SEARCH_BYTES = 64 << 20
-"""Of the blocks that FAISS multiplies, and of the pieces that are standardised."""
+_BYTES_OF_A_STANDARDISED_FEATURE = 4 + 8 + 8
+"""Of a piece, as it is and in float64."""
+
+_BYTES_OF_AN_ITEM = 4 + 8
+"""Its inner product with its centroid, and which that is."""
 
 
 class Params(StrictModel):
@@ -96,7 +99,8 @@ def memory(params: Params, extent: Extent) -> Memory:
     drawn = min(train, train if limit == "all" else limit * extent.num_classes)
     copied = drawn if drawn < train else 0
     centroids = 5 * 4 * extent.num_classes * extent.dim
-    return Memory(host=4 * extent.dim * max(train + copied, test) + 12 * train + centroids + _SEARCH_BYTES)
+    rows = max(4 * (train + copied), 4 * test, _BYTES_OF_A_STANDARDISED_FEATURE * min(train, _CHUNK)) * extent.dim
+    return Memory(host=rows + _BYTES_OF_AN_ITEM * train + centroids)
 
 
 def standardisation(features_ND: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -15,6 +15,7 @@ Shapes: N items, D dimensions, C classes, P strengths.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -24,11 +25,13 @@ from numpy.typing import NDArray
 
 from massl_bench.core.arrays import stacked
 from massl_bench.core.errors import CellError
+from massl_bench.core.memory import Extent, Memory
 from massl_bench.core.values import EvaluationData, FeatureBank, Scores
 from massl_bench.core.wording import asked
 from massl_bench.metrics.multilabel import scored
 from massl_bench.protocols.base import Protocol
 from massl_bench.protocols.shared.answers import Answers
+from massl_bench.protocols.shared.fitting import memory_of_fits
 from massl_bench.protocols.shared.labels import (
     check_every_class,
     check_not_empty,
@@ -135,6 +138,19 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     return test(fit(data, params, rng), data, params, rng)
 
 
+def memory(params: Params, extent: Extent) -> Memory:
+    """Returns what the fits on all that is not held out, the comparison of their strengths and the test hold."""
+    count = extent.num_items["train"] + extent.num_items.get("val", 0)
+    held_out = max(extent.num_items.get("val", 0), math.ceil(params.validation_share * extent.num_items["train"]))
+    return memory_of_fits(
+        extent,
+        num_rows=count,
+        num_strengths=params.num_c,
+        num_held_out=held_out,
+        resamples=params.bootstrap_resamples,
+    )
+
+
 def _check_test(data: EvaluationData, num_classes: int, multi: bool) -> tuple[str, ...]:
     """Returns the notes that name what the test split cannot score; raises as `run` for its labels."""
     if multi:
@@ -173,4 +189,5 @@ PROTOCOL = Protocol(
     fit=fit,
     test=test,
     needs_torch=True,
+    memory=memory,
 )

@@ -20,10 +20,12 @@ import numpy as np
 from pydantic import Field
 
 from massl_bench.core.errors import RequestError
+from massl_bench.core.memory import Extent, Memory
 from massl_bench.core.values import EvaluationData, Scores
 from massl_bench.core.wording import parameters
 from massl_bench.metrics.classification import classification_scores
 from massl_bench.protocols.base import Protocol
+from massl_bench.protocols.shared.fitting import memory_of_fits
 from massl_bench.protocols.shared.labels import check_every_class, check_not_empty, class_count, single_labels
 from massl_bench.protocols.shared.selection import (
     NEVER,
@@ -96,6 +98,18 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
     return Scores(scores, notes=selection.notes, selection=selection.curve)
 
 
+def memory(params: Params, extent: Extent) -> Memory:
+    """Returns what the fits on all folds but one, the comparison of their strengths and the test hold."""
+    count = extent.num_items["train"]
+    return memory_of_fits(
+        extent,
+        num_rows=count,
+        num_strengths=params.num_c,
+        num_held_out=-(-count // params.num_folds),
+        resamples=params.bootstrap_resamples,
+    )
+
+
 PROTOCOL = Protocol(
     roles=_ROLES,
     params=Params,
@@ -103,4 +117,5 @@ PROTOCOL = Protocol(
     check_sizes=check_sizes,
     run=run,
     needs_torch=True,
+    memory=memory,
 )
