@@ -19,6 +19,7 @@ from massl_bench.bench.planned import (
     plan_of,
 )
 from massl_bench.bench.request import RunRequest
+from massl_bench.bench.room import check_room, room_of
 from massl_bench.core.devices import resolve_device
 from massl_bench.core.errors import MissingDataError, RequestError
 from massl_bench.core.settings import PrecisionBar
@@ -111,6 +112,11 @@ class Cells:
         ]
         return departures
 
+    def check_sizes(self, cell: ImageCell | FeatureCell) -> None:
+        """Raises `RequestError` where splits are too small for the task, or this machine is for the splits."""
+        protocols.check_sizes(cell.task.spec, cell.task.params, cell.sizes)
+        check_room(cell, self.device, lambda: self.finished(cell)[1] is not None)
+
     def finished(self, cell: ReadyCell) -> tuple[Path, ResultRecord | None]:
         """Returns where the cell's record belongs, and the record where one of the same identity is there."""
         identity = self.identity(cell, {})
@@ -146,10 +152,10 @@ class Cells:
         if record is not None:
             return plan_of(cell, "finished", path, f"the record is there; {asked('force')} runs it again")
         if isinstance(cell, FeatureCell):
-            return plan_of(cell, "cached", path, "features from the file")
+            return plan_of(cell, "cached", path, f"features from the file{self._room(cell)}")
         to_do = cell.to_extract(self.cache)
         if not to_do and not cell.view_roles:
-            return plan_of(cell, "cached", path, "features from the cache, no model is loaded")
+            return plan_of(cell, "cached", path, f"features from the cache, no model is loaded{self._room(cell)}")
         images = []
         for role in to_do:
             makers = [one.task.spec.name for one in before if made_along(one, role, [cell], self.cache)]
@@ -160,7 +166,12 @@ class Cells:
             else f"{role} {cell.count(role):,}, not kept"
             for role in cell.view_roles
         ]
-        return plan_of(cell, "extract", path, f"images through the model on {self.device}: {', '.join(images)}")
+        detail = f"images through the model on {self.device}: {', '.join(images)}{self._room(cell)}"
+        return plan_of(cell, "extract", path, detail)
+
+    def _room(self, cell: ImageCell | FeatureCell) -> str:
+        said = str(room_of(cell, self.device) or "")
+        return f"; {said}" if said else ""
 
 
 def precision_bar(cell: ReadyCell) -> PrecisionBar | None:

@@ -269,7 +269,7 @@ class Planner(Cells):
         check_head_test(cell, self._registry)
         self._check_truth(cell)
         self._check_headline(cell)
-        protocols.check_sizes(cell.task.spec, cell.task.params, cell.sizes)
+        self.check_sizes(cell)
         self._check_limited_classes(cell)
 
     def _check_limited_classes(self, cell: ImageCell) -> None:
@@ -369,7 +369,7 @@ class Planner(Cells):
                 "makes copies of images only"
             )
         cell = self.fitted(cell)
-        protocols.check_sizes(cell.task.spec, cell.task.params, cell.sizes)
+        self.check_sizes(cell)
         self._check_headline(cell)
         return cell
 

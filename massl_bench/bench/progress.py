@@ -117,10 +117,11 @@ def working_lines(label: str, tell: Callable[[str], None] = say) -> Iterator[Rep
 @contextmanager
 def _working_bar(label: str) -> Iterator[Report]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress as Bars, TextColumn
+    from rich.progress import BarColumn, ProgressColumn, TextColumn
+    from rich.progress import Progress as Bars
 
     console, stage, start = Console(stderr=True), _Stage(), time.monotonic()
-    columns = [TextColumn("{task.description}", markup=False)]
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
     if console.width >= _WIDE_TERMINAL:
         columns.append(BarColumn(bar_width=20))
     last = start

@@ -23,10 +23,11 @@ from massl_bench.bench.heads import Heads
 from massl_bench.bench.planned import FeatureCell, ImageCell, MissingCell, PlannedCell, ReadyCell
 from massl_bench.bench.planner import Planner
 from massl_bench.bench.request import RunRequest
+from massl_bench.bench.room import Room, room_said
 from massl_bench.bench.without import left_aside
 from massl_bench.core.devices import free_memory, memory_kept, memory_limited
 from massl_bench.core.errors import CellError, MasslBenchError, MissingDataError, unforeseen
-from massl_bench.core.values import DenseViews, EvaluationData, FeatureBank, Score
+from massl_bench.core.values import DenseViews, EvaluationData, FeatureBank, Score, Scores
 from massl_bench.core.wording import asked
 from massl_bench.datasets import Dataset
 from massl_bench.datasets.heads import head_test
@@ -63,7 +64,7 @@ class Outcome:
     """Why it failed, or who measures it."""
 
 
-_PEAK = 2  # memory that a protocol takes at most, as a multiple of its features
+_PEAK = 2  # memory that a protocol takes at most that has not counted it, as a multiple of its features
 
 
 def run_request(request: RunRequest, registry: Registry, reporting: Reporting) -> Iterator[Outcome]:
@@ -194,6 +195,7 @@ class Runner:
 
     def _run_cell(self, cell: ImageCell | FeatureCell) -> tuple[Path, ResultRecord]:
         clock = Clock(setup=cell.setup_seconds, data=cell.data_seconds)
+        room = room_said(cell, self._planner.device, self._reporting.say)
         to_extract = cell.to_extract(self._planner.cache) if isinstance(cell, ImageCell) else []
         banks, num_classes, along = self._features.banks(cell, clock)
         agreement, compared = self._features.agreement(cell, banks, clock)
@@ -205,15 +207,8 @@ class Runner:
             data = self._data(cell, banks, num_classes, views)
         sizes = {role: len(bank) for role, bank in banks.items()} | {role: len(each) for role, each in views.items()}
         protocols.check_sizes(spec, cell.task.params, sizes)  # again: corrupt images may have been left out
-        with (
-            clock.measure("protocol"),
-            self._room_for(banks.values()),
-            memory_limited(self._memory_each),
-            self._reporting.working(f"{spec.name} on {cell.dataset_reference}") as report,
-        ):
-            metrics = self._heads.scores(cell, replace(data, report=report))
-        for note in metrics.notes:
-            self._reporting.say(f"{spec.name} on {cell.dataset_reference}: {note}")
+        with clock.measure("protocol"):
+            metrics = self._scores(cell, data, room)
         clock.move("protocol", "extract", sum(each.seconds for each in views.values()))
         identity = self._planner.identity(cell, {role: bank.skipped for role, bank in banks.items()})
         _check_measured(cell, identity.task.headline, metrics)
@@ -268,15 +263,28 @@ class Runner:
             head_test=head_test(cell.dataset) if isinstance(cell, ImageCell) else None,
         )
 
+    def _scores(self, cell: ImageCell | FeatureCell, data: EvaluationData, room: Room | None) -> Scores:
+        """Returns what the protocol measures, while others see how far it is; says what it notes."""
+        where = f"{cell.task.spec.name} on {cell.dataset_reference}"
+        with (
+            self._room_for(data.banks.values(), room),
+            memory_limited(self._memory_each if room is None else room.more_host),
+            self._reporting.working(where) as report,
+        ):
+            metrics = self._heads.scores(cell, replace(data, report=report))
+        for note in metrics.notes:
+            self._reporting.say(f"{where}: {note}")
+        return metrics
+
     @property
     def _memory_each(self) -> int | None:
         memory = self._planner.request.memory
         return None if memory is None else memory // self._shard.here
 
     @contextmanager
-    def _room_for(self, banks: Iterable[FeatureBank]) -> Iterator[None]:
+    def _room_for(self, banks: Iterable[FeatureBank], room: Room | None) -> Iterator[None]:
         """Lets the processes of this machine measure large cells one after the other, and small ones side by side."""
-        needed = _PEAK * sum(bank.features.nbytes for bank in banks)
+        needed = _PEAK * sum(bank.features.nbytes for bank in banks) if room is None else room.host
         if self._shard.here == 1 or needed < free_memory("cpu") / self._shard.here:
             yield
             return

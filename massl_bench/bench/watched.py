@@ -43,7 +43,6 @@ def launch(launcher: Launcher, request: RunRequest, registry: Registry, reportin
     @contextmanager
     def working(label: str) -> Iterator[Report]:
         with reporting.working(label) as report:
-
             shown = time.monotonic()
 
             def both(told: Callable[[], Progress]) -> None:

@@ -10,9 +10,9 @@ Shapes: N items, D features, R principal axes (at most D), K classes, P problems
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -86,16 +86,6 @@ class Classifiers:
         return torch.addmm(self.bias_PK[problem], piece_nR, self.weights_PRK[problem])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stopping:
-    """When a problem counts as solved."""
-
-    tolerance: float
-    """Norm of the gradient of the mean loss in the metric of the inverse Hessian at zero. Its square is about twice the
-    loss above the minimum, in weak directions too, where a plain norm is small long before the weights are right."""
-    max_iterations: int
-
-
 @dataclass(kw_only=True)
 class Watched:
     """Tells, of several fits together, how many strengths are solved and about which share of the work that is.
@@ -139,6 +129,17 @@ class Watched:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stopping:
+    """When a problem counts as solved, and who is told."""
+
+    tolerance: float
+    """Norm of the gradient of the mean loss in the metric of the inverse Hessian at zero. Its square is about twice the
+    loss above the minimum, in weak directions too, where a plain norm is small long before the weights are right."""
+    max_iterations: int
+    watched: Watched | None = None
+
+
 def fit(
     features_ND: NDArray[np.float32] | Stacked,
     targets: NDArray[np.int64] | NDArray[np.int8],
@@ -148,7 +149,6 @@ def fit(
     *,
     rows_n: NDArray[np.int64] | None = None,
     device: str = "cpu",
-    watched: Watched | None = None,
 ) -> Classifiers:
     """Fits one classifier for each strength C: minimises C · (summed loss) + ½ ‖W‖², with a free intercept.
 
@@ -157,10 +157,9 @@ def fit(
         targets: int64 [N] classes (multinomial), or int8 [N, K] with 1 present, −1 absent, 0 left out (one-vs-rest).
         num_classes: K.
         strengths: C of each problem, as in scikit-learn.
-        stopping: tolerance and limit.
+        stopping: tolerance and limit, and who is told how far it is.
         rows_n: the rows to fit; all where None.
         device: where to compute.
-        watched: is told how far it is.
 
     Raises:
         CellError: Every feature dimension is constant.
@@ -176,9 +175,8 @@ def fit(
     group = group_of(coordinates.rank, num_classes)
     penalties_P = torch.from_numpy(1 / (strengths * len(coordinates))).float().to(device)
     loss = _Loss(coordinates, chosen, num_classes)
-    watched = watched or Watched(total=len(strengths))
     solved = [
-        _minimise(loss, axes.variance_R, penalties_P[start : start + group], stopping, watched)
+        _minimise(loss, axes.variance_R, penalties_P[start : start + group], stopping)
         for start in range(0, len(penalties_P), group)
     ]
     theta_PRK = torch.cat([each[0] for each in solved])
@@ -326,20 +324,24 @@ class _Problems:
     def descent(self) -> Tensor:
         """Returns the L-BFGS direction of every problem (Nocedal and Wright, algorithm 7.4)."""
         everyone = torch.arange(len(self.index), device=self.index.device)
-        places = [(self.newest - age) % HISTORY for age in range(HISTORY)]
+        # Mostly all have taken the same steps: a slice needs no copy. A GPU would have to be waited for to know.
+        alike = not self.index.is_cuda and bool((self.newest == self.newest[0]).all())
+        chosen: slice | Tensor = slice(None) if alike else everyone
+        newest: int | Tensor = int(self.newest[0]) if alike else self.newest
+        places = [(newest - age) % HISTORY for age in range(HISTORY)]
         shares = []
         q = self.gradient.clone()
         for place in places:
-            share = self.inverse_curvature[everyone, place] * _dot(self.steps[everyone, place], q)
-            q -= share[:, None, None] * self.changes[everyone, place]
+            share = self.inverse_curvature[chosen, place] * _dot(self.steps[chosen, place], q)
+            q -= share[:, None, None] * self.changes[chosen, place]
             shares.append(share)
-        change = self.changes[everyone, self.newest]
-        scaled = _dot(change, self.inverse * change) * self.inverse_curvature[everyone, self.newest]
+        change = self.changes[chosen, newest]
+        scaled = _dot(change, self.inverse * change) * self.inverse_curvature[chosen, newest]
         scale = torch.where(scaled > 0, 1 / scaled, 1.0)
         q *= self.inverse * scale[:, None, None]
         for place, share in zip(reversed(places), reversed(shares), strict=True):
-            back = self.inverse_curvature[everyone, place] * _dot(self.changes[everyone, place], q)
-            q += (share - back)[:, None, None] * self.steps[everyone, place]
+            back = self.inverse_curvature[chosen, place] * _dot(self.changes[chosen, place], q)
+            q += (share - back)[:, None, None] * self.steps[chosen, place]
         return -q
 
 
@@ -348,7 +350,7 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _minimise(
-    loss: _Loss, variance_R: Tensor, penalties_P: Tensor, stopping: Stopping, watched: Watched
+    loss: _Loss, variance_R: Tensor, penalties_P: Tensor, stopping: Stopping
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns (theta [P, R + 1, K], iterations [P], converged [P])."""
     active = _Problems(loss, variance_R, penalties_P)
@@ -363,14 +365,16 @@ def _minimise(
             index = active.index[ended]
             theta[index] = active.theta[ended]
             iterations[index.cpu()] = active.iterations[ended].cpu()
-            watched.solved(iterations[index.cpu()])
+            if stopping.watched is not None:
+                stopping.watched.solved(iterations[index.cpu()])
             converged[index.cpu()] = (solved | (active.length < 1e-8))[ended].cpu()
             if ended.all():
                 return theta, iterations, converged
             active.keep(~ended)
             norm_P = norm_P[~ended]
         _step(active, loss)
-        watched.tell(active, norm_P, stopping)
+        if stopping.watched is not None:
+            stopping.watched.tell(active, norm_P, stopping)
 
 
 def _step(active: _Problems, loss: _Loss) -> None:

@@ -74,8 +74,8 @@ class Rows:
 class Coordinates:
     """Rows in principal axes, as many as memory should hold; those of the rest are computed whenever they are read.
 
-    Memory has room for what one computation may hold (`memory_share`), a GPU for what it has beside `others` bytes. Rows
-    are always computed in the same blocks: what is held has no influence on a number.
+    Memory has room for what one computation may hold (`memory_share`), a GPU for what it has beside `others` bytes.
+    Rows are always computed in the same blocks: what is held has no influence on a number.
     """
 
     def __init__(self, axes: Axes, rows: Rows, others: int = 0) -> None:

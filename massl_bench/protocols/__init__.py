@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from massl_bench.core.errors import MasslBenchError, RequestError, SpecError, unknown_name
 from massl_bench.core.kinds import DatasetKind
+from massl_bench.core.memory import Extent, Memory
 from massl_bench.core.strict import StrictModel, first_problem
 from massl_bench.core.values import EvaluationData, GroundTruth, Scores
 from massl_bench.core.wording import asked, of_task
@@ -39,6 +40,12 @@ def check_sizes(task: TaskSpec, params: StrictModel, num_items: Mapping[str, int
     """Raises `RequestError` where a split has too few items for a task's parameters."""
     with _errors_of(task):
         load(task.protocol).check_sizes(params, num_items)
+
+
+def memory(task: TaskSpec, params: StrictModel, extent: Extent) -> Memory | None:
+    """Returns what a task holds beside its features; None where nobody has counted it."""
+    counted = load(task.protocol).memory
+    return None if counted is None else counted(params, extent)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,12 +103,11 @@ def test(heads: Heads, data: EvaluationData, params: Params, rng: np.random.Gene
     """Returns the scores of the classifiers on the test split; raises as `run` does."""
     answers, bank = Answers.of(data, heads.num_classes), data.banks["test"]
     scores: dict[str, Score] = {}
-    tested, count = 0, len(params.shots) * params.num_draws
-    for k in params.shots:
+    for number, k in enumerate(params.shots):
         right_SN = np.empty((params.num_draws, len(bank)), dtype=bool)
         for draw in range(params.num_draws):
-            data.report(lambda: Progress(done=tested, total=count, unit="draws tested"))
-            tested += 1
+            done = number * params.num_draws + draw
+            data.report(partial(Progress, done=done, total=len(heads.of_draw), unit="draws tested"))
             rank_N, _ = answers.ranks(heads.of_draw[k, draw].scores, bank.features)
             right_SN[draw] = rank_N == 0
         found = answers.sampled(right_SN, {"draws": heads.draws})

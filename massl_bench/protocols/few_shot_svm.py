@@ -134,7 +134,7 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
 
 
 def memory(params: Params, extent: Extent) -> Memory:
-    """Returns what the largest fit holds: features at unit norm, in float64 and as liblinear lists them; and the test."""
+    """Returns what the largest fit holds, in float32, in float64 and as liblinear lists it; and the test."""
     train, test, classes = extent.num_items["train"], extent.num_items["test"], extent.num_classes
     fitted = train if params.full else min(train, params.shots[-1] * classes)
     fitting = _BYTES_OF_A_FEATURE * fitted * extent.dim

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from massl_bench.core.errors import RequestError
+from massl_bench.learners.faiss_backend import import_faiss
 from massl_bench.learners.kmeans import ClusteringSettings, most_similar, spherical_kmeans
 
 
@@ -20,6 +21,32 @@ def clusters(per_cluster: int, num_clusters: int, dims: int) -> tuple[np.ndarray
     rng = np.random.default_rng(5)
     labels = np.repeat(np.arange(num_clusters), per_cluster)
     return (np.eye(dims)[labels] + 0.05 * rng.standard_normal((len(labels), dims))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize(("limit", "seed"), [(None, 0), (None, 1234), (10, 7), (None, 2**31 - 2)])
+def test_runs_one_by_one_are_those_of_one_call(limit: int | None, seed: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((600, 16), dtype=np.float32)
+    told: list[str] = []
+    found = spherical_kmeans(
+        rows,
+        ClusteringSettings(num_clusters=20, iterations=8, restarts=4, seed=seed, max_points_per_centroid=limit),
+        report=lambda tell: told.append(str(tell())),
+    )
+    whole = import_faiss().Kmeans(
+        16,
+        20,
+        niter=8,
+        nredo=4,
+        seed=seed,
+        spherical=True,
+        update_index=False,
+        max_points_per_centroid=limit or 30,
+        min_points_per_centroid=1,
+    )
+    whole.train(rows)
+    assert np.array_equal(found, whole.centroids)
+    apart = limit is None and seed < 2**31 - 2
+    assert told == [f"{done}/{4 if apart else 1} clusterings made" for done in range(4 if apart else 1)]
 
 
 def test_clusters_that_leave_no_doubt_are_found() -> None:

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from massl_bench.core.devices import memory_limited
 from massl_bench.core.errors import CellError
+from massl_bench.learners import fit_memory
 from massl_bench.learners import principal_axes as principal
 from massl_bench.learners.logistic import Stopping, fit
 from massl_bench.learners.principal_axes import Rows, principal_axes
@@ -115,7 +116,7 @@ def test_rows_that_are_computed_again_change_nothing(
     features, labels = blobs(200, 6, 3)
     monkeypatch.setattr(principal, "ROWS", 32)
     held = fit(features, labels, 3, STRENGTHS, EXACT)
-    monkeypatch.setattr(principal, "_LARGE_BYTES", 0)
+    monkeypatch.setattr(fit_memory, "_LARGE_BYTES", 0)
     if limit is not None:
         np.save(tmp_path / "f.npy", features)
         features = np.load(tmp_path / "f.npy", mmap_mode="r")

@@ -5,8 +5,6 @@ Shapes: N items that are fitted, D features, Q test items, C classes, R resample
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from massl_bench.core.memory import Extent, Memory
 from massl_bench.learners.fit_memory import FitSize, num_kept
 from massl_bench.metrics.multilabel import memory_of_resamples
@@ -44,7 +42,9 @@ def memory_of_fits(
     kept_rows = num_kept(num_rows, extent.num_items["train"], extent.dim, in_file=extent.in_files)
     coordinates = 4 * extent.dim * (num_rows if on_gpu else kept_rows)
     label = extent.num_classes if extent.several_labels else 8
-    fitting = num_rows * (_BYTES_OF_AN_ITEM + 3 * label) + 4 * num_strengths * num_held_out + (0 if on_gpu else size.on_cpu)
+    fitting = (
+        num_rows * (_BYTES_OF_AN_ITEM + 3 * label) + 4 * num_strengths * num_held_out + (0 if on_gpu else size.on_cpu)
+    )
     comparing = 4 * 5 * num_held_out * extent.num_classes if extent.several_labels else 0
     testing = _BYTES_OF_A_SCORE * extent.num_items["test"] * extent.num_classes
     if extent.several_labels:

@@ -92,10 +92,11 @@ class Training:
             self.targets,
             self.num_classes,
             strengths,
-            logistic.Stopping(tolerance=self.params.tolerance, max_iterations=self.params.max_iterations),
+            logistic.Stopping(
+                tolerance=self.params.tolerance, max_iterations=self.params.max_iterations, watched=self.watched
+            ),
             rows_n=rows_n,
             device=self.device,
-            watched=self.watched,
         )
 
 
@@ -143,9 +144,7 @@ def select_strength(training: Training, folds: Sequence[Fold]) -> Selection:
     return Selection(strength=float(params.strengths[best]), value=float(value_P[best]), curve=curve, notes=notes)
 
 
-def held_out_values(
-    training: Training, folds: Sequence[Fold]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def held_out_values(training: Training, folds: Sequence[Fold]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns each strength's accuracy (several labels: mAP) and mean loss on the rows held out, float64 [P] each.
 
     The mAP of several folds is that of the scores of all of them, put together.
