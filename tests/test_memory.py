@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,3 +121,63 @@ def test_a_million_rows_in_a_file_take_less_than_a_gigabyte(task: str, tmp_path:
     print(f"{task} of 1,000,000 × 384 in a file: {peak / 2**20:.0f} MB of anonymous memory at most, {samples} samples")
     assert samples > 10
     assert peak < 2**30
+
+
+SAID = """
+import json, sys
+import numpy as np, scipy.stats, sklearn.metrics, sklearn.svm, torch
+from massl_bench import protocols
+from massl_bench.core.memory import Extent
+from massl_bench.core.values import EvaluationData, FeatureBank
+from massl_bench.learners import faiss_backend
+from massl_bench.specs.registry import Registry
+
+faiss_backend.import_faiss()
+torch.linalg.eigh(torch.eye(300, dtype=torch.float64) @ torch.eye(300, dtype=torch.float64))
+
+
+def memory(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
+
+
+task, params, (items, dim, classes) = json.loads(sys.argv[1])
+spec = Registry().task(task).with_params(params)
+checked, several = protocols.parameters(spec, task, check_headline=False), task == "few-shot-svm"
+rng = np.random.default_rng(0)
+banks = {}
+for role in ("train", "test"):
+    labels = np.concatenate([np.arange(classes), rng.integers(classes, size=items[role] - classes)])
+    if several:
+        labels = np.where(labels[:, None] == np.arange(classes), 1, -1).astype(np.int8)
+    features = rng.standard_normal((items[role], dim), dtype=np.float32)
+    banks[role] = FeatureBank(features=features, labels=labels, ids=np.zeros(items[role], dtype="S1"))
+extent = Extent(num_items=items, dim=dim, num_classes=classes, several_labels=several, device="cpu", in_files=False)
+said = protocols.memory(spec, checked, extent)
+before = memory("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+protocols.run(spec, checked, EvaluationData(banks=banks, num_classes=classes), rng)
+print(memory("VmHWM") - before, said.host + said.more_host)
+"""
+
+SIZES: dict[str, Any] = {
+    "linear": ({"num_c": 16, "max_iterations": 2}, ({"train": 700, "test": 1_000}, 256, 300)),
+    "low-shot": ({"num_c": 3, "max_iterations": 1, "num_folds": 2}, ({"train": 120_000, "test": 400}, 256, 4)),
+    "few-shot": (
+        {"shots": [1, 16], "num_draws": 2, "max_iterations": 2},
+        ({"train": 12_000, "test": 80_000}, 64, 200),
+    ),
+    "few-shot-svm": ({"shots": [1], "num_draws": 1, "max_iterations": 1}, ({"train": 9_000, "test": 600}, 1024, 3)),
+    "kmeans": ({"iterations": 1, "restarts": 1}, ({"train": 120_000, "test": 1_000}, 256, 20)),
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from /proc, which is Linux's")
+@pytest.mark.parametrize("task", SIZES)
+def test_a_protocol_holds_what_it_says(task: str) -> None:
+    """The peak of a run beside its features; libraries take up to 24 MB at their first calls."""
+    command = [sys.executable, "-c", SAID, json.dumps([task, *SIZES[task]])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    peak, said = map(int, done.stdout.split())
+    print(f"{task}: {peak / 2**20:.0f} MB of {said / 2**20:.0f} MB that were said")
+    assert 0.8 * said < peak < 1.05 * said + (24 << 20)

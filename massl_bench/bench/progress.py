@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -81,23 +80,25 @@ def _lines(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 class _Stage:
-    """What is counted at the moment, since when, and how it is said."""
+    """What is counted at the moment, and how it is said."""
 
     def __init__(self) -> None:
-        self._unit, self._start = "", 0.0
+        self._begun = time.monotonic()
+        self._unit: str | None = None
+        self._first = self._begun, 0.0
 
     def words(self, progress: Progress) -> str:
-        """Returns how far it is, with the time that it takes yet."""
-        now = time.monotonic()
-        if progress.unit != self._unit:
-            self._unit, self._start = progress.unit, now
-        spent, part = now - self._start, progress.part
-        left = ""
-        if 0 < part <= 1 and spent > 0:
-            left = f", {'about ' if progress.estimated else ''}{_clock(spent * (1 - part) / part)} left"
-        elif math.isnan(part):
-            left = ", time left not known yet"
-        return f"{progress}, {_clock(spent)} so far{left}"
+        """Returns how far it is, with the time that it takes yet as its pace since it was first seen tells it."""
+        now, part = time.monotonic(), progress.part
+        if self._unit not in (None, progress.unit):
+            self._first = now, part
+        self._unit = progress.unit
+        since, from_part = self._first
+        left = "time left not known yet"
+        if part > from_part:
+            at_most = "at most " if progress.at_least else ""
+            left = f"{at_most}{_clock((now - since) * (1 - part) / (part - from_part))} left"
+        return f"{progress}, {_clock(now - self._begun)} so far, {left}"
 
 
 @contextmanager
@@ -133,8 +134,7 @@ def _working_bar(label: str) -> Iterator[Report]:
             if time.monotonic() - last >= _SECONDS_BETWEEN_FRAMES:
                 progress = told()
                 text = printable(f"{label}: {stage.words(progress)}")
-                part = 0.0 if math.isnan(progress.part) else progress.part
-                bars.update(task, completed=part, description=text, visible=True, refresh=True)
+                bars.update(task, completed=progress.part, description=text, visible=True, refresh=True)
                 last = time.monotonic()
 
         yield report

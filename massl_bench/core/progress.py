@@ -15,9 +15,9 @@ class Progress:
     unit: str
     """What is counted, with what became of it: `strengths solved`."""
     share: float | None = None
-    """Of the work that is done, where its parts differ; None where they are alike, NaN where nobody knows yet."""
-    estimated: bool = False
-    """Whether the share is only an estimate."""
+    """Of the work that is done, where its parts differ; None where they are alike."""
+    at_least: bool = False
+    """Whether the share may be larger: nobody knows beforehand how much work there is, only how much at most."""
 
     def __str__(self) -> str:
         """Returns what is counted."""
@@ -25,7 +25,7 @@ class Progress:
 
     @property
     def part(self) -> float:
-        """The share of the work that is done; NaN where nobody knows yet."""
+        """The share of the work that is done."""
         return self.done / self.total if self.share is None else self.share
 
 

@@ -9,7 +9,6 @@ Shapes: N items, D features, R principal axes (at most D), K classes, P problems
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -88,45 +87,35 @@ class Classifiers:
 
 @dataclass(kw_only=True)
 class Watched:
-    """Tells, of several fits together, how many strengths are solved and about which share of the work that is.
+    """Tells, of several fits together, how many strengths are solved, and which share of the work that is at least.
 
-    The work is counted in passes of one problem over the rows. How many a problem takes is not known beforehand: the
-    logarithm of its gradient's norm falls about evenly, and one that has not begun counts as the longest so far.
+    The work is counted in passes of one problem over the rows, of which a step takes one, or more where it has to be
+    shortened. How many steps a problem takes is not known beforehand; how many it may take is.
     """
 
     total: int
     """Strengths of all fits."""
     report: Report = report_nothing
     _solved: int = field(default=0, init=False)
+    _steps: int = field(default=0, init=False)
     _passes: int = field(default=0, init=False)
-    _longest: float = field(default=0.0, init=False)
 
-    def tell(self, active: _Problems, norm_P: Tensor, stopping: Stopping) -> None:
-        """Tells how far the problems are that are being solved."""
-        self._passes += len(norm_P)
-        self.report(lambda: self._progress(active, norm_P, stopping))
+    def tell(self, active: _Problems, stopping: Stopping) -> None:
+        """Tells how far the problems are that are being solved, after a pass of each."""
+        self._passes += len(active.index)
+        self.report(lambda: self._progress(active.iterations.cpu(), stopping.max_iterations))
 
     def solved(self, iterations_p: Tensor) -> None:
-        """Counts problems that have ended after so many iterations, on the CPU."""
+        """Counts problems that have ended after so many steps."""
         self._solved += len(iterations_p)
-        self._longest = max(self._longest, float(iterations_p.max()))
+        self._steps += int(iterations_p.sum())
 
-    def _progress(self, active: _Problems, norm_P: Tensor, stopping: Stopping) -> Progress:
-        to_go_P = (norm_P / stopping.tolerance).log() / (active.first_norm / stopping.tolerance).log()
-        done_P = (1 - to_go_P).clamp(0, 1).cpu().double()
-        iterations_P = active.iterations.cpu().double()
-        whole_P = (iterations_P / done_P.clamp(min=1e-9)).clamp(max=stopping.max_iterations)
-        whole_P = torch.where(done_P < 0.05, math.nan, whole_P)  # too early to tell
-        left = float((whole_P - iterations_P).clamp(min=0).sum())
-        waiting = self.total - self._solved - len(norm_P)
-        left += waiting * max(self._longest, float(whole_P.max())) if waiting else 0
-        return Progress(
-            done=self._solved,
-            total=self.total,
-            unit="strengths solved",
-            share=self._passes / (self._passes + left),
-            estimated=True,
-        )
+    def _progress(self, iterations_P: Tensor, most: int) -> Progress:
+        waiting = self.total - self._solved - len(iterations_P)
+        left = int((most - iterations_P).sum()) + waiting * most
+        left *= self._passes / max(1, self._steps + int(iterations_P.sum()))
+        share = self._passes / (self._passes + left)
+        return Progress(done=self._solved, total=self.total, unit="strengths solved", share=share, at_least=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +267,6 @@ class _Problems:
         # All start at the same point. On the CPU the products of one problem could round otherwise than those of all.
         value, gradient = loss(self.theta[:1] if loss.on_gpu else self.theta)
         self.value, self.gradient = value.expand(count).clone(), gradient.expand_as(self.theta).clone()
-        self.first_norm = self.norm()
         self.steps = self.theta.new_zeros((count, HISTORY, *self.theta.shape[1:]))
         self.changes = torch.zeros_like(self.steps)
         self.inverse_curvature = self.theta.new_zeros((count, HISTORY))  # 0: no pair in this place
@@ -286,10 +274,6 @@ class _Problems:
         self.iterations = torch.zeros_like(self.index)
         self.direction = -self.inverse * self.gradient
         self.length = torch.ones_like(penalties_P)
-
-    def norm(self) -> Tensor:
-        """Returns the norm of every problem's gradient that `Stopping` means, [P]."""
-        return _dot(self.gradient, self.inverse * self.gradient).sqrt()
 
     def evaluate(self, loss: _Loss, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Returns value and gradient with the penalty, which leaves the intercept free."""
@@ -357,8 +341,7 @@ def _minimise(
     theta, iterations = active.theta.clone(), torch.zeros(len(penalties_P), dtype=torch.int64)
     converged = torch.zeros(len(penalties_P), dtype=torch.bool)
     while True:
-        norm_P = active.norm()
-        solved = norm_P <= stopping.tolerance
+        solved = _dot(active.gradient, active.inverse * active.gradient).sqrt() <= stopping.tolerance
         # A step that rounding keeps from going down any further: the value is as low as float32 sees.
         ended = solved | (active.length < 1e-8) | (active.iterations >= stopping.max_iterations)
         if ended.any():
@@ -371,10 +354,9 @@ def _minimise(
             if ended.all():
                 return theta, iterations, converged
             active.keep(~ended)
-            norm_P = norm_P[~ended]
         _step(active, loss)
         if stopping.watched is not None:
-            stopping.watched.tell(active, norm_P, stopping)
+            stopping.watched.tell(active, stopping)
 
 
 def _step(active: _Problems, loss: _Loss) -> None:

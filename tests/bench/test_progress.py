@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from massl_bench.bench import progress
+from massl_bench.core.progress import Progress
 
 
 def test_lines_say_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,3 +50,29 @@ def test_a_bar_on_a_terminal(columns: int, tmp_path: Path) -> None:
     assert out.count("\n") == 1
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
     assert "450/450" in text
+
+
+def test_a_computation_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ten seconds, by the pace since its unit was first seen; what is known at most says so."""
+    now, said = [0.0], []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    asked = []
+
+    with progress.working_lines("kmeans on d", said.append) as report:
+        for second, state in [
+            (4.0, Progress(done=1, total=10, unit="clusterings made")),
+            (10.0, Progress(done=2, total=10, unit="clusterings made")),
+            (15.0, Progress(done=3, total=10, unit="clusterings made")),
+            (3700.0, Progress(done=5, total=10, unit="clusterings made")),
+            (3710.0, Progress(done=1, total=4, unit="draws tested")),
+            (3730.0, Progress(done=2, total=4, unit="draws tested", share=0.75, at_least=True)),
+        ]:
+            now[0] = second
+            report(lambda state=state: asked.append(state) or state)
+    assert len(asked) == 4  # it is not asked more often than it is shown
+    assert said == [
+        "kmeans on d: 2/10 clusterings made, 0:10 so far, 0:40 left",
+        "kmeans on d: 5/10 clusterings made, 1:01:40 so far, 1:01:40 left",
+        "kmeans on d: 1/4 draws tested, 1:01:50 so far, time left not known yet",
+        "kmeans on d: 2/4 draws tested, 1:02:10 so far, at most 0:10 left",
+    ]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
+from massl_bench.core.arrays import Stacked
 from massl_bench.core.devices import memory_limited
 from massl_bench.core.errors import CellError
-from massl_bench.learners import fit_memory
+from massl_bench.core.progress import Progress
+from massl_bench.learners import fit_memory, logistic
 from massl_bench.learners import principal_axes as principal
-from massl_bench.learners.logistic import Stopping, fit
+from massl_bench.learners.logistic import Stopping, Watched, fit
 from massl_bench.learners.principal_axes import Rows, principal_axes
+from massl_bench.metrics.classification import rank_of_label
 
 STRENGTHS = np.array([1e-3, 0.1, 10.0])
 EXACT = Stopping(tolerance=1e-6, max_iterations=500)
@@ -125,3 +130,61 @@ def test_rows_that_are_computed_again_change_nothing(
         assert len(principal.Coordinates(again.axes, Rows(features))._held_MR) == {None: 128, 0: 0, 2400: 96}[limit]
     assert torch.equal(held.weights_PRK, again.weights_PRK)
     assert (held.scores(features, 1) == again.scores(features, 1)).all()
+
+
+def test_right_answers_and_loss_are_those_of_the_scores() -> None:
+    """Of rows of two arrays, as if they stood one under the other; the first of equal logits is predicted."""
+    features, labels = blobs(300, 6, 4)
+    grid = fit(features, labels, 4, STRENGTHS, EXACT)
+    rows = np.random.default_rng(1).permutation(300)[:250]
+    right, loss = grid.right_and_loss(Stacked([features[:100], features[100:]]), rows, labels[rows])
+    for problem in range(len(STRENGTHS)):
+        scores = grid.scores(features, problem)[rows]
+        assert right[problem] == (rank_of_label(scores, labels[rows]) == 0).sum()
+        own = np.take_along_axis(scores, labels[rows][:, None], 1)[:, 0]
+        np.testing.assert_allclose(loss[problem], (logsumexp(scores.astype(float), axis=1) - own).mean(), rtol=1e-5)
+    nothing = replace(grid, weights_PRK=torch.zeros_like(grid.weights_PRK), bias_PK=torch.zeros_like(grid.bias_PK))
+    assert (nothing.right_and_loss(features, rows, labels[rows])[0] == (labels[rows] == 0).sum()).all()
+
+
+def test_two_arrays_are_fitted_as_one() -> None:
+    features, labels = blobs(200, 6, 3)
+    rows = np.random.default_rng(1).permutation(200)[:150]
+    for chosen in (None, rows):
+        one = fit(features, labels, 3, STRENGTHS, EXACT, rows_n=chosen)
+        two = fit(Stacked([features[:70], features[70:]]), labels, 3, STRENGTHS, EXACT, rows_n=chosen)
+        assert torch.equal(one.weights_PRK, two.weights_PRK)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_loss_and_gradient_in_the_order_of_a_gpu(several: bool) -> None:
+    features, labels = blobs(300, 6, 4)
+    rows = Rows(features)
+    targets = torch.from_numpy(np.where(labels[:, None] == np.arange(4), 1, -1) if several else labels)
+    coordinates = principal.Coordinates(principal_axes(rows), rows)
+    cpu, gpu = (logistic._Loss(coordinates, targets, 4) for _ in range(2))
+    gpu.on_gpu, gpu.problems_first = True, not several
+    theta = torch.from_numpy(np.random.default_rng(2).standard_normal((3, 7, 4), dtype=np.float32))
+    for mine, other in zip(cpu(theta), gpu(theta), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+    start, others = (logistic._Problems(each, torch.ones(6), torch.ones(3)) for each in (cpu, gpu))
+    torch.testing.assert_close(start.gradient, others.gradient, rtol=1e-5, atol=1e-6)
+    assert others.value.tolist() == pytest.approx(start.value.tolist())
+
+
+def test_who_watches_sees_strengths_solved_and_changes_nothing() -> None:
+    features, labels = blobs(80, 8, 4)
+    alone = fit(features, labels, 4, STRENGTHS, EXACT)
+    told: list[Progress] = []
+    watched = Watched(total=5, report=lambda tell: told.append(tell()))
+    seen = fit(features, labels, 4, STRENGTHS, replace(EXACT, watched=watched))
+    fit(features, labels, 4, STRENGTHS[:2], replace(EXACT, watched=watched))
+    assert torch.equal(alone.weights_PRK, seen.weights_PRK)
+    assert {each.total for each in told} == {5}
+    done = [each.done for each in told]
+    assert done == sorted(done)
+    assert {0, 3} <= set(done)
+    assert watched.total == watched._solved
+    # At least this share: of the 500 steps that each may take, few were needed.
+    assert all(0 < each.part < 1 and each.at_least for each in told)
+    assert (np.diff([each.part for each in told]) > -1e-9).all()
