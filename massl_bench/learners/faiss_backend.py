@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,6 +76,37 @@ def large_blocks() -> Iterator[None]:
             setattr(variables, name, size)
 
 
+_GPU_PROBE = """
+import torch, numpy
+from massl_bench.learners.faiss_backend import import_faiss, on_gpu
+faiss, index = import_faiss(), {index}
+assert faiss.get_num_gpus() > index, f"this FAISS build sees {{faiss.get_num_gpus()}} GPUs"
+rows = numpy.random.default_rng(0).standard_normal((512, 64), dtype=numpy.float32)
+with on_gpu(f"cuda:{{index}}") as placed:
+    database = placed(faiss.IndexFlatL2(64))
+    database.add(rows)
+    assert database.search(rows, 1)[1][:, 0].tolist() == list(range(512)), "wrong neighbours"
+"""
+
+_GPU_TEMPORARY_BYTES = 256 << 20
+"""What FAISS works in on a GPU, where it would take 1.5 GB."""
+
+
+@cache
+def gpu_problem(index: int) -> str | None:
+    """Returns why FAISS cannot use GPU `index`, or None where a search there was right.
+
+    It is tried in a child process: a wheel that does not fit the driver can end the process.
+    """
+    probe = subprocess.run(  # nosec B603  # this interpreter, with text of ours
+        [sys.executable, "-c", _GPU_PROBE.format(index=index)], capture_output=True, text=True, check=False, timeout=300
+    )
+    if probe.returncode == 0:
+        return None
+    lines = probe.stderr.strip().splitlines()
+    return lines[-1] if lines else f"the probe ended with code {probe.returncode}"
+
+
 @contextmanager
 def on_gpu(device: str) -> Iterator[Callable[[Any], Any]]:
     """Yields what copies an index to a GPU, `cuda:i`, where it can be used inside."""
@@ -84,4 +116,5 @@ def on_gpu(device: str) -> Iterator[Callable[[Any], Any]]:
     # Outside this context a GPU other than the first returns wrong neighbours.
     with torch.cuda.device(index):
         resources = faiss.StandardGpuResources()
+        resources.setTempMemory(_GPU_TEMPORARY_BYTES)
         yield lambda found: faiss.index_cpu_to_gpu(resources, index, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,7 @@ from numpy.typing import NDArray
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.progress import Progress, Report, report_nothing
-from massl_bench.core.values import SearchBackend
-from massl_bench.learners.faiss_backend import DEFAULT_BACKEND, import_faiss, large_blocks, on_gpu
+from massl_bench.learners.faiss_backend import import_faiss, large_blocks, on_gpu
 
 _SEED_STEP = 15_486_557
 """What FAISS adds to its seed for each further run."""
@@ -33,7 +33,7 @@ def spherical_kmeans(
     rows_ND: NDArray[np.float32],
     settings: ClusteringSettings,
     *,
-    backend: SearchBackend = DEFAULT_BACKEND,
+    device: str = "cpu",
     report: Report = report_nothing,
 ) -> NDArray[np.float32]:
     """Returns the centroids float32 [num_clusters, D], at unit norm, of FAISS's spherical k-means.
@@ -43,7 +43,8 @@ def spherical_kmeans(
     Args:
         rows_ND: contiguous.
         settings: of FAISS.
-        backend: `faiss-gpu` assigns the rows there, whose rounding can lead to another clustering; others, on the CPU.
+        device: where rows are assigned; the rounding of a GPU, which FAISS must be able to use, can lead to another
+            clustering.
         report: is told how many runs are done.
 
     Raises:
@@ -57,7 +58,7 @@ def spherical_kmeans(
     runs = _runs(len(rows_ND), settings)
     for number, (seed, restarts) in enumerate(runs):
         report(lambda done=number: Progress(done=done, total=len(runs), unit="clusterings made"))  # type: ignore[misc]
-        centroids_KD, objective = _clustering(rows_ND, settings, seed, restarts, backend)
+        centroids_KD, objective = _clustering(rows_ND, settings, seed, restarts, device)
         if objective > most:
             best_KD, most = centroids_KD, objective
     return best_KD
@@ -77,7 +78,7 @@ def _runs(num_rows: int, settings: ClusteringSettings) -> list[tuple[int, int]]:
 
 
 def _clustering(
-    rows_ND: NDArray[np.float32], settings: ClusteringSettings, seed: int, restarts: int, backend: SearchBackend
+    rows_ND: NDArray[np.float32], settings: ClusteringSettings, seed: int, restarts: int, device: str
 ) -> tuple[NDArray[np.float32], float]:
     """Returns (the centroids [num_clusters, D], the sum of the rows' inner products with theirs)."""
     faiss, limit = import_faiss(), settings.max_points_per_centroid
@@ -92,11 +93,9 @@ def _clustering(
         max_points_per_centroid=-(-len(rows_ND) // settings.num_clusters) if limit is None else limit,
         min_points_per_centroid=1,  # below FAISS's 39 it only warns, on stderr
     )
-    if backend.name == "faiss-gpu":
-        with on_gpu(backend.device) as to_gpu:
-            clustering.index = to_gpu(clustering.index)
-            clustering.train(rows_ND)
-    else:
+    with nullcontext() if device == "cpu" else on_gpu(device) as placed:
+        if placed is not None:
+            clustering.index = placed(clustering.index)
         clustering.train(rows_ND)
     centroids_KD: NDArray[np.float32] = clustering.centroids.copy()
     return centroids_KD, float(clustering.obj[-1])

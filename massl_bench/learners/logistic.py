@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from massl_bench.core.arrays import Stacked
-from massl_bench.core.devices import free_memory
+from massl_bench.core.devices import free_memory, memory_kept
 from massl_bench.core.progress import Progress, Report, report_nothing
 from massl_bench.learners.fit_memory import HISTORY, ROWS, FitSize, group_of, rows_at_once
 from massl_bench.learners.principal_axes import Axes, Coordinates, Rows, principal_axes
@@ -112,9 +112,9 @@ class Watched:
 
     def _progress(self, iterations_P: Tensor, most: int) -> Progress:
         waiting = self.total - self._solved - len(iterations_P)
-        left = int((most - iterations_P).sum()) + waiting * most
-        left *= self._passes / max(1, self._steps + int(iterations_P.sum()))
-        share = self._passes / (self._passes + left)
+        steps_left = int((most - iterations_P).sum()) + waiting * most
+        passes_left = steps_left * self._passes / max(1, self._steps + int(iterations_P.sum()))
+        share = self._passes / (self._passes + passes_left)
         return Progress(done=self._solved, total=self.total, unit="strengths solved", share=share, at_least=True)
 
 
@@ -164,10 +164,11 @@ def fit(
     group = group_of(coordinates.rank, num_classes)
     penalties_P = torch.from_numpy(1 / (strengths * len(coordinates))).float().to(device)
     loss = _Loss(coordinates, chosen, num_classes)
-    solved = [
-        _minimise(loss, axes.variance_R, penalties_P[start : start + group], stopping)
-        for start in range(0, len(penalties_P), group)
-    ]
+    with memory_kept(device):  # what a step frees is what the next one asks for
+        solved = [
+            _minimise(loss, axes.variance_R, penalties_P[start : start + group], stopping)
+            for start in range(0, len(penalties_P), group)
+        ]
     theta_PRK = torch.cat([each[0] for each in solved])
     return Classifiers(
         axes,

@@ -9,6 +9,7 @@ Shapes: N items, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -19,8 +20,9 @@ from massl_bench.core.arrays import pieces
 from massl_bench.core.errors import RequestError
 from massl_bench.core.memory import Extent, Memory
 from massl_bench.core.strict import StrictModel
-from massl_bench.core.values import EvaluationData, Score
+from massl_bench.core.values import EvaluationData, Scores
 from massl_bench.core.wording import asked
+from massl_bench.learners.faiss_backend import gpu_problem
 from massl_bench.learners.kmeans import ClusteringSettings, most_similar, spherical_kmeans
 from massl_bench.metrics.clustering import NAMES, clustering_scores
 from massl_bench.protocols.base import Protocol
@@ -59,7 +61,7 @@ def check_sizes(params: Params, num_items: Mapping[str, int]) -> None:
     check_not_empty(_ROLES, num_items)
 
 
-def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[str, Score]:
+def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Scores:
     """Returns the agreement of the test items' clusters with their classes.
 
     Raises:
@@ -86,10 +88,24 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> dict[
         max_points_per_centroid=None if limit == "all" else limit,
     )
     rows_ND = _standardised(train.features, mean_D, inverse_std_D)
-    centroids_KD = spherical_kmeans(rows_ND, settings, backend=data.backend, report=data.report)
+    device, notes = _clustering_device(data.backend.device)
+    centroids_KD = spherical_kmeans(rows_ND, settings, device=device, report=data.report)
     del rows_ND
     clusters_N = most_similar(_standardised(test.features, mean_D, inverse_std_D), centroids_KD)
-    return clustering_scores(clusters_N, labels, resamples=params.bootstrap_resamples, rng=rng)
+    scores = clustering_scores(clusters_N, labels, resamples=params.bootstrap_resamples, rng=rng)
+    if device != "cpu":
+        scores = {name: replace(score, details={"clustered_on": "GPU"}) for name, score in scores.items()}
+    return Scores(scores, notes=notes)
+
+
+def _clustering_device(device: str) -> tuple[str, tuple[str, ...]]:
+    """Returns where FAISS clusters, and a note where that is not the device."""
+    if device == "cpu":
+        return device, ()
+    problem = gpu_problem(int(device.partition(":")[2] or 0))
+    return (
+        (device, ()) if problem is None else ("cpu", (f"clustered on the CPU: FAISS cannot use {device} ({problem})",))
+    )
 
 
 def memory(params: Params, extent: Extent) -> Memory:
@@ -99,7 +115,7 @@ def memory(params: Params, extent: Extent) -> Memory:
     drawn = min(train, train if limit == "all" else limit * extent.num_classes)
     copied = drawn if drawn < train else 0
     centroids = 5 * 4 * extent.num_classes * extent.dim
-    rows = max(4 * (train + copied), 4 * test, _BYTES_OF_A_STANDARDISED_FEATURE * min(train, _CHUNK)) * extent.dim
+    rows = (4 * max(train + copied, test) + _BYTES_OF_A_STANDARDISED_FEATURE * min(train, _CHUNK)) * extent.dim
     return Memory(host=rows + _BYTES_OF_AN_ITEM * train + centroids)
 
 

@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,14 @@ def test_a_bar_on_a_terminal(columns: int, tmp_path: Path) -> None:
 
 def test_a_computation_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every ten seconds, by the pace since its unit was first seen; what is known at most says so."""
-    now, said = [0.0], []
+    now: list[float] = [0.0]
+    said: list[str] = []
+    asked: list[Progress] = []
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    asked = []
+
+    def told(state: Progress) -> Progress:
+        asked.append(state)
+        return state
 
     with progress.working_lines("kmeans on d", said.append) as report:
         for second, state in [
@@ -68,7 +74,7 @@ def test_a_computation_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> No
             (3730.0, Progress(done=2, total=4, unit="draws tested", share=0.75, at_least=True)),
         ]:
             now[0] = second
-            report(lambda state=state: asked.append(state) or state)
+            report(partial(told, state))
     assert len(asked) == 4  # it is not asked more often than it is shown
     assert said == [
         "kmeans on d: 2/10 clusterings made, 0:10 so far, 0:40 left",

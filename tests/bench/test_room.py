@@ -27,8 +27,8 @@ MB = 1 << 20
 def features(tmp_path: Path) -> Path:
     """1,000 classes: 45 strengths are solved with 373 MB."""
     rng, labels = np.random.default_rng(0), np.arange(1000)
-    arrays = {f"{role}_features": rng.standard_normal((1000, 64), dtype=np.float32) for role in ("train", "test")}
-    np.savez(tmp_path / "wide.npz", **arrays, train_labels=labels, test_labels=labels)
+    train, test = (rng.standard_normal((1000, 64), dtype=np.float32) for _ in range(2))
+    np.savez(tmp_path / "wide.npz", train_features=train, train_labels=labels, test_features=test, test_labels=labels)
     return tmp_path / "wide.npz"
 
 

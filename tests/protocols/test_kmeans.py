@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import normalized_mutual_info_score
 
 from massl_bench.core.errors import CellError, RequestError
+from massl_bench.core.values import SearchBackend
 from massl_bench.learners import faiss_backend
 from massl_bench.metrics.clustering import clustering_scores
 from massl_bench.protocols import kmeans
@@ -126,3 +129,16 @@ def test_bad_input(rng: np.random.Generator) -> None:
     multi = np.ones((6, 3), dtype=np.int8)
     with pytest.raises(RequestError, match=r"has 3 \(multi-label\)"):
         kmeans.run(evaluation(3, train=(features, multi), test=(features, multi)), params, rng)
+
+
+def test_a_card_that_faiss_cannot_use_is_said(rng: np.random.Generator) -> None:
+    """The clustering is the CPU's then; of one that it can use the record would say so."""
+    features, labels = rng.standard_normal((60, 4)), np.arange(60) % 3
+    data = evaluation(3, train=(features, labels), test=(features, labels))
+    params = params_of(kmeans, "kmeans")
+    cpu = kmeans.run(data, params, np.random.default_rng(0))
+    there = kmeans.run(replace(data, backend=SearchBackend("torch", "cuda:7")), params, np.random.default_rng(0))
+    assert {name: score.value for name, score in there.items()} == {name: score.value for name, score in cpu.items()}
+    assert cpu.notes == ()
+    assert re.fullmatch(r"clustered on the CPU: FAISS cannot use cuda:7 \(.+\)", there.notes[0])
+    assert all("clustered_on" not in score.details for score in there.values())
