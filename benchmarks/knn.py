@@ -45,17 +45,29 @@ def _at(num_train: int, num_test: int) -> Comparison:
         arrays[role] = (rng.standard_normal((count, 384), dtype=np.float32) + 0.15 * centres[labels], labels)
     banks = {role: mb.FeatureBank.from_arrays(*each) for role, each in arrays.items()}
     (train, labels), (test, truth) = (tuple(map(torch.from_numpy, arrays[role])) for role in ("train", "test"))
+    buffer = torch.empty(1_000, num_train)
+
+    def in_pieces() -> None:
+        for piece_qD in test.split(len(buffer)):
+            torch.mm(piece_qD, train.T, out=buffer[: len(piece_qD)])
+
     calls = {
         "ours": lambda: mb.evaluate("knn", banks),
         "published loop": lambda: published(train, labels, test, truth, classes),
         "matrix product": lambda: test @ train.T,
+        "matrix product, into one buffer": in_pieces,
     }
     scores, theirs = calls["ours"](), calls["published loop"]()
     worst = max(abs(scores[f"top1@{k}"].value - theirs[k]) for k in KS)
+    times = take_turns(calls, 3 if num_train <= 50_000 else 1)
+    most = times["published loop"].median / times["matrix product, into one buffer"].median
     return Comparison(
         what=f"{num_train:,} × 384, {num_test:,} queries, k = {', '.join(map(str, KS))}",
-        times=take_turns(calls, 3 if num_train <= 50_000 else 1),
+        times=times,
         bars=(Bar(call="published loop", ratio=6.5, kind="faster"), Bar(call="matrix product", ratio=1.25)),
-        peak_mb={name: peak_mb(call) for name, call in calls.items() if name != "matrix product"},
-        notes=(f"largest difference of top-1 from the published loop: {100 * worst:.2f} points",),
+        peak_mb={name: peak_mb(call) for name, call in calls.items() if "product" not in name},
+        notes=(
+            f"largest difference of top-1 from the published loop: {100 * worst:.2f} points",
+            f"the product alone, in float32 and into one buffer, is {most:.1f} × as fast as the published loop",
+        ),
     )
