@@ -44,7 +44,7 @@ def autocast_dtype(config: PretrainConfig) -> torch.dtype | None:
 
 
 def _best_precision(device: torch.device) -> str:
-    if device.type != "cuda":  # half precision saves a CPU nothing
+    if device.type != "cuda":  # most have no half precision; who has AMX can ask for bf16
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
