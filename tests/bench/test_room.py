@@ -75,7 +75,7 @@ def test_what_memory_leaves_is_too_little_and_the_advice_is_enough(features: Pat
 
 
 def test_fewer_images_are_advised_where_they_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1,347 × 3,072 pixels are standardised with 80 MB."""
+    """1,347 × 3,072 pixels are standardised in 95 MB."""
     monkeypatch.setattr(room, "free_memory", lambda _: 40 * MB)
     with pytest.raises(RequestError, match=r"and 40 MB are free; train on fewer images \(sample=") as raised:
         planned(on_digits(tmp_path, "kmeans"))
@@ -83,7 +83,7 @@ def test_fewer_images_are_advised_where_they_help(tmp_path: Path, monkeypatch: p
     assert advised is not None, str(raised.value)
     planned(on_digits(tmp_path, "kmeans", {"train": int(advised[1])}))
     monkeypatch.setattr(room, "free_memory", lambda _: 1000)
-    with pytest.raises(RequestError, match="give it a machine that has 80 MB free"):
+    with pytest.raises(RequestError, match="give it a machine that has 95 MB free"):
         planned(on_digits(tmp_path, "kmeans"))
 
 
