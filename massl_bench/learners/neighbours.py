@@ -33,6 +33,9 @@ _ROWS_TOGETHER = 2048
 _SIMILARITY_CHUNK_BYTES = 1 << 28
 """Size of a block of similarities, where one is written out."""
 
+_NEIGHBOURS_ON_A_DEVICE = 1 << 26
+"""Neighbours of all queries that a device holds at a time: about 2 GB, with what settles them."""
+
 _SPARE = 8
 """Neighbours that are found beyond those that were asked."""
 
@@ -69,10 +72,21 @@ def cosine_neighbours(
     backend: SearchBackend = DEFAULT_BACKEND,
 ) -> Neighbours:
     """Returns what `nearest` returns, in NumPy's arrays; the arguments and errors are the same."""
-    found = nearest(queries_QD, database_ND, k, boundaries=boundaries, backend=backend)
-    if isinstance(found, Neighbours):
+    if backend.name != "torch":
+        found = nearest(queries_QD, database_ND, k, boundaries=boundaries, backend=backend)
+        assert isinstance(found, Neighbours)
         return found
-    return Neighbours(found.similarities_QK.cpu().numpy(), found.indices_QK.cpu().numpy())
+    from massl_bench.learners.device_neighbours import held_on
+
+    held_ND = held_on(backend.device, database_ND)
+    at_once = max(1, min(len(queries_QD), _NEIGHBOURS_ON_A_DEVICE // max(k, 1)))
+    parts = []
+    for start in range(0, max(1, len(queries_QD)), at_once):
+        queries_qD = queries_QD[start : start + at_once]
+        found = nearest(queries_qD, held_ND, k, boundaries=boundaries, backend=backend)
+        assert not isinstance(found, Neighbours)
+        parts.append((found.similarities_QK.cpu().numpy(), found.indices_QK.cpu().numpy()))
+    return Neighbours(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
 def nearest(

@@ -166,6 +166,7 @@ def test_a_device_finds_what_faiss_finds(case: int, held: bool, monkeypatch: pyt
     ks = (max(1, k // 3), max(1, k // 2))
     monkeypatch.setattr(device_neighbours, "_SIMILARITY_BYTES", int(rng.integers(1, 40)) * 4 * count)
     monkeypatch.setattr(device_neighbours, "_DATABASE_BYTES", int(rng.integers(count // 4, 2 * count)) * 4 * dims)
+    monkeypatch.setattr(neighbours, "_NEIGHBOURS_ON_A_DEVICE", 13 * k)
     monkeypatch.setattr(device_neighbours, "_SETTLED", 7 * dims)
     monkeypatch.setattr(device_neighbours, "_COPIED_BYTES", 50 * 4 * dims)
     if not held:

@@ -48,8 +48,7 @@ def expect_by_attention(rows_RD: Tensor, *, memory_KD: Tensor, blocks_PS: Tensor
         in_use_pSW = blocks_pSW[: len(indices_pS)]
         for gathered_SW, index_S in zip(in_use_pSW, indices_pS, strict=True):
             block_SD = memory_KD.index_select(0, index_S)
-            torch.sub(block_SD, block_SD.mean(0), out=block_SD)
-            gathered_SW[:, :dim] = block_SD
+            torch.sub(block_SD, block_SD.mean(0), out=gathered_SW[:, :dim])  # in float32, rounded where it is written
         keys_p1SW = in_use_pSW[:, None]
         mean_pRW, log_sum_pR = _attend(queries_RW.expand(len(indices_pS), 1, -1, -1), keys_p1SW)
         mean_RD.add_(mean_pRW[..., :dim].sum(0, dtype=rows_RD.dtype), alpha=1 / num_blocks)
