@@ -40,7 +40,7 @@ def run(quick: bool) -> list[Comparison]:
     found = []
     for tasks, model, per_class in (
         (ONE_FEATURE, "pixels" if quick else full, 20),
-        (SEVERAL_FEATURES, "random:resnet10t" if quick else full, 4 if quick else 10),
+        (SEVERAL_FEATURES, "random:resnet10t" if quick else full, 10),
     ):
         with tempfile.TemporaryDirectory() as folder:
             photographs = _Photographs(folder=Path(folder, "data"), per_class=per_class)
