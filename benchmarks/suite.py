@@ -29,8 +29,6 @@ SEVERAL_FEATURES = ("knn", "kmeans", "class-retrieval", "spectrum", "layers", "k
 """`layers` reads every block, `kmeans-carp` images that are resized otherwise: three banks, two forward passes."""
 
 _BATCH = 32
-
-
 _ROUNDS = 2
 
 

@@ -84,10 +84,11 @@ class CellFeatures:
         """Returns what cells to come want of the images of a bank that is about to be made; says and notes for whom."""
         others = made_along(cell, role, self._to_come(), self._planner.cache)
         if others:
-            tasks = [other.task.spec.name for other in others]
-            along += [task for task in tasks if task not in along]
-            where = f"{cell.dataset.holding(role).name}/{role}"
-            self._reporting.say(f"{where}: each image is decoded once for {', '.join([cell.task.spec.name, *tasks])}")
+            along += [name for other in others if (name := other.task.spec.name) not in along]
+            of_these = {each.task.spec.name for each in (cell, *others)}
+            tasks = dict.fromkeys(task for task, _ in self._planner.request.cells if task in of_these)
+            where = f"{cell.model_name} on {cell.dataset.holding(role).name}/{role}"
+            self._reporting.say(f"{where}: each image is decoded once for {', '.join(tasks)}")
         return [self._wanted(other, role, clock) for other in others]
 
     def agreement(

@@ -76,7 +76,7 @@ def test_a_run_decodes_each_image_once(image_folder: Path, tmp_path: Path, decod
     together = records(run(request_of(image_folder, tmp_path / "c", TOGETHER), Reporting(say=said.append)))
     assert len(decoded) == IMAGES
     assert [text for text in said if "decoded once" in text] == [
-        f"folder:{image_folder}/{role}: each image is decoded once for knn, layers, kmeans-carp"
+        f"{together['knn'].identity.model.name} on folder:{image_folder}/{role}: each image is decoded once for knn, layers, kmeans-carp"
         for role in ("train", "test")
     ]
     for task, record in together.items():
@@ -151,4 +151,4 @@ def test_crops_to_boxes_and_scales(first: str, tmp_path: Path, decoded: list[Non
     answer = run_cli(*command)
     assert answer.code == 0, answer.err
     assert len(decoded) == sum(LANDMARK_SIZES.values())
-    assert f"roxford5k/database: each image is decoded once for {first}, " in answer.err
+    assert f"roxford5k/database: each image is decoded once for {', '.join(tasks[:1])}" in answer.err

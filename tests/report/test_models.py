@@ -126,6 +126,9 @@ def test_confusions_strengths_and_times(tmp_path: Path) -> None:
     shown = [int(text) for text in re.findall(r">(\d+)</text>", matrix)]
     assert sorted(shown) == [0, 0, 0, 0, 25, 33, 67, 75, 100]  # the item that was given no class is left out
     assert ">ship<" in matrix
+    for file in results.glob("*/linear/*.json"):  # the time is that of other features, too
+        edit(file, partial(dict.update, extracted_along=["layers"]))
+    assert ">milliseconds an image<" not in page(results, ["a", "b"])
 
 
 def test_looks_and_their_names() -> None:
