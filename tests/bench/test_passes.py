@@ -75,8 +75,9 @@ def test_a_run_decodes_each_image_once(image_folder: Path, tmp_path: Path, decod
     said: list[str] = []
     together = records(run(request_of(image_folder, tmp_path / "c", TOGETHER), Reporting(say=said.append)))
     assert len(decoded) == IMAGES
+    name = together["knn"].identity.model.name
     assert [text for text in said if "decoded once" in text] == [
-        f"{together['knn'].identity.model.name} on folder:{image_folder}/{role}: each image is decoded once for knn, layers, kmeans-carp"
+        f"{name} on folder:{image_folder}/{role}: each image is decoded once for knn, layers, kmeans-carp"
         for role in ("train", "test")
     ]
     for task, record in together.items():
