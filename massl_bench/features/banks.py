@@ -190,7 +190,7 @@ class _Pass:
                     time.sleep(_POLL_S)
         finally:
             for making in (first, *self._others):
-                making.pieces.release()
+                making.release()
         for other in self._others:
             with other.given_up_where_it_fails():
                 other.write_if_whole()

@@ -94,10 +94,15 @@ class Making:
         give_up = None if required else self.give_up
         return Target(encoder=self.encoder, preprocessing=self._key.preprocessing, deliver=deliver, give_up=give_up)
 
+    def release(self) -> None:
+        """Gives up the pieces that this process was to make and did not."""
+        if "pieces" in vars(self):  # otherwise there are none, and the images may not be there
+            self.pieces.release()
+
     def give_up(self) -> None:
         """Leaves all that is not made to others."""
         self._given_up = True
-        self.pieces.release()
+        self.release()
 
     @contextmanager
     def given_up_where_it_fails(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Never
@@ -167,7 +168,7 @@ def test_banks_of_one_pass_are_those_made_alone(
     """To the byte, for any choice of poolings, crops and scales, in any order; each image is decoded once."""
     pictures: Pictures = request.getfixturevalue(which)
 
-    @settings(max_examples=10, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=10)
     @given(kinds=KINDS)
     def check(kinds: list[tuple[int, int]]) -> None:
         wanted = [pictures.wanted(pictures.encoders[encoder], WAYS[way]) for encoder, way in kinds]
@@ -278,14 +279,27 @@ def test_what_fails_of_one_bank_fails_no_other(
     assert files(tmp_path) == pictures.alone(good[0]) | pictures.alone(good[1])
 
 
-def test_a_model_that_cannot_be_loaded_fails_its_own_bank(pictures: Pictures, tmp_path: Path) -> None:
-    good, other = (pictures.wanted(encoder, WAYS[0]) for encoder in pictures.encoders[:2])
+def test_what_cannot_be_opened_fails_its_own_bank(
+    pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, other, another = (pictures.wanted(encoder, WAYS[0]) for encoder in pictures.encoders[:3])
 
-    def gone() -> Never:
+    def gone(*_: object) -> Never:
         raise OSError("no such file")
 
-    pictures.together(FeatureCache(tmp_path), [good, Wanted(other.key, gone, other.dataset)])
+    without_images = replace(another.dataset, name="gone")
+    monkeypatch.setitem(vars(without_images), "split", gone)
+    wanted = [good, replace(other, encoder=gone), replace(another, dataset=without_images)]
+    pictures.together(FeatureCache(tmp_path), wanted)
     assert files(tmp_path) == pictures.alone(good)
+
+
+def test_loader_processes_bring_each_image_in_all_ways(pictures: Pictures, tmp_path: Path) -> None:
+    wanted = [pictures.wanted(pictures.encoders[5], each) for each in WAYS[:3]]
+    alone = [pictures.alone(each) for each in wanted]
+    options = replace(pictures.options, num_workers=2)
+    load_or_extract(FeatureCache(tmp_path), wanted[0], options, Reporting(), lambda: wanted[1:])
+    assert files(tmp_path) == alone[0] | alone[1] | alone[2]
 
 
 def test_an_image_that_one_crop_does_not_take(tmp_path: Path) -> None:
