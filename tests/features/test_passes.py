@@ -222,13 +222,15 @@ def test_a_block_that_is_gone_through_twice_is_not_shared() -> None:
 def test_what_is_there_is_not_made_again(pictures: Pictures, tmp_path: Path, decoded: list[None]) -> None:
     cache = FeatureCache(tmp_path)
     wanted = [pictures.wanted(encoder, WAYS[0]) for encoder in pictures.encoders[:3]]
+    alone = [pictures.alone(each) for each in wanted]
     pictures.together(cache, wanted[1:2])
+    assert files(tmp_path) == alone[1]
     before = cache.path(wanted[1].key).stat().st_ino
-    seen, decoded[:] = files(tmp_path), []
+    decoded.clear()
     pictures.together(cache, wanted)
     assert len(decoded) == pictures.count
     assert cache.path(wanted[1].key).stat().st_ino == before
-    assert files(tmp_path) == seen | pictures.alone(wanted[0]) | pictures.alone(wanted[2])
+    assert files(tmp_path) == alone[0] | alone[1] | alone[2]
 
     def unasked() -> Never:
         raise AssertionError
