@@ -39,18 +39,24 @@ class CellFeatures:
         self._options = planner.request.extraction
         self._encoder: tuple[Model, Encoder] | None = None
 
-    def help(self, cell: ImageCell | FeatureCell, clock: Clock) -> None:
-        """Extracts features of a cell that several processes need, as long as there are any that nobody makes."""
+    def help(self, cell: ImageCell | FeatureCell, clock: Clock) -> list[str]:
+        """Extracts features of a cell that several processes need, as long as there are any that nobody makes.
+
+        Returns:
+            The tasks for which other features were made of the same images meanwhile.
+        """
+        along = list[str]()
         if isinstance(cell, FeatureCell) or self._options.shard.count == 1:
-            return
+            return along
         for role in cell.to_extract(self._planner.cache):
             help_to_extract(
                 self._planner.cache,
                 self._wanted(cell, role, clock),
                 self._options,
                 self._reporting,
-                partial(self._of_same_images, cell, role, clock, []),
+                partial(self._of_same_images, cell, role, clock, along),
             )
+        return along
 
     def banks(
         self, cell: ImageCell | FeatureCell, clock: Clock
@@ -63,9 +69,9 @@ class CellFeatures:
         """
         if isinstance(cell, FeatureCell):
             return {role: cell.handed.banks[role] for role in cell.roles}, cell.handed.num_classes, []
-        banks, along = {}, list[str]()
+        banks = {}
         with clock.measure("extract"):
-            self.help(cell, clock)  # with all splits, before the end of the first is waited for
+            along = self.help(cell, clock)  # with all splits, before the end of the first is waited for
             for role in cell.bank_roles:
                 bank = load_or_extract(
                     self._planner.cache,

@@ -194,11 +194,11 @@ def _load(
             loader = load_images(images, batches, math.ceil(len(split) / size), options, device)
             break
         except RequestError:  # no room for as many images
-            if len(ways) == 1:
+            last = [making for making in makings if making.way == ways[-1]]
+            if any(making.required for making in last):
                 raise
-            for making in makings:
-                if making.way == ways[-1]:
-                    making.give_up()
+            for making in last:
+                making.give_up()
     for prepared in loader:
         yield dict(zip(ways, prepared, strict=True))
 
@@ -249,7 +249,8 @@ def _of_batch(makings: Iterable[_Making], way: Preprocessing, batch: Batch) -> _
             raise
         for making in seeing:
             making.give_up()
-    return _through_networks(required, batch)  # out of the handler, which keeps alive what has failed: maybe memory had
+    # Out of the handler, which keeps alive what was there when it failed, maybe for want of memory.
+    return _through_networks(required, batch)
 
 
 def _through_networks(makings: Sequence[_Making], batch: Batch) -> _Taken:

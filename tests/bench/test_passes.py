@@ -19,6 +19,7 @@ from massl_bench.core.settings import PrecisionAgreement
 from massl_bench.datasets import DataOptions, Dataset, EncodedImage, splits
 from massl_bench.datasets.images.decoding import STORED, Decoding
 from massl_bench.features import ExtractionOptions, Reporting
+from massl_bench.features.options import Shard
 from massl_bench.records.record import ResultRecord
 from massl_bench.specs.registry import Registry
 from tests.conftest import Answer
@@ -95,6 +96,16 @@ def test_a_cell_that_is_finished_brings_nothing_along(image_folder: Path, tmp_pa
     together = records(run(request_of(image_folder, tmp_path / "b", TOGETHER)))
     assert len(decoded) == IMAGES
     assert together["knn"].extracted_along == ["layers"]
+
+
+def test_a_shard_whose_others_never_come(image_folder: Path, tmp_path: Path, decoded: list[None]) -> None:
+    request = request_of(image_folder, tmp_path / "c", TOGETHER)
+    shard = replace(request, extraction=ExtractionOptions(shard=Shard(0, 2)))
+    together = records(run(shard))
+    assert len(decoded) == IMAGES
+    assert {task: record.extracted_along for task, record in together.items() if record.num_extracted} == {
+        "knn": ["layers", "kmeans-carp"]
+    }
 
 
 def test_a_dataset_that_is_downloaded_first(

@@ -337,6 +337,12 @@ def test_no_room_for_all_crops_at_once(
         small, large = (pictures.wanted(pictures.encoders[5], each) for each in (WAYS[0], way(64, "squash", 64)))
         pictures.together(FeatureCache(tmp_path), [small, large])
         assert [FeatureCache(tmp_path).path(each.key).exists() for each in (small, large)] == [True, False]
+        targets = [
+            extraction.Target(encoder=each.encoder(), preprocessing=each.key.preprocessing, deliver=lambda _: None)
+            for each in (small, large)
+        ]
+        with pytest.raises(RequestError, match="too little shared memory"):
+            extraction.extract(targets, small.dataset.split("train"), pictures.options, pieces=[range(4)])
     finally:
         pictures.options = ExtractionOptions(batch_size=3)
 
