@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ from massl_bench.features import Reporting
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_FRAMES = 0.5
+_SEEN = 8
+"""Times that a computation was looked at, over which its pace is measured."""
 _WIDE_TERMINAL = 90
 
 
@@ -85,20 +88,20 @@ class _Stage:
     def __init__(self) -> None:
         self._begun = time.monotonic()
         self._unit: str | None = None
-        self._first = self._begun, 0.0
+        self._seen: deque[tuple[float, float]] = deque([(self._begun, 0.0)], maxlen=_SEEN)
 
     def words(self, progress: Progress) -> str:
-        """Returns how far it is, with the time that it takes yet as its pace since it was first seen tells it."""
-        now, part = time.monotonic(), progress.part
+        """Returns how far it is, with the time that it takes yet at its pace of late."""
+        now, (done, left) = time.monotonic(), progress.pieces
         if self._unit not in (None, progress.unit):
-            self._first = now, part
+            self._seen.clear()
         self._unit = progress.unit
-        since, from_part = self._first
-        left = "time left not known yet"
-        if part > from_part:
-            at_most = "at most " if progress.at_least else ""
-            left = f"{at_most}{_clock((now - since) * (1 - part) / (part - from_part))} left"
-        return f"{progress}, {_clock(now - self._begun)} so far, {left}"
+        self._seen.append((now, done))
+        (since, before), told = self._seen[0], "time left not known yet"
+        if done > before:
+            told = f"{_clock((now - since) * left / (done - before))} left"
+            told = f"at most {told} at this pace" if progress.at_most else told
+        return f"{progress}, {_clock(now - self._begun)} so far, {told}"
 
 
 @contextmanager
@@ -121,11 +124,11 @@ def _working_bar(label: str) -> Iterator[Report]:
     from rich.progress import BarColumn, ProgressColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    console, stage, start = Console(stderr=True), _Stage(), time.monotonic()
+    console, stage, last = Console(stderr=True), _Stage(), time.monotonic()
     columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
-    if console.width >= _WIDE_TERMINAL:
+    wide = console.width >= _WIDE_TERMINAL
+    if wide:
         columns.append(BarColumn(bar_width=20))
-    last = start
     with Bars(*columns, console=console, auto_refresh=False, transient=True) as bars:
         task = bars.add_task("", total=1.0, visible=False)
 
@@ -133,8 +136,9 @@ def _working_bar(label: str) -> Iterator[Report]:
             nonlocal last
             if time.monotonic() - last >= _SECONDS_BETWEEN_FRAMES:
                 progress = told()
-                text = printable(f"{label}: {stage.words(progress)}")
-                bars.update(task, completed=progress.part, description=text, visible=True, refresh=True)
+                done, left = progress.pieces
+                text = printable(f"{label}: {stage.words(progress)}" if wide else stage.words(progress))
+                bars.update(task, completed=done / (done + left), description=text, visible=True, refresh=True)
                 last = time.monotonic()
 
         yield report

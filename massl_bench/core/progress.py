@@ -14,19 +14,19 @@ class Progress:
     total: int
     unit: str
     """What is counted, with what became of it: `strengths solved`."""
-    share: float | None = None
-    """Of the work that is done, where its parts differ; None where they are alike."""
-    at_least: bool = False
-    """Whether the share may be larger: nobody knows beforehand how much work there is, only how much at most."""
+    work: tuple[float, float] | None = None
+    """(what is done, what is left) in pieces that take about as long as each other; None where what is counted does."""
+    at_most: bool = False
+    """Whether less may be left: nobody knows beforehand how much work there is, only how much at most."""
 
     def __str__(self) -> str:
         """Returns what is counted."""
         return f"{self.done:,}/{self.total:,} {self.unit}"
 
     @property
-    def part(self) -> float:
-        """The share of the work that is done."""
-        return self.done / self.total if self.share is None else self.share
+    def pieces(self) -> tuple[float, float]:
+        """The work that is done and that is left."""
+        return (self.done, self.total - self.done) if self.work is None else self.work
 
 
 Report = Callable[[Callable[[], Progress]], None]

@@ -25,6 +25,10 @@ from massl_bench.core.progress import Progress, Report, report_nothing
 from massl_bench.learners.fit_memory import HISTORY, ROWS, FitSize, group_of, rows_at_once
 from massl_bench.learners.principal_axes import Axes, Coordinates, Rows, principal_axes
 
+_LOWEST = -70.0
+"""Logits below the largest by more are taken as this: e^−70 = 4e-31 is nothing beside 1 in float32, and numbers below
+1e-38 take a processor a hundred times as long."""
+
 
 @dataclass(frozen=True, eq=False)
 class Classifiers:
@@ -87,10 +91,9 @@ class Classifiers:
 
 @dataclass(kw_only=True)
 class Watched:
-    """Tells, of several fits together, how many strengths are solved, and which share of the work that is at least.
+    """Tells, of several fits together, how many strengths are solved.
 
-    The work is counted in passes of one problem over the rows, of which a step takes one, or more where it has to be
-    shortened. How many steps a problem takes is not known beforehand; how many it may take is.
+    How many steps a problem takes is not known beforehand; how many it may take is.
     """
 
     total: int
@@ -98,24 +101,20 @@ class Watched:
     report: Report = report_nothing
     _solved: int = field(default=0, init=False)
     _steps: int = field(default=0, init=False)
-    _passes: int = field(default=0, init=False)
-
-    def tell(self, active: _Problems, stopping: Stopping) -> None:
-        """Tells how far the problems are that are being solved, after a pass of each."""
-        self._passes += len(active.index)
-        self.report(lambda: self._progress(active.iterations.cpu(), stopping.max_iterations))
 
     def solved(self, iterations_p: Tensor) -> None:
         """Counts problems that have ended after so many steps."""
         self._solved += len(iterations_p)
         self._steps += int(iterations_p.sum())
 
-    def _progress(self, iterations_P: Tensor, most: int) -> Progress:
+    def progress(self, iterations_P: Tensor, most: int) -> Progress:
+        """Returns how far all is while some problems have taken so many steps, of the most that they may."""
         waiting = self.total - self._solved - len(iterations_P)
-        steps_left = int((most - iterations_P).sum()) + waiting * most
-        passes_left = steps_left * self._passes / max(1, self._steps + int(iterations_P.sum()))
-        share = self._passes / (self._passes + passes_left)
-        return Progress(done=self._solved, total=self.total, unit="strengths solved", share=share, at_least=True)
+        steps = int(iterations_P.sum())
+        left = (len(iterations_P) + waiting) * most - steps
+        return Progress(
+            done=self._solved, total=self.total, unit="strengths solved", work=(self._steps + steps, left), at_most=True
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,16 +234,17 @@ class _Loss:
             index_n11 = targets[:, None, None].expand(-1, 1, logits_nKP.shape[2])
             own_n1P = logits_nKP.gather(1, index_n11)
             peak_n1P = logits_nKP.amax(1, keepdim=True)
-            logits_nKP.sub_(peak_n1P).exp_()
+            logits_nKP.sub_(peak_n1P).clamp_(min=_LOWEST).exp_()
             total_n1P = logits_nKP.sum(1, keepdim=True)
             loss_P += (total_n1P.log() + peak_n1P - own_n1P).sum((0, 1), dtype=torch.float64)
             logits_nKP.div_(total_n1P)
             return logits_nKP.scatter_add_(1, index_n11, logits_nKP.new_full((1, 1, 1), -1.0).expand_as(index_n11))
         counted_nK1 = (targets != 0)[:, :, None]
         present_nK1 = (targets == 1)[:, :, None].to(logits_nKP.dtype)
-        losses_nKP = functional.softplus(logits_nKP) - present_nK1 * logits_nKP
+        low_nKP = logits_nKP.clamp(min=_LOWEST)
+        losses_nKP = functional.softplus(low_nKP) - present_nK1 * logits_nKP
         loss_P += (losses_nKP * counted_nK1).sum((0, 1), dtype=torch.float64)
-        return (logits_nKP.sigmoid_() - present_nK1) * counted_nK1
+        return (low_nKP.sigmoid_() - present_nK1) * counted_nK1
 
     def _residual_of_rows(self, logits_nPK: Tensor, targets: Tensor, loss_P: Tensor) -> Tensor:
         """The same of a softmax in two passes over the logits, where the others take eight."""
@@ -338,7 +338,7 @@ def _minimise(
     loss: _Loss, variance_R: Tensor, penalties_P: Tensor, stopping: Stopping
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns (theta [P, R + 1, K], iterations [P], converged [P])."""
-    active = _Problems(loss, variance_R, penalties_P)
+    active, watched = _Problems(loss, variance_R, penalties_P), stopping.watched
     theta, iterations = active.theta.clone(), torch.zeros(len(penalties_P), dtype=torch.int64)
     converged = torch.zeros(len(penalties_P), dtype=torch.bool)
     while True:
@@ -349,15 +349,15 @@ def _minimise(
             index = active.index[ended]
             theta[index] = active.theta[ended]
             iterations[index.cpu()] = active.iterations[ended].cpu()
-            if stopping.watched is not None:
-                stopping.watched.solved(iterations[index.cpu()])
+            if watched is not None:
+                watched.solved(iterations[index.cpu()])
             converged[index.cpu()] = (solved | (active.length < 1e-8))[ended].cpu()
             if ended.all():
                 return theta, iterations, converged
             active.keep(~ended)
         _step(active, loss)
-        if stopping.watched is not None:
-            stopping.watched.tell(active, stopping)
+        if watched is not None:
+            watched.report(lambda: watched.progress(active.iterations, stopping.max_iterations))
 
 
 def _step(active: _Problems, loss: _Loss) -> None:

@@ -229,7 +229,8 @@ class _Machines:
         return decisions_NC
 
     def _progress(self) -> Progress:
-        return Progress(done=self._fitted, total=self.total, unit="SVMs fitted", share=self._rows / self.total_rows)
+        work = self._rows, self.total_rows - self._rows
+        return Progress(done=self._fitted, total=self.total, unit="SVMs fitted", work=work)
 
 
 def _fitted(features_ND: NDArray[Any], sign_N: NDArray[np.int64], params: Params, seed: int) -> LinearSVC:

@@ -54,7 +54,7 @@ def test_a_bar_on_a_terminal(columns: int, tmp_path: Path) -> None:
 
 
 def test_a_computation_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every ten seconds, by the pace since its unit was first seen; what is known at most says so."""
+    """Every ten seconds, by its pace of late; what is known at most says so."""
     now: list[float] = [0.0]
     said: list[str] = []
     asked: list[Progress] = []
@@ -71,7 +71,7 @@ def test_a_computation_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> No
             (15.0, Progress(done=3, total=10, unit="clusterings made")),
             (3700.0, Progress(done=5, total=10, unit="clusterings made")),
             (3710.0, Progress(done=1, total=4, unit="draws tested")),
-            (3730.0, Progress(done=2, total=4, unit="draws tested", share=0.75, at_least=True)),
+            (3730.0, Progress(done=2, total=4, unit="draws tested", work=(4.0, 2.0), at_most=True)),
         ]:
             now[0] = second
             report(partial(told, state))
@@ -80,5 +80,5 @@ def test_a_computation_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> No
         "kmeans on d: 2/10 clusterings made, 0:10 so far, 0:40 left",
         "kmeans on d: 5/10 clusterings made, 1:01:40 so far, 1:01:40 left",
         "kmeans on d: 1/4 draws tested, 1:01:50 so far, time left not known yet",
-        "kmeans on d: 2/4 draws tested, 1:02:10 so far, at most 0:10 left",
+        "kmeans on d: 2/4 draws tested, 1:02:10 so far, at most 0:13 left at this pace",
     ]

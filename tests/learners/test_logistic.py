@@ -185,6 +185,35 @@ def test_who_watches_sees_strengths_solved_and_changes_nothing() -> None:
     assert done == sorted(done)
     assert {0, 3} <= set(done)
     assert watched.total == watched._solved
-    # At least this share: of the 500 steps that each may take, few were needed.
-    assert all(0 < each.part < 1 and each.at_least for each in told)
-    assert (np.diff([each.part for each in told]) > -1e-9).all()
+    work, left = np.array([each.pieces for each in told]).T
+    assert all(each.at_most for each in told)
+    assert (np.diff(work) >= 0).all()
+    assert (np.diff(left) <= 0).all()
+    # At most: of the 500 steps that each may take, few were needed.
+    assert left[0] > 2400
+    assert work[-1] + left[-1] < 700
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_no_number_is_so_small_that_processors_are_slow_with_it(several: bool) -> None:
+    """Logits of strong classifiers lie a hundred apart; loss and derivative are those of float64."""
+    logits = torch.linspace(-110, 20, 4 * 5 * 3).view(4, 5, 3)
+    labels = np.array([0, 4, 2, 1])
+    targets = np.where(labels[:, None] == np.arange(5), 1, -1) if several else labels
+    rows = Rows(np.eye(4, dtype=np.float32))
+    coordinates = principal.Coordinates(principal_axes(rows), rows)
+    loss, exact = torch.zeros(3, dtype=torch.float64), logits.double().requires_grad_()
+    found = logistic._Loss(coordinates, torch.from_numpy(targets), 5)._residual(
+        logits.clone(), torch.from_numpy(targets), loss
+    )
+    if several:
+        present = torch.from_numpy(targets == 1).double()[:, :, None]
+        sums = (torch.nn.functional.softplus(exact) - present * exact).sum((0, 1))
+    else:
+        truth = torch.from_numpy(labels)[:, None].expand(4, 3)
+        sums = torch.nn.functional.cross_entropy(exact, truth, reduction="none").sum(0)
+    torch.testing.assert_close(loss, sums.detach(), rtol=1e-6, atol=1e-6)
+    (expected,) = torch.autograd.grad(sums.sum(), exact)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-12)
+    assert found[found != 0].abs().min() > torch.finfo(torch.float32).tiny
+    assert (expected[expected != 0].abs() < torch.finfo(torch.float32).tiny).any()
