@@ -60,12 +60,12 @@ def test_a_fork_has_its_own_thread() -> None:
 
 def _clustering() -> object:
     rows = np.random.default_rng(0).standard_normal((20_000, 32), dtype=np.float32)
-    settings = ClusteringSettings(num_clusters=50, iterations=10**6, restarts=2, seed=0, max_points_per_centroid=None)
+    settings = ClusteringSettings(num_clusters=50, iterations=100, restarts=10**6, seed=0, max_points_per_centroid=None)
     return spherical_kmeans(rows, settings)
 
 
 @pytest.mark.parametrize("call", [_clustering])
 def test_ctrl_c_in_a_library(call: Callable[[], object]) -> None:
-    """FAISS looks for signals itself, once in an iteration."""
+    """FAISS looks for signals itself, once in an iteration; a million runs are one call."""
     with ctrl_c_after(0.5):
         call()
