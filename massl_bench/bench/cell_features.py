@@ -90,11 +90,12 @@ class CellFeatures:
         """Returns what cells to come want of the images of a bank that is about to be made; says and notes for whom."""
         others = made_along(cell, role, self._to_come(), self._planner.cache)
         if others:
-            along += [name for other in others if (name := other.task.spec.name) not in along]
-            of_these = {each.task.spec.name for each in (cell, *others)}
-            tasks = dict.fromkeys(task for task, _ in self._planner.request.cells if task in of_these)
+            names, own = {other.task.spec.name for other in others}, cell.task.spec.name
+            asked = list(dict.fromkeys(task for task, _ in self._planner.request.cells))  # whatever a shard begins with
+            along[:] = [task for task in asked if task in names or task in along]
             where = f"{cell.model_name} on {cell.dataset.holding(role).name}/{role}"
-            self._reporting.say(f"{where}: each image is decoded once for {', '.join(tasks)}")
+            tasks = ", ".join(task for task in asked if task in names or task == own)
+            self._reporting.say(f"{where}: each image is decoded once for {tasks}")
         return [self._wanted(other, role, clock) for other in others]
 
     def agreement(
