@@ -197,7 +197,7 @@ def test_who_watches_sees_strengths_solved_and_changes_nothing() -> None:
 @pytest.mark.parametrize("several", [False, True])
 def test_no_number_is_so_small_that_processors_are_slow_with_it(several: bool) -> None:
     """Logits of strong classifiers lie a hundred apart; loss and derivative are those of float64."""
-    logits = torch.linspace(-110, 20, 4 * 5 * 3).view(4, 5, 3)
+    logits = torch.linspace(-110, 20, 5 * 4 * 3).view(5, 4, 3).transpose(0, 1).contiguous()
     labels = np.array([0, 4, 2, 1])
     targets = np.where(labels[:, None] == np.arange(5), 1, -1) if several else labels
     rows = Rows(np.eye(4, dtype=np.float32))
