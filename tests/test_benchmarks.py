@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import gpu, measure, scaling
 from benchmarks.__main__ import _section, keep, page, table
@@ -123,6 +125,16 @@ def test_a_part_on_a_card_takes_nothing_else_with_it(monkeypatch: pytest.MonkeyP
     assert gpu._in_a_process("objective", False, "cpu", 0.5).judged() == [
         ("objective runs: no time was left for it", False)
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card, and it would be asked for ten minutes")
+def test_the_script_says_at_once_what_is_missing(tmp_path: Path) -> None:
+    script = ["bash", str(ROOT / "benchmarks" / "on_a_card.sh"), str(tmp_path / "out")]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, env={"PATH": os.environ["PATH"]})
+    assert done.returncode == 2
+    assert "on_a_card: " in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_record_grows_on_one_day_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

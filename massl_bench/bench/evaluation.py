@@ -71,7 +71,8 @@ def evaluate(
             and `junk`; or, of copy detection, a `CopyTruth` or the row of each query's original (−1: of none).
         params: parameters that replace the task's own; so do further keywords.
         seed: in place of the task's own.
-        device: where neighbours are searched and heads are trained: `auto`, `cpu`, `cuda` or `cuda:i`.
+        device: where neighbours are searched and heads are trained: `auto`, `cpu`, `cuda` or `cuda:i`. k-NN takes
+            tensors that lie there as they are.
         **parameters: as in `k=20`; a parameter that is a list takes one value, too.
 
     Raises:

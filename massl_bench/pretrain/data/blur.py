@@ -54,7 +54,7 @@ def blur_matrices(radius: Tensor, side: int, device: torch.device) -> tuple[Tens
     whole_N, part_N = box_extents(radius)
     reach = _PASSES * (int(whole_N.max()) + 1)
     small = min(side, 4 * reach)  # so long a line has both borders and, in its middle, a row that sees neither
-    blur_NMM = to_device(torch.linalg.matrix_power(_box_matrices(small, whole_N, part_N), _PASSES), device)
+    blur_NMM = torch.linalg.matrix_power(to_device(_box_matrices(small, whole_N, part_N), device), _PASSES)
     if small == side:
         return blur_NMM, reach
     # Between the borders every row is the same kernel, one pixel further on: windows of one padded line.
