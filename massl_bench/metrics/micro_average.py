@@ -7,7 +7,7 @@ R resamples; q and r of them at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -48,19 +48,18 @@ def micro_average_precision(
     thresholds_T = own_Q[true_P[first_T]]
     key = key_of_resamples(rng, resamples, has_original_Q)
     first_at_T = np.zeros(len(thresholds_T), dtype=np.int64)
-    weighted_at_Tr = [np.zeros((len(thresholds_T), size), np.float32) for size in _sizes(resamples)]
-    with ThreadPoolExecutor(1) as beside:  # draws the resamples while pairs are counted, then adds them up
-        drawing = beside.submit(_weights, rng, resamples, len(own_Q))
-        adding: Future[Any] = drawing
+    with ThreadPoolExecutor(1) as drawing, ThreadPoolExecutor(1) as adding:  # both beside the counting of pairs
+        sizes = [min(_SOME, resamples - start) for start in range(0, resamples, _SOME)]
+        weights = [drawing.submit(_weights, rng, size, len(own_Q)) for size in sizes]
+        weighted = _Weighted(len(thresholds_T), sizes, weights, adding)
         for chosen_q, scores_qN in _in_blocks(all_scores):
             counts = _counted(scores_qN, thresholds_T)
             first_at_T += counts.pairs_T
-            adding.result()  # one block waits at most
-            adding = beside.submit(_add_weighted, weighted_at_Tr, counts, [some[chosen_q] for some in drawing.result()])
-        adding.result()
+            weighted.add(counts, chosen_q)
+        weighted.finish()
     with ThreadPoolExecutor(available_cores()) as side_by_side:
-        true_weights_Pr = [some_Qr[true_P] for some_Qr in drawing.result()]
-        draws = side_by_side.map(_areas_of_resamples, weighted_at_Tr, true_weights_Pr, repeat(first_T))
+        true_weights_Pr = [some.result()[true_P] for some in weights]
+        draws = side_by_side.map(_areas_of_resamples, weighted.at_Tr, true_weights_Pr, repeat(first_T))
         draws_R = np.concatenate(list(draws))
     value = float(_areas(true_T, np.cumsum(first_at_T)))
     if not len(draws_R):
@@ -73,16 +72,9 @@ _SOME = 250
 """Resamples at a time. No power of two: the rows of what is transposed would share few lines of the cache."""
 
 
-def _sizes(resamples: int) -> list[int]:
-    return [min(_SOME, resamples - start) for start in range(0, resamples, _SOME)]
-
-
-def _weights(rng: np.random.Generator, resamples: int, count: int) -> list[NDArray[np.int16]]:
-    """Returns how often some resamples after the other hold each query, [Q, r]."""
-    share_Q = np.full(count, 1 / count)
-    drawn_rQ = (rng.multinomial(count, share_Q, size) for size in _sizes(resamples))
-    # A query stands in a resample about once: in 2 ** 15 of them never.
-    return [np.ascontiguousarray(some_rQ.T, np.int16) for some_rQ in drawn_rQ]
+def _weights(rng: np.random.Generator, resamples: int, count: int) -> NDArray[np.int16]:
+    """Returns how often the next resamples hold each query, [Q, r]: about once, and 2 ** 15 times never."""
+    return np.ascontiguousarray(rng.multinomial(count, np.full(count, 1 / count), resamples).T, np.int16)
 
 
 _SPARSE_COST = 4
@@ -122,20 +114,53 @@ def _counted(scores_qN: NDArray[np.float32], thresholds_T: NDArray[np.float32]) 
     return _Counts(pairs_T, high_Tq, cells_qL[:, low:0:-1].astype(np.float32, order="C"))
 
 
-def _add_weighted(into_Tr: list[NDArray[np.float32]], counts: _Counts, weights_qr: list[NDArray[np.int16]]) -> None:
-    """Adds the pairs that reach each threshold first, each as often as some resamples after the other hold its query.
+_HELD = 1 << 25
+"""Cells of counts that wait to be added up, at most (128 MB)."""
 
-    These are sums of whole numbers: exact, and so the same in any order and in any type that holds them.
+
+class _Weighted:
+    """The pairs that reach each threshold first, each as often as a resample holds its query.
+
+    These are sums of whole numbers: exact, and so the same in any order and in any type that holds them. What is sparse
+    is added beside the counting. What is dense waits: the threads of a product stay awake for a while after it, and
+    would take the time of those that count and add.
+
+    Attributes:
+        at_Tr: of some resamples after the other.
     """
-    split = counts.high_Tq.shape[0]
-    most = int(counts.pairs_T[:split].max(initial=0))
-    single_qr = [some_qr.astype(np.float32) for some_qr in weights_qr]
-    for into, some_qr, same_qr in zip(into_Tr, weights_qr, single_qr, strict=True):
-        short = most * int(some_qr.max(initial=0)) < 1 << 15  # half the bytes, twice as fast
-        into[:split] += counts.high_Tq @ (some_qr if short else same_qr)
-    # Apart from the others: the threads of a dense product go on waiting for a next one for a while.
-    for into, same_qr in zip(into_Tr, single_qr, strict=True):
-        into[split:] += counts.low_qT.T @ same_qr
+
+    def __init__(
+        self, thresholds: int, sizes: list[int], weights: list[Future[NDArray[np.int16]]], adding: Executor
+    ) -> None:
+        self._weights, self._adding = weights, adding
+        self.at_Tr = [np.zeros((thresholds, size), np.float32) for size in sizes]
+        self._held: list[tuple[_Counts, NDArray[np.int64], Future[None]]] = []
+
+    def add(self, counts: _Counts, chosen_q: NDArray[np.int64]) -> None:
+        """Adds the pairs of some queries, now or later."""
+        self._held.append((counts, chosen_q, self._adding.submit(self._add_sparse, counts, chosen_q)))
+        if sum(each.low_qT.size + each.high_Tq.nnz for each, _, _ in self._held) > _HELD:
+            self.finish()
+
+    def _add_sparse(self, counts: _Counts, chosen_q: NDArray[np.int64]) -> None:
+        split = counts.high_Tq.shape[0]
+        for into_Tr, weights in zip(self.at_Tr, self._weights, strict=True):
+            weights_qr = weights.result()[chosen_q]
+            sums_Tr = (counts.high_Tq @ weights_qr).astype(np.float32)
+            # 16 bits are twice as fast, and may not hold what is added up where many pairs are.
+            wide_W = np.flatnonzero(counts.pairs_T[:split] * int(weights_qr.max(initial=0)) >= 1 << 15)
+            sums_Tr[wide_W] = counts.high_Tq[wide_W] @ weights_qr.astype(np.float32)
+            into_Tr[:split] += sums_Tr
+
+    def finish(self) -> None:
+        """Adds all that waits."""
+        for _, _, added in self._held:
+            added.result()
+        for counts, chosen_q, _ in self._held:
+            for into, weights in zip(self.at_Tr, self._weights, strict=True):
+                weights_qr = weights.result()[chosen_q].astype(np.float32)
+                into[counts.high_Tq.shape[0] :] += counts.low_qT.T @ weights_qr
+        self._held.clear()
 
 
 _BLOCK = 1 << 22

@@ -253,15 +253,19 @@ def test_resamples_of_micro_ap_are_those_of_the_plain_sum_to_the_last_bit(
 
 
 def test_pairs_that_16_bits_cannot_count_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 20 queries of 3,000 equal pairs: one resample counts 60,000 of them, which is 1/60,000 of 20 true ones each.
+    """Of three thresholds the middle one is reached first by 60,000 pairs, the others by few."""
     monkeypatch.setattr(micro_average, "_SPARSE_COST", 0.0)
-    scores = np.ones((20, 3_000), np.float32)
-    measured = micro_average_precision(
-        scores[:, 0], np.ones(20, bool), [(slice(0, 20), scores)], resamples=9, rng=np.random.default_rng(0)
-    )
-    assert measured.value == 1 / 3_000
-    assert measured.resampled is not None
-    assert set(measured.resampled.values) == {float(np.float32(20) * (np.float32(20) / np.float32(60_000)) / 20)}
+    scores = np.full((20, 3_000), 0.5, np.float32)
+    scores[:7, 0], scores[13:] = 0.75, 0.25
+    own, found = scores[:, 0], np.ones(20, bool)
+    for held in (1 << 25, 0):  # added up at the end, and block by block
+        monkeypatch.setattr(micro_average, "_HELD", held)
+        monkeypatch.setattr(micro_average, "_BLOCK", 3_000 * 11)
+        measured = micro_average_precision(
+            own, found, [(slice(0, 20), scores)], resamples=40, rng=np.random.default_rng(0)
+        )
+        assert measured.resampled is not None
+        np.testing.assert_array_equal(measured.resampled.values, resampled_plainly(own, found, scores, 40))
 
 
 def test_ranks_are_the_places_in_a_stable_ranking() -> None:
