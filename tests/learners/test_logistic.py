@@ -217,3 +217,14 @@ def test_no_number_is_so_small_that_processors_are_slow_with_it(several: bool) -
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
     assert found[found != 0].abs().min() > torch.finfo(torch.float32).tiny
     assert (expected[expected != 0].abs() < torch.finfo(torch.float32).tiny).any()
+
+
+def test_rows_that_a_gpu_holds_are_let_go_when_their_coordinates_are_there() -> None:
+    features, _ = blobs(100, 6, 3)
+    rows = Rows(features, np.arange(0, 100, 2))
+    there = replace(rows, there_nD=torch.from_numpy(features[::2]))
+    axes = principal_axes(there)
+    assert torch.equal(axes.rotation_DR, principal_axes(rows).rotation_DR)
+    found = principal.Coordinates(axes, there)
+    assert torch.equal(found.read(10, 20), principal.Coordinates(axes, rows).read(10, 20))
+    assert found._rows.there_nD is None
