@@ -99,9 +99,27 @@ class MultiCropNetwork(nn.Module):
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """Map V views of B images [B, 3, H, W] to outputs [V·B, ...], view-major."""
         same_size = groupby(views, key=lambda view_B3HW: view_B3HW.shape[-2:])
-        features_ND = torch.cat([self.backbone(torch.cat(list(group))) for _, group in same_size])
+        features_ND = torch.cat([self.backbone(together(list(group))) for _, group in same_size])
         outputs: Tensor = self.head(features_ND)
         return outputs
+
+
+def together(views: Sequence[Tensor]) -> Tensor:
+    """Returns views [B, 3, H, W] of one size as [V·B, 3, H, W].
+
+    Without a copy where they lie behind one another, as the pieces of one tensor do that the loader's views are.
+    """
+    first = views[0]
+    step = first.shape[0] * first.stride(0)
+    adjacent = all(
+        view.untyped_storage()._cdata == first.untyped_storage()._cdata
+        and (view.shape, view.stride()) == (first.shape, first.stride())
+        and view.storage_offset() == first.storage_offset() + place * step
+        for place, view in enumerate(views)
+    )
+    if not adjacent or first.requires_grad:
+        return torch.cat(list(views))
+    return first.as_strided((len(views) * first.shape[0], *first.shape[1:]), first.stride())
 
 
 def _unit_rows(rows_ND: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from massl_bench.pretrain import MultiCropNetwork, Projector, Prototypes
+from massl_bench.pretrain.network import together
 
 
 def projector(*, batch_norm: bool = False, unit_norm: bool = True) -> Projector:
@@ -72,3 +73,23 @@ def test_views_of_several_sizes_come_out_view_major() -> None:
     outputs = MultiCropNetwork(MeanColour(), nn.Identity())(views)
     assert outputs[:, 0].tolist() == [0, 10, 1, 11, 2, 12, 3, 13, 4, 14]
     assert passes == [(4, 3, 8, 8), (6, 3, 4, 4)]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_views_that_lie_together_are_not_copied(layout: torch.memory_format) -> None:
+    images = torch.rand(6, 3, 4, 4).contiguous(memory_format=layout)
+    one, two, three = images.chunk(3)
+    for views, copied in (
+        ([one, two, three], False),
+        ([two, three], False),
+        ([one], False),
+        ([two, one], True),
+        ([one, three], True),
+        ([one, one], True),
+        ([one, two.clone()], True),
+        ([one, images[2:5]], True),
+    ):
+        found = together(views)
+        assert torch.equal(found, torch.cat(views))
+        assert found.is_contiguous(memory_format=layout)
+        assert (found.data_ptr() != views[0].data_ptr()) == copied

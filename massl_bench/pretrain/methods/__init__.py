@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from massl_bench.core.errors import SpecError, unknown_name
 from massl_bench.core.strict import StrictModel
 from massl_bench.pretrain.config import PretrainConfig
-from massl_bench.pretrain.network import MultiCropNetwork
+from massl_bench.pretrain.network import MultiCropNetwork, together
 from massl_bench.pretrain.seeds import seeded_generator
 from massl_bench.specs.found import part_modules
 from massl_bench.specs.plugins import METHODS_GROUP, declared
@@ -139,7 +139,7 @@ class Method(ABC, Generic[Own]):
         """
         del step
         with torch.no_grad():
-            features_GD = teacher.backbone(torch.cat(list(views[:2])))
+            features_GD = teacher.backbone(together(views[:2]))
             teacher_GX = teacher.head(features_GD)
         return Outputs(features_GD=features_GD, teacher_GX=teacher_GX, student_NX=student(views))
 

@@ -27,7 +27,7 @@ from massl_bench.pretrain.losses.koleo import koleo_loss
 from massl_bench.pretrain.losses.sop import Prototypes, class_loss, masked_patch_loss
 from massl_bench.pretrain.memory import MemoryBank, check_memory_size, official_memory
 from massl_bench.pretrain.methods import Method, Outputs, Step
-from massl_bench.pretrain.network import MultiCropNetwork, Projector
+from massl_bench.pretrain.network import MultiCropNetwork, Projector, together
 from massl_bench.pretrain.schedules import linear_then_constant
 from massl_bench.pretrain.seeds import derived_seed, seeded_generator
 from massl_bench.pretrain.transfer import to_device
@@ -126,9 +126,9 @@ class MaskedNetwork(MultiCropNetwork):
     @override
     def forward(self, views: Sequence[Tensor], mask: Tensor | None = None) -> Any:
         """Map V views to class rows [V·B, D] and, of the two global ones, patch rows [2·B, L, D]."""
-        whole = self.tokens(torch.cat(list(views[:2])), mask)
+        whole = self.tokens(together(views[:2]), mask)
         rows: Tensor = self.head(whole.flatten(0, 1)).view(*whole.shape[:2], -1)
-        local = [self.head(self.tokens(torch.cat(list(views[2:])))[:, 0])] if len(views) > 2 else []
+        local = [self.head(self.tokens(together(views[2:]))[:, 0])] if len(views) > 2 else []
         return torch.cat([rows[:, 0], *local]), rows[:, 1:]
 
 
@@ -245,7 +245,7 @@ class Sop(Method[SopParameters]):
         generator = step.generator("stored tokens", step.rank, step.piece)
         tokens_B = torch.randint(masks_GL.shape[1], (len(views[0]),), generator=generator)
         with torch.no_grad():
-            whole = network.tokens(torch.cat(list(views[:2])))
+            whole = network.tokens(together(views[:2]))
             teacher_rows: Tensor = network.head(whole.flatten(0, 1)).view(*whole.shape[:2], -1)
         student_ND, patches_GLD = student(views, to_device(torch.from_numpy(masks_GL), views[0].device))
         return SopOutputs(
