@@ -46,8 +46,8 @@ _OVERHEAD = {"cpu": 200 * 2**20, "cuda": 800 * 2**20}
 """Bytes that libraries take when they are first used: buffers of matrix products, a GPU's context."""
 
 _KEPT = 1.3
-"""What a step takes of a CPU's memory, of what is alive at once: what layers free is kept for the next ones, which do not
-always fit into it (1.2 to 1.5 times as much was seen)."""
+"""What a step takes of a CPU's memory, over what is alive at once: what layers free is kept for the next ones, which do
+not always fit into it (1.2 to 1.5 was seen)."""
 
 _VIEWED = 16
 """Images that views are timed with."""
