@@ -1,8 +1,8 @@
 """The views of `photometric_views` in few passes over the pixels, for torch.compile.
 
 Every image passes through the same changes, with numbers of its own that leave it as it is where it is not its turn:
-three changes before the contrast, the mean luma, the contrast, three changes behind it. torch 2.11 makes five kernels of
-what is before the blur, which is of matrices, and one of what is behind it.
+three changes before the contrast, the mean luma, the contrast, three changes behind it. torch 2.11 makes five kernels
+of what is before the blur, which is of matrices, and one of what is behind it.
 
 Shapes: N crops of S × S pixels, M of them blurred.
 """
