@@ -123,9 +123,12 @@ def _working_bar(label: str) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, ProgressColumn, TextColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
     console, stage, last = Console(stderr=True), _Stage(), time.monotonic()
-    columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
+    # Over several lines where one is too short: the time left stands last.
+    text_column = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
+    columns: list[ProgressColumn] = [text_column]
     wide = console.width >= _WIDE_TERMINAL
     if wide:
         columns.append(BarColumn(bar_width=20))

@@ -92,6 +92,8 @@ def run(data: EvaluationData, params: Params, rng: np.random.Generator) -> Score
         RequestError: A split is empty, without labels or single-label; handed-in draws are incomplete.
         CellError: A class has fewer than k positives, or no negative; every training item has the same features.
     """
+    import sklearn.svm  # noqa: F401  # that second is not the first machine's, by which the others would be told
+
     check_sizes(params, {role: len(bank) for role, bank in data.banks.items()})
     train, test = data.banks["train"], data.banks["test"]
     labels = multi_labels("train", train)

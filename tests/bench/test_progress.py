@@ -82,3 +82,17 @@ def test_a_computation_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> No
         "kmeans on d: 1/4 draws tested, 1:01:50 so far, time left not known yet",
         "kmeans on d: 2/4 draws tested, 1:02:10 so far, at most 0:13 left at this pace",
     ]
+
+
+def test_a_narrow_terminal_shows_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in {"COLUMNS": "40", "TERM": "xterm", "TTY_INTERACTIVE": "1", "FORCE_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    now: list[float] = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress._working_bar("linear on d") as report:
+        now[0] = 60.0
+        report(lambda: Progress(done=10, total=46, unit="strengths solved", work=(1.0, 9.0), at_most=True))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    lines = re.split(r"[\r\n]+", text)
+    assert max(map(len, lines)) <= 40
+    assert "10/46 strengths solved, 1:00 so far, at most 9:00 left at this pace" in " ".join(map(str.strip, lines))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Never
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -217,6 +218,19 @@ def test_a_block_that_is_gone_through_twice_is_not_shared() -> None:
     expected = network.eval()(images)
     with computed_once([network, torch.nn.Sequential(network)]):
         assert (network(images) == expected).all()
+
+
+def test_a_block_keeps_the_forward_that_its_user_gave_it() -> None:
+    network = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0).eval()
+    for block in network.blocks:
+        block.forward = partial(lambda plain, tokens: 0.5 * plain(tokens), block.forward)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        before = network(images)
+        with computed_once([network, torch.nn.Sequential(network)]):
+            assert torch.equal(network(images), before)
+        assert torch.equal(network(images), before)
+        assert len({block.forward for block in network.blocks}) == len(network.blocks)
 
 
 def test_what_is_there_is_not_made_again(pictures: Pictures, tmp_path: Path, decoded: list[None]) -> None:

@@ -28,13 +28,16 @@ def computed_once(networks: Sequence[nn.Module]) -> Iterator[None]:
     several = networks if len(networks) > 1 else ()
     counts = Counter(part for network in several for part in (network, *_blocks(network)))
     common = [part for part, number in counts.items() if number > 1]
+    own = [vars(part).get("forward") for part in common]  # a user's network may have put another in place of its class's
     for part in common:
         part.forward = _remembered(part.forward)
     try:
         yield
     finally:
-        for part in common:
+        for part, forward in zip(common, own, strict=True):
             del part.forward  # that of its class is there again
+            if forward is not None:
+                part.forward = forward
 
 
 def _blocks(network: nn.Module) -> list[Any]:
