@@ -59,7 +59,7 @@ def held_on(device: str, rows_ND: NDArray[np.float32] | Tensor) -> NDArray[np.fl
     """
     if isinstance(rows_ND, Tensor) and rows_ND.device == torch.device(device):
         return rows_ND
-    return _copied(rows_ND, device) if 3 * 4 * math.prod(rows_ND.shape) <= _room(device) else rows_ND
+    return _copied(rows_ND, device) if 3 * 4 * math.prod(rows_ND.shape) <= free_memory(device) else rows_ND
 
 
 def nearest_on(
@@ -86,14 +86,6 @@ def nearest_on(
     with _products_in_float32():
         similarities_QW, indices_QW = _found(rows, wanted)
         return _settled(similarities_QW, indices_QW, rows, (*boundaries, k))
-
-
-def _room(device: str) -> int:
-    """Returns the bytes that are free on a device, those included that torch keeps for what comes next."""
-    kept = 0
-    if device != "cpu":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free_memory(device) + kept
 
 
 @contextmanager
@@ -178,7 +170,7 @@ def _found(vectors: _Vectors, wanted: int) -> tuple[Tensor, Tensor]:
     """Returns the similarities [Q, W] in float32, largest first, and their rows; the choice among equals is open."""
     (num_rows, dims), num_queries = vectors.database_ND.shape, len(vectors.queries_QD)
     best: tuple[Tensor, Tensor] | None = None
-    quarter = _room(vectors.device) // 4
+    quarter = free_memory(vectors.device) // 4
     # Even pieces: no last one of a few rows.
     num_pieces = -(-num_rows // max(wanted, min(_DATABASE_BYTES, quarter) // (4 * dims)))
     edges = [num_rows * number // num_pieces for number in range(num_pieces + 1)]

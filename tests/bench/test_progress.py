@@ -84,7 +84,9 @@ def test_a_computation_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
-def test_a_narrow_terminal_shows_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_narrow_terminal_shows_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, value in {"COLUMNS": "40", "TERM": "xterm", "TTY_INTERACTIVE": "1", "FORCE_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     now: list[float] = [0.0]

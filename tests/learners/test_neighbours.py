@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.values import SearchBackend
@@ -185,3 +186,18 @@ def test_no_query_has_no_neighbours() -> None:
             np.ones((0, 4), np.float32), np.ones((9, 4), np.float32), 2, backend=backend
         )
         assert found.indices_QK.shape == (0, 2)
+
+
+@pytest.mark.parametrize(("spare_bytes", "held"), [(0, True), (-1, False)])
+def test_rows_go_to_a_gpu_with_room_for_three_times_as_many(
+    spare_bytes: int, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch keeps there for what comes next is free, and is counted once."""
+    rows = np.ones((8, 4), dtype=np.float32)
+    unused = 64
+    driver = (3 * rows.nbytes - unused + spare_bytes, 1 << 30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: driver)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 100 + unused)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 100)
+    monkeypatch.setattr(device_neighbours, "_copied", lambda rows_ND, _: torch.from_numpy(rows_ND))
+    assert isinstance(device_neighbours.held_on("cuda:0", rows), torch.Tensor) == held
