@@ -28,7 +28,7 @@ def computed_once(networks: Sequence[nn.Module]) -> Iterator[None]:
     several = networks if len(networks) > 1 else ()
     counts = Counter(part for network in several for part in (network, *_blocks(network)))
     common = [part for part, number in counts.items() if number > 1]
-    own = [vars(part).get("forward") for part in common]  # a user's network may have put another in place of its class's
+    own = [vars(part).get("forward") for part in common]  # where a user's network replaces that of its class
     for part in common:
         part.forward = _remembered(part.forward)
     try:
