@@ -221,7 +221,7 @@ def test_a_block_that_is_gone_through_twice_is_not_shared() -> None:
 
 
 def test_a_block_keeps_the_forward_that_its_user_gave_it() -> None:
-    network = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0).eval()
+    network: Any = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0).eval()
     for block in network.blocks:
         block.forward = partial(lambda plain, tokens: 0.5 * plain(tokens), block.forward)
     images = torch.rand(2, 3, 32, 32)
