@@ -7,11 +7,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from massl_bench.core.printable import printable
 from massl_bench.core.progress import Progress, Report
 from massl_bench.core.terminal import say
 from massl_bench.features import Reporting
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_FRAMES = 0.5
@@ -26,6 +30,17 @@ def reporting() -> Reporting:
     return Reporting(
         say=say, progress=_bar if on_terminal else _lines, working=_working_bar if on_terminal else working_lines
     )
+
+
+@contextmanager
+def _shown(bars: Bars) -> Iterator[Bars]:
+    """Shows bars inside, and gives the cursor back also where Ctrl-C came while they were put up."""
+    try:
+        bars.start()
+        yield bars
+    finally:
+        bars.stop()
+        bars.console.show_cursor()
 
 
 @contextmanager
@@ -57,7 +72,7 @@ def _bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
         console.print(
             label, markup=False, highlight=False
         )  # on a line of its own: the numbers matter more than the bar
-    with Progress(*columns, console=console) as progress:
+    with _shown(Progress(*columns, console=console)) as progress:
         task = progress.add_task(label, total=total)
         yield lambda count: progress.advance(task, count)
 
@@ -132,7 +147,7 @@ def _working_bar(label: str) -> Iterator[Report]:
     wide = console.width >= _WIDE_TERMINAL
     if wide:
         columns.append(BarColumn(bar_width=20))
-    with Bars(*columns, console=console, auto_refresh=False, transient=True) as bars:
+    with _shown(Bars(*columns, console=console, auto_refresh=False, transient=True)) as bars:
         task = bars.add_task("", total=1.0, visible=False)
 
         def report(told: Callable[[], Progress]) -> None:

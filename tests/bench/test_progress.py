@@ -7,10 +7,14 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from rich.live import Live
 
 from massl_bench.bench import progress
 from massl_bench.core.progress import Progress
@@ -84,11 +88,16 @@ def test_a_computation_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
+@pytest.fixture
+def narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"COLUMNS": "40", "TERM": "xterm", "TTY_INTERACTIVE": "1", "FORCE_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("narrow_terminal")
 def test_a_narrow_terminal_shows_the_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in {"COLUMNS": "40", "TERM": "xterm", "TTY_INTERACTIVE": "1", "FORCE_COLOR": "1"}.items():
-        monkeypatch.setenv(name, value)
     now: list[float] = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with progress._working_bar("linear on d") as report:
@@ -98,3 +107,20 @@ def test_a_narrow_terminal_shows_the_time_left(
     lines = re.split(r"[\r\n]+", text)
     assert max(map(len, lines)) <= 40
     assert "10/46 strengths solved, 1:00 so far, at most 9:00 left at this pace" in " ".join(map(str.strip, lines))
+
+
+@pytest.mark.usefixtures("narrow_terminal")
+@pytest.mark.parametrize(
+    "bar", [lambda: progress._bar("m on d/train", 2000), lambda: progress._working_bar("linear on d")]
+)
+def test_ctrl_c_while_a_bar_is_put_up_gives_the_cursor_back(
+    bar: Callable[[], AbstractContextManager[object]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Live, "refresh", Mock(side_effect=[KeyboardInterrupt, *[None] * 9]))
+    with pytest.raises(KeyboardInterrupt), bar():
+        pass
+    codes = re.findall(r"\x1b\[\?25[lh]", capsys.readouterr().err)
+    assert codes[0] == "\x1b[?25l"
+    assert codes[-1] == "\x1b[?25h"
