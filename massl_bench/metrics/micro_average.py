@@ -121,9 +121,10 @@ _HELD = 1 << 25
 class _Weighted:
     """The pairs that reach each threshold first, each as often as a resample holds its query.
 
-    These are sums of whole numbers: exact, and so the same in any order and in any type that holds them. What is sparse
-    is added beside the counting. What is dense waits: the threads of a product stay awake for a while after it, and
-    would take the time of those that count and add.
+    These are sums of whole numbers: exact, and so the same in any order and in any type that holds them (float32 below
+    2^24 pairs in all; of more, the last digits of the interval may depend on the blocks). What is sparse is added
+    beside the counting. What is dense waits: the threads of a product stay awake for a while after it, and would take
+    the time of those that count and add.
 
     Attributes:
         at_Tr: of some resamples after the other.

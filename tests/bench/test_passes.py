@@ -147,6 +147,14 @@ def test_samples_in_fp32_are_decoded_once_too(
         assert (record.identity, record.metrics) == (alone[task].identity, alone[task].metrics)
 
 
+def test_a_plan_says_whose_features_are_read(image_folder: Path, run_cli: Cli) -> None:
+    tasks = ("--task", "knn,kmeans-carp,kmeans", "--set", "knn.k=3", "--set", "knn.headline=top1@3")
+    plan = run_cli("run", *tasks, "--dataset", f"folder:{image_folder}", "--model", VIT, "--dry-run", "--json")
+    details = [each["detail"].partition(": ")[2] for each in json.loads(plan.out)]
+    with_knn = "train 12 (decoded once, with knn), test 6 (decoded once, with knn)"
+    assert details == ["train 12, test 6", with_knn, "train 12 (those of knn), test 6 (those of knn)"]
+
+
 @pytest.mark.parametrize("first", ["retrieval", "retrieval-single"])
 def test_crops_to_boxes_and_scales(first: str, tmp_path: Path, decoded: list[None], run_cli: Cli) -> None:
     write_landmarks(tmp_path / "data" / "roxford5k", "roxford5k")

@@ -233,6 +233,25 @@ def test_a_block_keeps_the_forward_that_its_user_gave_it() -> None:
         assert len({block.forward for block in network.blocks}) == len(network.blocks)
 
 
+@pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224", "resnet18"])
+def test_a_network_that_changes_images_by_itself_computes_by_itself(arch: str) -> None:
+    class Darker(torch.nn.Module):
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: torch.Tensor) -> Any:
+            return self.inner(0.5 * images)
+
+    network = timm.create_model(arch, num_classes=0).eval()
+    images = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        expected = network(images), network(0.5 * images)
+        with computed_once([network, Darker(network)]):
+            found = network(images), Darker(network)(images)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 def test_what_is_there_is_not_made_again(pictures: Pictures, tmp_path: Path, decoded: list[None]) -> None:
     cache = FeatureCache(tmp_path)
     wanted = [pictures.wanted(encoder, WAYS[0]) for encoder in pictures.encoders[:3]]

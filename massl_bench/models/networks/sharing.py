@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from timm.models.eva import Eva
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from massl_bench.models.networks.blocks import residual_blocks
 
@@ -19,8 +20,9 @@ from massl_bench.models.networks.blocks import residual_blocks
 def computed_once(networks: Sequence[nn.Module]) -> Iterator[None]:
     """Lets what several networks have in common compute once within the context: their blocks, or all of a network.
 
-    All of them must be given the same images there: a block answers the second network as it answered the first. What
-    comes before and after the blocks each computes by itself, so that every feature is, to the bit, what it is alone.
+    A block that is given what it was given before answers as before; given something else (by a network that changes
+    images of its own accord) it computes. What comes before and after the blocks each network computes by itself, so
+    that every feature is, to the bit, what it is alone.
 
     Args:
         networks: features of one backbone, or networks that have nothing in common.
@@ -52,11 +54,28 @@ def _blocks(network: nn.Module) -> list[Any]:
 
 
 def _remembered(compute: Callable[..., Any]) -> Callable[..., Any]:
-    answers: list[Any] = []
+    first: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
 
     def answer(*arguments: Any, **named: Any) -> Any:
-        if not answers:
-            answers.append(compute(*arguments, **named))
-        return answers[0]
+        if not first:
+            first.append((arguments, named, compute(*arguments, **named)))
+        given, given_named, found = first[0]
+        same = named.keys() == given_named.keys() and _alike(
+            (*arguments, *named.values()), (*given, *(given_named[name] for name in named))
+        )
+        return found if same else compute(*arguments, **named)
 
     return answer
+
+
+def _alike(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Tells whether arguments are equal; behind the first block they are mostly the same tensors."""
+
+    def equal(left: Any, right: Any) -> bool:
+        if isinstance(left, Tensor) and isinstance(right, Tensor):
+            return left.shape == right.shape and left.dtype == right.dtype and torch.equal(left, right)
+        return type(left) is type(right) and not isinstance(left, Tensor) and bool(left == right)
+
+    return len(one) == len(other) and all(
+        left is right or equal(left, right) for left, right in zip(one, other, strict=True)
+    )
