@@ -8,12 +8,11 @@ from typing import Annotated, Any, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     ValidationError,
 )
-from pydantic_core import CoreSchema, core_schema
 
 from massl_bench.core.errors import shown
 from massl_bench.core.printable import printable
@@ -25,21 +24,16 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class _InOrder:
-    """Takes from Python what has an order that somebody chose: no set, no iterator."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        content = handler(source)
-        ordered = core_schema.is_instance_schema((list, tuple, range))
-        refused = core_schema.custom_error_schema(ordered, custom_error_type="tuple_type")
-        return core_schema.json_or_python_schema(content, core_schema.chain_schema([refused, content]))
+def _as_tuple(value: Any) -> Any:
+    """Returns a list or a range as a tuple; what has no order that somebody chose (a set, an iterator) is refused."""
+    return tuple(value) if isinstance(value, list | range) else value
 
 
 Content = TypeVar("Content")
 Item = TypeVar("Item")
 Some = Annotated[tuple[Item, ...], Field(min_length=1)]
 """One or more; inside `Listed`, so that schemas say of an array how many items it has."""
-Listed = Annotated[Content, Field(strict=False), _InOrder()]
+Listed = Annotated[Content, BeforeValidator(_as_tuple)]
 """A tuple that is a list in TOML and JSON; what is inside it stays strict."""
 
 

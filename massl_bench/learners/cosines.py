@@ -5,10 +5,11 @@ Shapes: Q queries, N database rows, D dimensions, M different rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ _ROWS_MULTIPLIED = 1 << 17
 
 _ROWS_OF_A_THREAD = 1 << 15
 """Rows that are worth a thread of their own."""
+
+LARGEST_CROWD = 4096
+"""Rows that float32 cannot tell apart and that are settled in float64, for one query."""
 
 _PLAIN_SQUARES = (1e-10, 1e10)
 """Squared norms of rows whose squares neither overflow nor lose a digit that float32 keeps of their sum."""
@@ -51,6 +55,32 @@ def cosine_similarities(
         for rows, different_mD in pieces(different_MD, _ROWS_MULTIPLIED):
             np.matmul(unit_qD, different_mD.T, out=product_qM[:, rows])
         yield chosen, product_qM if place_N is None else product_qM[:, place_N]
+
+
+def resolution_of(dims: int) -> float:
+    """Returns how far two float32 similarities may lie apart and change places.
+
+    The rounding of a product of D terms grows with √D; this is twice that.
+    """
+    return float(np.float32(np.finfo(np.float32).eps * np.sqrt(dims)))
+
+
+def straddling(similarities_QW: Any, boundaries: Sequence[int], resolution: float) -> Any:
+    """Returns which neighbours float32 cannot assign to a side of a boundary, bool [Q, W].
+
+    Args:
+        similarities_QW: float32, the largest first; an array of NumPy or of torch, as the answer then is.
+        boundaries: numbers of neighbours.
+        resolution: of these similarities.
+    """
+    unsure_QW = similarities_QW > np.inf  # none
+    for boundary in boundaries:
+        if boundary < similarities_QW.shape[1]:
+            inside_Q1 = similarities_QW[:, boundary - 1 : boundary]
+            outside_Q1 = similarities_QW[:, boundary : boundary + 1]
+            close_QW = (similarities_QW <= outside_Q1 + resolution) & (similarities_QW >= inside_Q1 - resolution)
+            unsure_QW |= close_QW & (inside_Q1 - outside_Q1 <= resolution)
+    return unsure_QW
 
 
 def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from massl_bench.core.arrays import pieces
 from massl_bench.core.devices import free_memory
+from massl_bench.learners.cosines import LARGEST_CROWD, resolution_of, straddling
 
 _COPIED_BYTES = 1 << 26
 """Rows that are on their way to the device at a time."""
@@ -34,9 +35,6 @@ _SIMILARITY_BYTES = 1 << 31
 
 _SETTLED = 1 << 26
 """Numbers in float64 that are multiplied at a time."""
-
-_LARGEST_CROWD = 4096
-"""Rows that float32 cannot tell apart and that are settled in float64, for one query."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,14 +224,8 @@ def _settled(
 ) -> DeviceNeighbours:
     """Returns the first max(boundaries) neighbours, sets exact at every boundary, ordered by value, then index."""
     num_found, k, (num_rows, dims) = similarities_QW.shape[1], max(boundaries), vectors.database_ND.shape
-    resolution = float(np.float32(np.finfo(np.float32).eps * np.sqrt(dims)))
-    unsure_QW = torch.zeros_like(similarities_QW, dtype=torch.bool)
-    for boundary in boundaries:
-        if boundary < num_found:
-            inside_Q1 = similarities_QW[:, boundary - 1 : boundary]
-            outside_Q1 = similarities_QW[:, boundary : boundary + 1]
-            close_QW = (similarities_QW <= outside_Q1 + resolution) & (similarities_QW >= inside_Q1 - resolution)
-            unsure_QW |= close_QW & (inside_Q1 - outside_Q1 <= resolution)
+    resolution = resolution_of(dims)
+    unsure_QW = straddling(similarities_QW, boundaries, resolution)
     crowded_Q = torch.zeros_like(unsure_QW[:, 0])
     if num_found < num_rows:
         crowded_Q = similarities_QW[:, k - 1] - similarities_QW[:, -1] <= resolution
@@ -280,7 +272,7 @@ def _settle_crowds(
             similarity_qN[:, rows] = unit_qD @ vectors.unit(vectors.database_ND, rows).T
         for query, similarity_N in zip(crowd_q, similarity_qN, strict=True):
             candidate_M = (similarity_N >= similarity_N.topk(k).values[-1] - resolution).nonzero()[:, 0]
-            if len(candidate_M) <= _LARGEST_CROWD:
+            if len(candidate_M) <= LARGEST_CROWD:
                 value_M = vectors.cosines(query.expand(len(candidate_M)), candidate_M)
             else:  # copies of one item, whose similarities are equal in float32 too
                 value_M = similarity_N[candidate_M].double()

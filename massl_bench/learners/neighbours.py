@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from massl_bench.core.arrays import let_go, pieces
 from massl_bench.core.errors import RequestError
 from massl_bench.core.values import FeatureBank, SearchBackend
-from massl_bench.learners.cosines import unit_rows
+from massl_bench.learners.cosines import LARGEST_CROWD, resolution_of, straddling, unit_rows
 from massl_bench.learners.faiss_backend import DEFAULT_BACKEND, import_faiss, large_blocks
 
 if TYPE_CHECKING:  # FAISS needs no torch
@@ -38,9 +38,6 @@ _NEIGHBOURS_ON_A_DEVICE = 1 << 26
 
 _SPARE = 8
 """Neighbours that are found beyond those that were asked."""
-
-_LARGEST_CROWD = 4096
-"""Rows that float32 cannot tell apart and that are settled in float64, for one query."""
 
 _PAIRS_TOGETHER = 512
 """Pairs of vectors that are multiplied in float64 at a time; they stay in the processor's cache."""
@@ -227,15 +224,8 @@ def _settle(best: Neighbours, vectors: _Vectors, boundaries: Sequence[int]) -> N
     """Returns the first max(boundaries) neighbours, sets exact at every boundary, ordered by value, then index."""
     similarities_QW, k = best.similarities_QK, max(boundaries)
     num_found, (num_rows, dims) = similarities_QW.shape[1], vectors.database_ND.shape
-    # Rounding of a product of D terms grows with √D; twice that is what two values may lie apart and change places.
-    resolution = np.float32(np.finfo(np.float32).eps * np.sqrt(dims))
-    unsure_QW = np.zeros(similarities_QW.shape, dtype=bool)
-    for boundary in boundaries:
-        if boundary < num_found:
-            inside_Q1 = similarities_QW[:, boundary - 1 : boundary]
-            outside_Q1 = similarities_QW[:, boundary : boundary + 1]
-            close_QW = (similarities_QW <= outside_Q1 + resolution) & (similarities_QW >= inside_Q1 - resolution)
-            unsure_QW |= close_QW & (inside_Q1 - outside_Q1 <= resolution)
+    resolution = resolution_of(dims)
+    unsure_QW = straddling(similarities_QW, boundaries, resolution)
     crowded_Q = np.zeros(len(similarities_QW), dtype=bool)
     if num_found < num_rows:
         crowded_Q = similarities_QW[:, k - 1] - similarities_QW[:, -1] <= resolution
@@ -274,7 +264,7 @@ def _exact_cosines(vectors: _Vectors, query_P: NDArray[np.int64], row_P: NDArray
 
 
 def _settle_crowd(
-    best: Neighbours, query: int, similarity_N: NDArray[np.float32], vectors: _Vectors, limits: tuple[int, np.float32]
+    best: Neighbours, query: int, similarity_N: NDArray[np.float32], vectors: _Vectors, limits: tuple[int, float]
 ) -> None:
     """Replaces, in place, the first k neighbours of a query around whose k-th place lie more rows than were found.
 
@@ -288,7 +278,7 @@ def _settle_crowd(
     k, resolution = limits
     kth = -np.partition(-similarity_N, k - 1)[k - 1]
     candidate_M = np.flatnonzero(similarity_N >= kth - resolution)
-    if len(candidate_M) <= _LARGEST_CROWD:
+    if len(candidate_M) <= LARGEST_CROWD:
         value_M = _exact_cosines(vectors, np.full(len(candidate_M), query), candidate_M)
     else:  # copies of one item, whose similarities are equal in float32 too
         value_M = similarity_N[candidate_M].astype(np.float64)

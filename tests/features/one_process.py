@@ -54,10 +54,10 @@ def meet(cache: Path, shard: Shard) -> None:
         time.sleep(0.01)
 
 
-def work(told: Connection, cache: Path, shard: Shard, slow: float) -> None:
-    """Extracts train and test, when it is told to; tells the number of images that went through its network.
+def slowed(cache: Path, shard: Shard, slow: float) -> list[int]:
+    """Lets each batch take `slow` seconds longer, and none go on from its first before all processes are there.
 
-    Each batch of them takes `slow` seconds longer; none goes on from its first batch before all are there.
+    Pieces are small. Returns the numbers of images that went through a network, as they come.
     """
     pieces.PIECE, pieces.LAST, features = PIECE, PIECE, extraction._features
     seen: list[int] = []
@@ -70,6 +70,12 @@ def work(told: Connection, cache: Path, shard: Shard, slow: float) -> None:
         return features(encoder, images_G3HW)
 
     extraction._features = counted
+    return seen
+
+
+def work(told: Connection, cache: Path, shard: Shard, slow: float) -> None:
+    """Extracts train and test, when it is told to; tells the number of images that went through its network."""
+    seen = slowed(cache, shard, slow)
     torch.set_num_threads(1)
     encoder = network()
     told.send("ready")
@@ -94,21 +100,13 @@ def work_in_one_pass(
         shard: of several processes.
         slow: seconds that each batch takes longer.
     """
-    pieces.PIECE, pieces.LAST, features, decode = PIECE, PIECE, extraction._features, splits.decode_rgb
-    seen, decoded = list[int](), list[None]()
-
-    def counted(encoder: Encoder, images_G3HW: torch.Tensor) -> torch.Tensor:
-        if not seen:
-            meet(cache, shard)
-        seen.append(len(images_G3HW))
-        time.sleep(slow)
-        return features(encoder, images_G3HW)
+    seen, decoded, decode = slowed(cache, shard, slow), list[None](), splits.decode_rgb
 
     def counting(encoded: EncodedImage, decoding: Decoding = STORED) -> Image.Image:
         decoded.append(None)
         return decode(encoded, decoding)
 
-    extraction._features, splits.decode_rgb = counted, counting
+    splits.decode_rgb = counting
     torch.set_num_threads(1)
     encoder = network()
     options = ExtractionOptions(shard=shard)
