@@ -1,18 +1,12 @@
-"""A whole training step of MaSSL, against the published formulation of everything but the networks.
-
-Ours, and the networks alone, keep memory between layers as the trainer does; the published step runs in plain torch.
-"""
+"""A whole training step of MaSSL, against the published formulation of everything but the networks."""
 
 from __future__ import annotations
-
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from benchmarks.massl_objective import Inputs, plain_loss, published_loss
 from benchmarks.measure import Bar, Comparison, take_turns
-from massl_bench.core.devices import memory_kept
 from massl_bench.pretrain.config import PretrainConfig
 from massl_bench.pretrain.configure import load_config
 from massl_bench.pretrain.loop.optimizers import clip_each_gradient, update_teacher
@@ -67,18 +61,12 @@ def run(quick: bool) -> list[Comparison]:
 class _Networks:
     """Both networks, forward and backward, and a loss that costs nothing."""
 
-    keeps_memory = True
-
     def __init__(self, config: PretrainConfig, views: list[Tensor]) -> None:
         self.config, self.views = config, views
         self.state: TrainingState = initial_state(config, torch.device("cpu"))
         self.number = 0
 
     def __call__(self) -> Tensor:
-        with memory_kept("cpu") if self.keeps_memory else nullcontext():
-            return self._step()
-
-    def _step(self) -> Tensor:
         self.state.optimizer.zero_grad(set_to_none=True)
         numbers = rates_at(self.number, self.config, 10).of_method
         step = Step(number=self.number, seed=0, numbers=numbers)
@@ -114,8 +102,6 @@ class _Ours(_Networks):
 
 class _Published(_Networks):
     """Whole logit matrices, a cross-entropy a pair, a queue that is shifted, loops over parameters."""
-
-    keeps_memory = False
 
     def __init__(self, config: PretrainConfig, views: list[Tensor]) -> None:
         super().__init__(config, views)

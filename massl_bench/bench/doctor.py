@@ -74,7 +74,15 @@ def _faiss_wheels() -> Finding:
 def _searches() -> list[Finding]:
     on_gpus = [SearchBackend("torch", f"cuda:{index}") for index in range(num_gpus())]
     gpus = [_search(f"search on GPU {index}", backend, "torch") for index, backend in enumerate(on_gpus)]
-    return [_search("search on the CPU", faiss_backend.DEFAULT_BACKEND, "FAISS"), *gpus]
+    on_cpu = _search("search on the CPU", faiss_backend.DEFAULT_BACKEND, "FAISS")
+    return [on_cpu, *gpus, *map(_clusters, range(num_gpus()))]
+
+
+def _clusters(index: int) -> Finding:
+    """Returns whether k-means can be on a GPU; without, it is on the CPU."""
+    problem = faiss_backend.gpu_problem(index)
+    found = "by FAISS" if problem is None else f"on the CPU: FAISS cannot use it ({problem})"
+    return Finding(f"k-means on GPU {index}", problem is None, found, optional=True)
 
 
 def _search(what: str, backend: SearchBackend, library: str) -> Finding:

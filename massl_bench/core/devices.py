@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from massl_bench.core.errors import RequestError
 from massl_bench.core.wording import asked
@@ -111,7 +112,7 @@ def memory_kept(device: str) -> Iterator[None]:
     more than a third of a ResNet-50's CPU time at 32 images. Whoever has set glibc's thresholds is left with them.
     """
     global _num_keeping  # noqa: PLW0603  # of the process, like its memory
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    library: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if device != "cpu" or not hasattr(library, "mallopt") or any(name in os.environ for name in _USERS_OWN):
         yield
         return
@@ -124,12 +125,12 @@ def memory_kept(device: str) -> Iterator[None]:
         _num_keeping -= 1
         if _num_keeping == 0:
             _set_thresholds(library, _GLIBC_REACHES)
-            library.malloc_trim(0)  # type: ignore[union-attr]
+            library.malloc_trim(0)
 
 
-def _set_thresholds(library: ctypes.CDLL | None, thresholds: Mapping[str, int]) -> None:
+def _set_thresholds(library: Any, thresholds: Mapping[str, int]) -> None:
     for name, value in thresholds.items():
-        library.mallopt(_MALLOPT[name], value)  # type: ignore[union-attr]
+        library.mallopt(_MALLOPT[name], value)
 
 
 def _mem_available() -> int:
